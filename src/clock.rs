@@ -1,0 +1,239 @@
+//! The only place that asks what time it is.
+//!
+//! Three readings, because they answer three questions: `wall` is written down and shown, `monotonic`
+//! measures leases, `awake_since` tells how long the process has been running without a stall. A lease
+//! counts from its last renewal or from `awake_since`, whichever is later: that one rule gives every
+//! lease a fresh grace after a start and after a stall, and a registry that slept evicts nobody.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread::{self, Thread, ThreadId};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use crate::domain::{Millis, Timestamp};
+
+/// A gap between two signs of life of the whole process that counts as a stall (SIGSTOP, a paused
+/// virtual machine, heavy swapping). Far above what a busy scheduler does; half of the shortest ttl, so
+/// that a stall that is not noticed evicts nobody who beats at a quarter of it.
+pub const STALL: Duration = Duration::from_millis(500);
+
+/// How often the process proves that it runs.
+const PULSE: Duration = Duration::from_millis(50);
+
+/// A reading of the monotonic clock: microseconds since some start that never changes within a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Monotonic(pub u64);
+
+impl Monotonic {
+    /// This instant and `span` more.
+    #[must_use]
+    pub fn plus(self, span: Millis) -> Self {
+        Self(self.0.saturating_add(span.micros()))
+    }
+
+    /// How long after `earlier` this is; nothing if it is not after.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Millis {
+        Millis::from_millis(self.micros_since(earlier) / 1_000)
+    }
+
+    /// The same in microseconds.
+    #[must_use]
+    pub fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Time, as the registry sees it. Injected, so that tests decide what it is.
+pub trait Clock: Send + Sync + Debug {
+    /// Wall time. May jump.
+    fn wall(&self) -> Timestamp;
+
+    /// Monotonic time. Never jumps back.
+    fn monotonic(&self) -> Monotonic;
+
+    /// Since when the process has been running without a stall of more than [`STALL`]. Asking is itself
+    /// a sign of life.
+    fn awake_since(&self) -> Monotonic;
+
+    /// Blocks the calling thread until it is unparked or this clock reaches `until`. May return early:
+    /// the caller looks for itself what there is to do.
+    fn park(&self, until: Monotonic);
+}
+
+/// The machine's clocks, and a thread that proves every 50 ms that the process runs.
+#[derive(Debug)]
+pub struct SystemClock {
+    origin: Instant,
+    pulse: Arc<Pulse>,
+}
+
+#[derive(Debug)]
+struct Pulse {
+    last: AtomicU64,
+    awake_since: AtomicU64,
+}
+
+impl Pulse {
+    /// Notes that the process runs at `now`; a gap since the last note moves `awake_since`.
+    fn beat(&self, now: u64) -> u64 {
+        let last = self.last.fetch_max(now, SeqCst);
+        if u128::from(now.saturating_sub(last)) > STALL.as_micros() {
+            self.awake_since.fetch_max(now, SeqCst);
+        }
+        self.awake_since.load(SeqCst)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
+impl SystemClock {
+    /// Starts the clock. Its thread ends when the clock is dropped.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start() -> std::io::Result<Arc<Self>> {
+        let origin = Instant::now();
+        // One second on the clock from the beginning, so that 0 can stand for "never".
+        let pulse = Arc::new(Pulse {
+            last: AtomicU64::new(1_000_000),
+            awake_since: AtomicU64::new(1_000_000),
+        });
+        let weak = Arc::downgrade(&pulse);
+        thread::Builder::new().name("rollcall-pulse".into()).spawn(move || {
+            while let Some(pulse) = weak.upgrade() {
+                pulse.beat(micros_since(origin));
+                drop(pulse);
+                thread::sleep(PULSE);
+            }
+        })?;
+        Ok(Arc::new(Self { origin, pulse }))
+    }
+}
+
+fn micros_since(origin: Instant) -> u64 {
+    u64::try_from(origin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1_000_000)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
+impl Clock for SystemClock {
+    fn wall(&self) -> Timestamp {
+        // Before 1970 only a broken clock can be; it reads as the epoch.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(micros_since(self.origin))
+    }
+
+    fn awake_since(&self) -> Monotonic {
+        Monotonic(self.pulse.beat(micros_since(self.origin)))
+    }
+
+    fn park(&self, until: Monotonic) {
+        let micros = until.micros_since(self.monotonic());
+        if micros > 0 {
+            thread::park_timeout(Duration::from_micros(micros));
+        }
+    }
+}
+
+/// A clock that only moves when told to. For tests and simulation.
+#[derive(Debug)]
+pub struct ManualClock {
+    state: Mutex<ManualState>,
+}
+
+#[derive(Debug)]
+struct ManualState {
+    wall: Timestamp,
+    monotonic: Monotonic,
+    awake_since: Monotonic,
+    parked: HashMap<ThreadId, Thread>,
+}
+
+impl ManualClock {
+    /// A clock that shows `wall` and stands still.
+    #[must_use]
+    pub fn new(wall: Timestamp) -> Arc<Self> {
+        let start = Monotonic(1_000_000);
+        let state =
+            ManualState { wall, monotonic: start, awake_since: start, parked: HashMap::new() };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// Lets `span` pass while the process runs.
+    pub fn advance(&self, span: Millis) {
+        self.change(|state| {
+            state.monotonic = state.monotonic.plus(span);
+            state.wall = Timestamp(state.wall.0 + i64::try_from(span.micros()).unwrap_or(0));
+        });
+    }
+
+    /// Lets `span` pass while the process is stopped.
+    pub fn stall(&self, span: Millis) {
+        self.change(|state| {
+            state.monotonic = state.monotonic.plus(span);
+            state.wall = Timestamp(state.wall.0 + i64::try_from(span.micros()).unwrap_or(0));
+            state.awake_since = state.monotonic;
+        });
+    }
+
+    /// Makes the wall clock jump by `micros`, which leaves monotonic time alone.
+    pub fn jump(&self, micros: i64) {
+        self.change(|state| state.wall = Timestamp(state.wall.0 + micros));
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut ManualState)) {
+        let mut state = self.state.lock();
+        edit(&mut state);
+        state.parked.values().for_each(Thread::unpark);
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> Timestamp {
+        self.state.lock().wall
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.state.lock().monotonic
+    }
+
+    fn awake_since(&self) -> Monotonic {
+        self.state.lock().awake_since
+    }
+
+    /// Waits for an `unpark` or a movement of the clock, but at most a few real milliseconds: what is
+    /// paced by real work, such as flushing traffic, goes on while this clock stands still.
+    fn park(&self, until: Monotonic) {
+        let current = thread::current();
+        {
+            let mut state = self.state.lock();
+            if state.monotonic >= until {
+                return;
+            }
+            state.parked.insert(current.id(), current);
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_between_beats_moves_the_grace() {
+        let pulse = Pulse { last: AtomicU64::new(0), awake_since: AtomicU64::new(0) };
+        assert_eq!(pulse.beat(200_000), 0);
+        assert_eq!(pulse.beat(700_000), 0, "exactly the limit is no stall");
+        assert_eq!(pulse.beat(1_200_001), 1_200_001);
+        assert_eq!(pulse.beat(1_300_000), 1_200_001);
+        assert_eq!(pulse.beat(1_250_000), 1_200_001, "a reading from before does no harm");
+    }
+}

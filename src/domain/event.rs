@@ -1,0 +1,285 @@
+//! What has happened: the changes, in the past tense. Folding them is all there is to know about the
+//! state, so that each carries everything that the fold needs.
+
+use std::sync::Arc;
+
+use super::ids::{InstanceKey, Seq, TraceRef};
+use super::instance::{Health, Instance, Mode, Status, words};
+use super::time::{Millis, Timestamp};
+
+words! {
+    /// The kinds of event, both classes.
+    Kind {
+        /// An accepted registration, also one that changed nothing.
+        Registered = "registered",
+        /// Weight, tags or metadata were patched.
+        Updated = "updated",
+        /// The mode alone was patched.
+        ModeChanged = "mode_changed",
+        /// The registry's belief changed.
+        StatusChanged = "status_changed",
+        /// Left with a goodbye.
+        Deregistered = "deregistered",
+        /// Left without one.
+        Expired = "expired",
+        /// The registry opened its log.
+        Started = "started",
+        /// Replay is done.
+        Recovered = "recovered",
+        /// The log could not be written for a while.
+        LogGap = "log_gap",
+        /// A hash of the state.
+        Checkpoint = "checkpoint",
+        /// Traffic: a lease was renewed.
+        Heartbeat = "heartbeat",
+        /// Traffic: somebody asked.
+        Lookup = "lookup",
+    }
+}
+
+words! {
+    /// What an accepted registration or update did.
+    Outcome {
+        /// A new life began.
+        Created = "created",
+        /// Something that a lookup can answer changed.
+        Replaced = "replaced",
+        /// Nothing changed.
+        Unchanged = "unchanged",
+    }
+}
+
+words! {
+    /// Why the status changed.
+    StatusReason {
+        /// No heartbeat for two thirds of the ttl.
+        LateHeartbeat = "late_heartbeat",
+        /// The instance said so.
+        SelfReport = "self_report",
+        /// A heartbeat came back.
+        Recovery = "recovery",
+    }
+}
+
+/// A change with everything around it: one row of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Its number, and the version of the state after it.
+    pub seq: Seq,
+    /// When; never before the change before it.
+    pub at: Timestamp,
+    /// Who asked for it: a name, or nothing for the registry itself.
+    pub caller: Option<Arc<str>>,
+    /// In which trace.
+    pub trace: TraceRef,
+    /// The change that led to it, such as the registration whose lease ran out.
+    pub cause: Option<Seq>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An instance was registered; the instance is as it is now.
+    Registered {
+        /// What that did.
+        outcome: Outcome,
+        /// The instance afterwards.
+        instance: Arc<Instance>,
+    },
+    /// An instance was patched.
+    Updated {
+        /// `Replaced` or `Unchanged`.
+        outcome: Outcome,
+        /// The names of the fields that changed.
+        fields: Vec<&'static str>,
+        /// The instance afterwards.
+        instance: Arc<Instance>,
+    },
+    /// The mode alone was patched.
+    ModeChanged {
+        /// Whose.
+        key: InstanceKey,
+        /// The mode before.
+        from: Mode,
+        /// The mode now; the same when the patch changed nothing.
+        to: Mode,
+    },
+    /// The registry's belief changed.
+    StatusChanged {
+        /// About whom.
+        key: InstanceKey,
+        /// The status before.
+        from: Status,
+        /// The status now.
+        to: Status,
+        /// Why.
+        reason: StatusReason,
+        /// What the instance said, if it was that.
+        health: Option<Health>,
+        /// The arithmetic, if it was lateness.
+        overdue: Option<Arithmetic>,
+    },
+    /// An instance left with a goodbye.
+    Deregistered {
+        /// Who.
+        key: InstanceKey,
+        /// Why.
+        reason: Option<Box<str>>,
+    },
+    /// An instance left without one.
+    Expired {
+        /// Who.
+        key: InstanceKey,
+        /// How that was found.
+        overdue: Arithmetic,
+    },
+    /// Something about the registry itself.
+    Note(Note),
+}
+
+/// An event about the registry itself: no instance changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Note {
+    /// The log was opened for writing.
+    Started {
+        /// Version of the program.
+        version: Box<str>,
+        /// Name of the node.
+        node: Box<str>,
+    },
+    /// Replay is done.
+    Recovered(Recovered),
+    /// The log could not be written for a while.
+    LogGap(LogGap),
+    /// A hash of the state after the change before this one.
+    Checkpoint {
+        /// See [`super::Registry::digest`].
+        digest: u64,
+        /// Instances registered.
+        instances: u64,
+        /// Services known.
+        services: u64,
+    },
+}
+
+/// The figures of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Changes replayed.
+    pub changes: u64,
+    /// Traffic events read to find the last heartbeats.
+    pub traffic: u64,
+    /// Instances alive afterwards.
+    pub instances: u64,
+    /// Services known afterwards.
+    pub services: u64,
+    /// How long it took.
+    pub took: Millis,
+    /// Whether the run before ended in order.
+    pub clean: bool,
+    /// If it did not: traffic between this instant, the last one known to be in the log, and the start
+    /// may be missing.
+    pub traffic_missing_from: Option<Timestamp>,
+    /// See [`super::Registry::digest`].
+    pub digest: u64,
+}
+
+/// The figures of a failed log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogGap {
+    /// When the first write failed.
+    pub from: Timestamp,
+    /// When writing resumed.
+    pub until: Timestamp,
+    /// Lookups that were served but not stored.
+    pub lookups: u64,
+    /// Heartbeats that were served but not stored.
+    pub heartbeats: u64,
+}
+
+/// A heartbeat, as those that it concerns refer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatRef {
+    /// When.
+    pub at: Timestamp,
+    /// Its number among the traffic.
+    pub id: u64,
+    /// Its trace.
+    pub trace: TraceRef,
+}
+
+/// An instance whose lease has run for too long, as the sweep that found it says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overdue {
+    /// Who.
+    pub key: InstanceKey,
+    /// Which life of it.
+    pub incarnation: Seq,
+    /// How that was found.
+    pub arithmetic: Arithmetic,
+}
+
+/// Why a lease counts as late or run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// The last heartbeat; none if none came since the registration.
+    pub last_heartbeat: Option<HeartbeatRef>,
+    /// The ttl that it renewed.
+    pub ttl: Millis,
+    /// How long the lease has run.
+    pub gap: Millis,
+    /// Heartbeats that should have come meanwhile: whole intervals of a quarter of the ttl.
+    pub missed: u32,
+    /// How long after its deadline the sweep found it.
+    pub late: Millis,
+}
+
+impl Event {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Registered { .. } => Kind::Registered,
+            Self::Updated { .. } => Kind::Updated,
+            Self::ModeChanged { .. } => Kind::ModeChanged,
+            Self::StatusChanged { .. } => Kind::StatusChanged,
+            Self::Deregistered { .. } => Kind::Deregistered,
+            Self::Expired { .. } => Kind::Expired,
+            Self::Note(Note::Started { .. }) => Kind::Started,
+            Self::Note(Note::Recovered(_)) => Kind::Recovered,
+            Self::Note(Note::LogGap(_)) => Kind::LogGap,
+            Self::Note(Note::Checkpoint { .. }) => Kind::Checkpoint,
+        }
+    }
+
+    /// Whom it is about; none for the registry's own.
+    #[must_use]
+    pub fn key(&self) -> Option<&InstanceKey> {
+        match self {
+            Self::Registered { instance, .. } | Self::Updated { instance, .. } => {
+                Some(&instance.key)
+            }
+            Self::ModeChanged { key, .. }
+            | Self::StatusChanged { key, .. }
+            | Self::Deregistered { key, .. }
+            | Self::Expired { key, .. } => Some(key),
+            Self::Note(_) => None,
+        }
+    }
+
+    /// What it did, for counting: an outcome's word, or `applied`.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Registered { outcome, .. } | Self::Updated { outcome, .. } => outcome.as_str(),
+            Self::ModeChanged { from, to, .. } if from == to => Outcome::Unchanged.as_str(),
+            Self::ModeChanged { .. }
+            | Self::StatusChanged { .. }
+            | Self::Deregistered { .. }
+            | Self::Expired { .. }
+            | Self::Note(_) => "applied",
+        }
+    }
+}

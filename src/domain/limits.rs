@@ -1,0 +1,44 @@
+//! Every maximum of the contract, with its unit, in one place.
+//!
+//! The HTTP layer quotes these in its refusals and the tests walk over their edges.
+
+use super::time::Millis;
+
+/// Longest namespace, in characters.
+pub const NAMESPACE_CHARS_MAX: usize = 63;
+/// Longest service name or instance id, in characters.
+pub const NAME_CHARS_MAX: usize = 128;
+/// Longest address, in characters: the longest DNS name in text form (RFC 1035, section 2.3.4).
+pub const ADDRESS_CHARS_MAX: usize = 253;
+/// Longest label of a DNS name, in characters (RFC 1035, section 2.3.4).
+pub const DNS_LABEL_CHARS_MAX: usize = 63;
+/// Longest protocol name, in characters ("another short name").
+pub const PROTOCOL_CHARS_MAX: usize = 16;
+/// Longest `version` and `zone`, in characters.
+pub const LABEL_CHARS_MAX: usize = 128;
+/// Largest weight.
+pub const WEIGHT_MAX: u16 = 10_000;
+/// Weight of an instance that names none.
+pub const WEIGHT_DEFAULT: u16 = 100;
+/// Most tags of one instance.
+pub const TAGS_MAX: usize = 32;
+/// Longest tag, in characters.
+pub const TAG_CHARS_MAX: usize = 128;
+/// Most metadata keys of one instance.
+pub const METADATA_KEYS_MAX: usize = 64;
+/// Longest metadata key, in characters.
+pub const METADATA_KEY_CHARS_MAX: usize = 128;
+/// Longest metadata value, in bytes.
+pub const METADATA_VALUE_BYTES_MAX: usize = 1024;
+/// Shortest lease.
+pub const TTL_MIN: Millis = Millis::from_millis(1_000);
+/// Longest lease: a day.
+pub const TTL_MAX: Millis = Millis::from_millis(24 * 3_600_000);
+/// Lease of an instance that names none.
+pub const TTL_DEFAULT: Millis = Millis::from_millis(15_000);
+/// Longest reason of a deregistration, in characters.
+pub const REASON_CHARS_MAX: usize = 256;
+/// Longest note of a heartbeat, in characters.
+pub const NOTE_CHARS_MAX: usize = 256;
+/// Most heartbeats in one batch.
+pub const HEARTBEATS_PER_BATCH_MAX: usize = 1_000;

@@ -1,0 +1,36 @@
+//! The rules of the registry, and nothing else: what exists, which commands are accepted, which
+//! events they cause, and how events fold into state.
+//!
+//! Everything here is pure. No module below may read a clock, draw a random number, touch a file or
+//! a socket, log or count: replay, simulation and every later transport reuse it as it is. It uses
+//! `std`, `thiserror` and a hash function.
+//!
+//! ```text
+//!   Command ──decide(&Registry, now)──▶ Event ──fold(&mut Registry)──▶ Registry
+//!                    │                                   ▲
+//!                    └──▶ Rejection (a value, 4xx)       └── the same function, live and replayed
+//! ```
+
+pub mod command;
+pub mod decide;
+pub mod event;
+pub mod fold;
+pub mod ids;
+pub mod instance;
+pub mod invariants;
+pub mod limits;
+pub mod registry;
+pub mod time;
+pub mod traffic;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::Command;
+pub use decide::{Rejection, decide};
+pub use event::{Change, Event, Kind};
+pub use fold::fold;
+pub use ids::{InstanceId, InstanceKey, Namespace, Seq, ServiceKey, ServiceName, TraceRef};
+pub use instance::{Instance, Mode, Status};
+pub use registry::Registry;
+pub use time::{Millis, Timestamp};

@@ -1,0 +1,194 @@
+//! The folded state: which services there are, and who lives in them.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::ids::{InstanceId, InstanceKey, Seq, ServiceKey};
+use super::instance::Instance;
+use super::time::Timestamp;
+
+/// One service: it stays, once it was registered, also when nobody is left.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// The `seq` of the last change of what a lookup of it can answer.
+    pub revision: Seq,
+    /// Who lives there, in the order of their ids.
+    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+}
+
+/// The state after a change. Equal histories make equal registries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registry {
+    head: Seq,
+    at: Timestamp,
+    services: BTreeMap<ServiceKey, Service>,
+    instances: usize,
+    digest: u64,
+}
+
+/// What one fold replaced; gives the state before it back. Undo in the reverse order of folding.
+#[derive(Debug)]
+#[must_use = "without it a failed append can't be taken back"]
+pub struct PreImage {
+    head: Seq,
+    at: Timestamp,
+    entry: Option<EntryBefore>,
+}
+
+#[derive(Debug)]
+struct EntryBefore {
+    key: InstanceKey,
+    instance: Option<Arc<Instance>>,
+    /// None where the service did not exist.
+    revision: Option<Seq>,
+}
+
+impl Registry {
+    /// The last change folded.
+    #[must_use]
+    pub fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// How many instances live.
+    #[must_use]
+    pub fn instance_count(&self) -> usize {
+        self.instances
+    }
+
+    /// How many services are known.
+    #[must_use]
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// A hash of all instances and revisions' owners: the sum of the hashes of each instance, so that
+    /// it costs one instance a change and does not depend on the order of arrival. Two registries with
+    /// the same instances have the same digest; it is stable across versions of the program.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// All services in the order of their names.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
+        self.services.iter()
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// One living instance.
+    #[must_use]
+    pub fn instance(&self, key: &InstanceKey) -> Option<&Arc<Instance>> {
+        self.services.get(&key.service)?.instances.get(&key.instance)
+    }
+
+    /// Moves the head; for the fold only.
+    pub(super) fn advance(&mut self, head: Seq, at: Timestamp) -> PreImage {
+        let before = PreImage { head: self.head, at: self.at, entry: None };
+        self.head = head;
+        self.at = at;
+        before
+    }
+
+    /// Puts, replaces or (with `None`) removes an instance and moves its service's revision; for the
+    /// fold only.
+    pub(super) fn set(
+        &mut self,
+        key: &InstanceKey,
+        instance: Option<Arc<Instance>>,
+        revision: Seq,
+        before: &mut PreImage,
+    ) {
+        let existed = self.services.get(&key.service).map(|service| service.revision);
+        let old = self.replace(key, instance, revision);
+        before.entry = Some(EntryBefore { key: key.clone(), instance: old, revision: existed });
+    }
+
+    /// Takes a fold back.
+    pub fn undo(&mut self, before: PreImage) {
+        self.head = before.head;
+        self.at = before.at;
+        if let Some(EntryBefore { key, instance, revision }) = before.entry {
+            self.replace(&key, instance, revision.unwrap_or_default());
+            if revision.is_none() {
+                self.services.remove(&key.service);
+            }
+        }
+    }
+
+    fn replace(
+        &mut self,
+        key: &InstanceKey,
+        instance: Option<Arc<Instance>>,
+        revision: Seq,
+    ) -> Option<Arc<Instance>> {
+        if !self.services.contains_key(&key.service) {
+            self.services.insert(key.service.clone(), Service::default());
+        }
+        let service = self.services.get_mut(&key.service)?;
+        service.revision = revision;
+        let after = instance.as_deref().map_or(0, hash_of);
+        let living = instance.is_some();
+        let old = match instance {
+            Some(instance) => service.instances.insert(key.instance.clone(), instance),
+            None => service.instances.remove(&key.instance),
+        };
+        let before = old.as_deref().map_or(0, hash_of);
+        self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
+        self.instances = self.instances + usize::from(living) - usize::from(old.is_some());
+        old
+    }
+}
+
+/// The hash of one instance: every field, in the order written here, texts with their length before
+/// them. Changing this changes what `checkpoint` events of the past say: do not.
+fn hash_of(instance: &Instance) -> u64 {
+    fn text(hasher: &mut Xxh3Default, text: &str) {
+        hasher.write(&(text.len() as u64).to_le_bytes());
+        hasher.write(text.as_bytes());
+    }
+    fn number(hasher: &mut Xxh3Default, number: u64) {
+        hasher.write(&number.to_le_bytes());
+    }
+    let mut hasher = Xxh3Default::new();
+    let h = &mut hasher;
+    text(h, instance.key.service.namespace.as_str());
+    text(h, instance.key.service.service.as_str());
+    text(h, instance.key.instance.as_str());
+    number(h, instance.incarnation.0);
+    text(h, &instance.endpoint.address);
+    number(h, u64::from(instance.endpoint.port));
+    text(h, &instance.endpoint.protocol);
+    text(h, instance.version.as_deref().unwrap_or(""));
+    text(h, instance.zone.as_deref().unwrap_or(""));
+    number(h, u64::from(instance.weight));
+    number(h, instance.tags.len() as u64);
+    for tag in &instance.tags {
+        text(h, tag);
+    }
+    number(h, instance.metadata.len() as u64);
+    for (key, value) in instance.metadata.iter() {
+        text(h, key);
+        text(h, value);
+    }
+    text(h, instance.mode.as_str());
+    text(h, instance.status.as_str());
+    number(h, instance.ttl.millis());
+    h.write(&instance.registered_at.micros().to_le_bytes());
+    number(h, instance.revision.0);
+    h.finish()
+}

@@ -1,0 +1,127 @@
+//! The writing side of the projection. There is one, and the registrar has it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+
+use super::{Entry, Projection, ServiceCell, ServiceView};
+use crate::domain::registry::Service;
+use crate::domain::{Instance, Registry, Seq, ServiceKey};
+use crate::lease::Lease;
+
+/// A lease that publishing has made, because a life or a ttl began. Its deadline is to be watched.
+#[derive(Debug)]
+pub struct Grant {
+    /// Whose.
+    pub instance: Arc<Instance>,
+    /// The lease.
+    pub lease: Arc<Lease>,
+}
+
+/// What publishing did, for the registrar to go on with.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Leases that began.
+    pub granted: Vec<Grant>,
+    /// Leases whose instance has left or got another one.
+    pub ended: Vec<Arc<Lease>>,
+}
+
+/// Publishes views.
+#[derive(Debug)]
+pub struct Publisher {
+    projection: Arc<Projection>,
+}
+
+impl Publisher {
+    /// The publisher of `projection`. There must be no second one.
+    #[must_use]
+    pub fn new(projection: Arc<Projection>) -> Self {
+        Self { projection }
+    }
+
+    /// The projection that it publishes to.
+    #[must_use]
+    pub fn projection(&self) -> &Arc<Projection> {
+        &self.projection
+    }
+
+    /// Publishes the services in `touched` as `registry` has them, then its head. `grant` makes the lease
+    /// of an instance that needs a new one.
+    pub fn publish(
+        &self,
+        registry: &Registry,
+        touched: &BTreeSet<ServiceKey>,
+        grant: impl Fn(&Arc<Instance>) -> Lease,
+    ) -> Published {
+        let mut published = Published::default();
+        let mut index = self.projection.index.write();
+        for key in touched {
+            let Some(service) = registry.service(key) else { continue };
+            let cell = index.get(key);
+            let before = cell.map(|cell| cell.view());
+            let view = next_view(key, service, before.as_deref(), &grant, &mut published);
+            self.projection.population.add(&view, 1);
+            if let Some(before) = before {
+                self.projection.population.add(&before, -1);
+            }
+            match cell {
+                Some(cell) => cell.view.store(Arc::new(view)),
+                None => {
+                    let cell = Arc::new(ServiceCell { view: ArcSwap::from_pointee(view) });
+                    index.insert(key.clone(), Arc::clone(&cell));
+                    self.projection.services.pin().insert(key.clone(), cell);
+                }
+            }
+        }
+        self.projection.head.store(registry.head().0, Ordering::Release);
+        published
+    }
+
+    /// Publishes a head that moved without touching any service.
+    pub fn publish_head(&self, head: Seq) {
+        self.projection.head.store(head.0, Ordering::Release);
+    }
+}
+
+/// The view of `service` that follows `before`: entries of unchanged instances are shared, leases of
+/// living ones are kept.
+fn next_view(
+    key: &ServiceKey,
+    service: &Service,
+    before: Option<&ServiceView>,
+    grant: &impl Fn(&Arc<Instance>) -> Lease,
+    published: &mut Published,
+) -> ServiceView {
+    let mut old = before.map_or(&[][..], |before| &before.entries).iter().peekable();
+    let mut entries = Vec::with_capacity(service.instances.len());
+    for (id, instance) in &service.instances {
+        // Both sides are sorted by id: what the old one has and the new one has not, has left.
+        while let Some(left) = old.next_if(|entry| entry.instance.key.instance < *id) {
+            published.ended.push(Arc::clone(&left.lease));
+        }
+        let same = old.next_if(|entry| entry.instance.key.instance == *id);
+        entries.push(match same {
+            Some(entry) if Arc::ptr_eq(&entry.instance, instance) => Arc::clone(entry),
+            Some(entry)
+                if entry.instance.incarnation == instance.incarnation
+                    && entry.instance.ttl == instance.ttl =>
+            {
+                Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&entry.lease)))
+            }
+            replaced => {
+                published.ended.extend(replaced.map(|entry| Arc::clone(&entry.lease)));
+                let lease = Arc::new(grant(instance));
+                let instance = Arc::clone(instance);
+                published
+                    .granted
+                    .push(Grant { instance: Arc::clone(&instance), lease: Arc::clone(&lease) });
+                Arc::new(Entry::new(instance, lease))
+            }
+        });
+    }
+    published.ended.extend(old.map(|left| Arc::clone(&left.lease)));
+    ServiceView::new(key.clone(), service.revision, entries.into_boxed_slice())
+}

@@ -1,0 +1,183 @@
+//! What everybody else holds of the registrar: cheap to clone, never blocks a thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::buffer::{Buffer, QueuedTraffic};
+use super::inbox::{Inbox, QueuedCommand};
+use crate::clock::Clock;
+use crate::domain::{Change, Command, Instance, Rejection, Seq, Timestamp, TraceRef};
+use crate::lease::Lease;
+
+/// A command with what the log wants to know of the one who sends it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is asked.
+    pub command: Command,
+    /// Who asks; none is the registry itself.
+    pub caller: Option<Arc<str>>,
+    /// In which trace.
+    pub trace: TraceRef,
+}
+
+/// When what happened to a command, in wall time, for the spans of its trace.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// It was put into the inbox.
+    pub queued: Timestamp,
+    /// The registrar took it.
+    pub taken: Timestamp,
+    /// All commands of its group were decided.
+    pub decided: Timestamp,
+    /// The group was appended and synced.
+    pub appended: Timestamp,
+    /// The group was published.
+    pub published: Timestamp,
+    /// Events in the group.
+    pub batch: usize,
+}
+
+/// A command that was accepted, and whose effect is durable and published.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The event; none if the command found everything as it wanted it.
+    pub change: Option<Arc<Change>>,
+    /// The instance afterwards; none if it has left.
+    pub instance: Option<Arc<Instance>>,
+    /// Its lease.
+    pub lease: Option<Arc<Lease>>,
+    /// The version that holds the change.
+    pub head: Seq,
+    /// When what happened.
+    pub timings: Timings,
+}
+
+/// Why a command or an event was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The command does not fit the state.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// Too many commands wait.
+    #[error("too many changes wait for the log")]
+    QueueFull,
+    /// The log did not answer in time. What was asked may still happen.
+    #[error("the log is slow: no answer within {0:?}")]
+    Slow(Duration),
+    /// The log can't be written; nothing has happened.
+    #[error("the log can't be written: {cause}")]
+    Failed {
+        /// Why, as the operator needs to know it.
+        cause: Arc<str>,
+    },
+    /// The registry is shutting down.
+    #[error("the registry is shutting down")]
+    Stopping,
+}
+
+/// Whether the log can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogCondition {
+    /// It can.
+    Writable,
+    /// It can't, since then and because of this.
+    Failed {
+        /// When the first write failed.
+        since: Timestamp,
+        /// Why.
+        cause: Arc<str>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) inbox: Inbox,
+    pub(super) buffer: Buffer,
+    pub(super) failed: AtomicBool,
+    pub(super) condition: Mutex<LogCondition>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) write_timeout: Duration,
+}
+
+impl Shared {
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_condition(&self, condition: LogCondition) {
+        let failed = condition != LogCondition::Writable;
+        *self.condition.lock() = condition;
+        self.failed.store(failed, Ordering::Release);
+        self.buffer.wake();
+    }
+}
+
+/// The way to the registrar.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Sends a command and waits until its event is in the log and its effect can be read.
+    ///
+    /// # Errors
+    /// [`Refused`]; after [`Refused::Slow`] the command may still take effect.
+    pub async fn submit(&self, request: Request) -> Result<Applied, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let queued_at = self.shared.clock.wall();
+        self.shared.inbox.push(QueuedCommand { request, queued_at, reply })?;
+        match tokio::time::timeout(self.shared.write_timeout, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // The registrar drops no command that it took, except when it ends.
+            Ok(Err(_)) => Err(Refused::Stopping),
+            Err(_) => Err(Refused::Slow(self.shared.write_timeout)),
+        }
+    }
+
+    /// Gives a traffic event its place on the way to the log. Waits while the log is slow; while it has
+    /// failed, what does not fit is counted and the caller goes on.
+    ///
+    /// # Errors
+    /// [`Refused::Slow`] if no place came free in time.
+    pub async fn record(&self, event: QueuedTraffic) -> Result<(), Refused> {
+        let shared = &*self.shared;
+        let Err(event) = shared.buffer.try_push(event) else { return Ok(()) };
+        shared.inbox.wake();
+        let limit = shared.write_timeout;
+        let Err(event) = shared.buffer.push(event, limit, || shared.has_failed()).await else {
+            return Ok(());
+        };
+        if shared.has_failed() {
+            shared.buffer.lose(event.traffic.detail.kind());
+            return Ok(());
+        }
+        Err(Refused::Slow(limit))
+    }
+
+    /// Whether the log can be written.
+    #[must_use]
+    pub fn log_condition(&self) -> LogCondition {
+        if self.shared.has_failed() {
+            self.shared.condition.lock().clone()
+        } else {
+            LogCondition::Writable
+        }
+    }
+
+    /// Commands waiting, and how many may.
+    #[must_use]
+    pub fn inbox_fill(&self) -> (usize, usize) {
+        (self.shared.inbox.len(), self.shared.inbox.capacity())
+    }
+
+    /// Traffic events waiting, and how many may.
+    #[must_use]
+    pub fn buffer_fill(&self) -> (usize, usize) {
+        (self.shared.buffer.len(), self.shared.buffer.capacity())
+    }
+}
