@@ -2,5 +2,7 @@
 pub mod clock;
 pub mod domain;
 pub mod lease;
+pub mod log;
 pub mod projection;
 pub mod registrar;
+pub mod rfc3339;

@@ -60,6 +60,10 @@ impl Buffer {
         self.capacity
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "the event itself goes back, for another try; boxing would cost every push"
+    )]
     /// Takes a place if there is one; gives the event back if there is none.
     pub(super) fn try_push(&self, event: QueuedTraffic) -> Result<(), QueuedTraffic> {
         let mut waiting = self.waiting.lock();
@@ -70,6 +74,7 @@ impl Buffer {
         Ok(())
     }
 
+    #[expect(clippy::result_large_err, reason = "as above")]
     /// Waits for a place for at most `limit`, unless `give_up` says that none will come.
     pub(super) async fn push(
         &self,

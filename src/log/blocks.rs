@@ -1,0 +1,323 @@
+//! Traffic as it is stored: up to 256 events a row, a column of fixed width each, with a small dictionary
+//! of names, so that a block stands alone and goes whole.
+//!
+//! A row per event would cost six times the CPU and, with an index, half as much space again; the view
+//! `events` unfolds blocks for whoever reads the file with a shell. See `migrations/V1__event_log.sql` for the
+//! columns.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use serde::{Deserialize, Serialize};
+
+use super::Numbered;
+use crate::domain::instance::Health;
+use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::{InstanceId, Namespace, Seq, ServiceName, Timestamp, TraceRef};
+
+/// Events of a full block.
+pub const BLOCK: usize = 256;
+
+/// Columns of numbers, in the order of the table.
+pub const NUMBERS: usize = 9;
+
+/// One block: a row of the table `traffic`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Block {
+    /// Number of its first event.
+    pub first: u64,
+    /// Events in it, 1 to 256.
+    pub count: usize,
+    /// Microseconds since the epoch of the first event.
+    pub first_at: i64,
+    /// The same of the last.
+    pub last_at: i64,
+    /// The lowest version that one of the events saw.
+    pub seen_from: u64,
+    /// JSON array of texts; entry 0 is null.
+    pub names: String,
+    /// One digit each: 0 heartbeat, 1 lookup.
+    pub kinds: Vec<u8>,
+    /// ats, seen, namespaces, services, instances, callers, details, revisions, returned.
+    pub numbers: [Vec<u8>; NUMBERS],
+    /// HTTP statuses, three digits each.
+    pub statuses: Vec<u8>,
+    /// 16 bytes each.
+    pub trace_ids: Vec<u8>,
+    /// 8 bytes each.
+    pub span_ids: Vec<u8>,
+    /// CRC-32 of all of the above.
+    pub checksum: u32,
+}
+
+/// What a heartbeat said beyond its life.
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+struct Said {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    load: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<Box<str>>,
+}
+
+/// The texts of a block, each once. The short ones that repeat are found by their content.
+#[derive(Default)]
+struct Names<'a> {
+    positions: HashMap<&'a str, u64, RandomState>,
+    /// Texts made here, which nobody else owns; rare enough to stand once each.
+    json: String,
+    count: u64,
+}
+
+impl<'a> Names<'a> {
+    fn position(&mut self, text: Option<&'a str>) -> u64 {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return 0 };
+        if let Some(position) = self.positions.get(text) {
+            return *position;
+        }
+        let position = self.append(text);
+        self.positions.insert(text, position);
+        position
+    }
+
+    fn append(&mut self, text: &str) -> u64 {
+        self.count += 1;
+        self.json.push(',');
+        self.json.push_str(&serde_json::to_string(text).expect("a string is always JSON"));
+        self.count
+    }
+
+    fn finish(self) -> String {
+        format!("[null{}]", self.json)
+    }
+}
+
+/// Encodes 1 to 256 events, the first of which has the number `first`.
+///
+/// # Panics
+/// If `events` is empty.
+#[must_use]
+pub fn encode(first: u64, events: &[Traffic]) -> Block {
+    let (start, end) = (events.first(), events.last());
+    let (start, end) = start.zip(end).expect("a block holds at least one event");
+    let first_at = start.at.micros();
+    let seen_from = events.iter().map(|event| event.seen.0).min().unwrap_or(0);
+    let mut names = Names::default();
+    let mut columns: [Vec<u64>; NUMBERS] =
+        std::array::from_fn(|_| Vec::with_capacity(events.len()));
+    let mut block = Block {
+        first,
+        count: events.len(),
+        first_at,
+        last_at: end.at.micros(),
+        seen_from,
+        kinds: Vec::with_capacity(events.len()),
+        statuses: Vec::with_capacity(3 * events.len()),
+        trace_ids: Vec::with_capacity(16 * events.len()),
+        span_ids: Vec::with_capacity(8 * events.len()),
+        ..Block::default()
+    };
+    for event in events {
+        let (detail, revision, returned, status) = match &event.detail {
+            Detail::Heartbeat { incarnation, load, health, note } => {
+                block.kinds.push(b'0');
+                let said = Said {
+                    load: *load,
+                    health: health.map(|health| health.to_string()),
+                    note: note.clone(),
+                };
+                let detail = match said == Said::default() {
+                    true => 0,
+                    false => names.append(
+                        &serde_json::to_string(&said).expect("numbers and strings are always JSON"),
+                    ),
+                };
+                (detail, incarnation.0, 0, 200)
+            }
+            Detail::Lookup { filter, revision, returned, status } => {
+                block.kinds.push(b'1');
+                (names.position(Some(filter)), revision.0, u64::from(*returned), *status)
+            }
+        };
+        let row = [
+            u64::try_from(event.at.micros().saturating_sub(first_at)).unwrap_or(0),
+            event.seen.0 - seen_from,
+            names.position(event.namespace.as_ref().map(Namespace::as_str)),
+            names.position(event.service.as_ref().map(ServiceName::as_str)),
+            names.position(event.instance.as_ref().map(InstanceId::as_str)),
+            names.position(Some(&event.caller)),
+            detail,
+            revision,
+            returned,
+        ];
+        for (column, number) in columns.iter_mut().zip(row) {
+            column.push(number);
+        }
+        push_digits(&mut block.statuses, u64::from(status.min(999)), 3);
+        block.trace_ids.extend_from_slice(&event.trace.trace_id);
+        block.span_ids.extend_from_slice(&event.trace.span_id);
+    }
+    block.names = names.finish();
+    block.numbers = columns.map(|column| to_digits(&column));
+    block.checksum = block.expected_checksum();
+    block
+}
+
+/// Numbers as decimal digits, all as wide as the widest.
+fn to_digits(numbers: &[u64]) -> Vec<u8> {
+    let widest = numbers.iter().copied().max().unwrap_or(0);
+    let width = widest.checked_ilog10().map_or(1, |log| log as usize + 1);
+    let mut digits = Vec::with_capacity(width * numbers.len());
+    for number in numbers {
+        push_digits(&mut digits, *number, width);
+    }
+    digits
+}
+
+fn push_digits(digits: &mut Vec<u8>, mut number: u64, width: usize) {
+    let start = digits.len();
+    digits.resize(start + width, b'0');
+    for digit in digits[start..].iter_mut().rev() {
+        // A remainder of ten fits in a byte.
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+    }
+}
+
+fn from_digits(digits: &[u8], count: usize) -> Option<Vec<u64>> {
+    let width = digits.len().checked_div(count)?;
+    if !(1..=20).contains(&width) || width * count != digits.len() {
+        return None;
+    }
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
+    digits.chunks_exact(width).map(number).collect()
+}
+
+impl Block {
+    /// The checksum that the other fields call for.
+    #[must_use]
+    pub fn expected_checksum(&self) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        for number in [self.first, self.count as u64, self.seen_from] {
+            crc.update(&number.to_le_bytes());
+        }
+        crc.update(&self.first_at.to_le_bytes());
+        crc.update(&self.last_at.to_le_bytes());
+        crc.update(self.names.as_bytes());
+        crc.update(&self.kinds);
+        for column in &self.numbers {
+            crc.update(&(column.len() as u64).to_le_bytes());
+            crc.update(column);
+        }
+        for column in [&self.statuses, &self.trace_ids, &self.span_ids] {
+            crc.update(column);
+        }
+        crc.finalize()
+    }
+
+    /// Takes the block apart.
+    ///
+    /// # Errors
+    /// What is wrong with it: it is not what [`encode`] made.
+    pub fn decode(&self) -> Result<Vec<Numbered>, String> {
+        let expected = self.expected_checksum();
+        if self.checksum != expected {
+            return Err(format!("checksum {:08x}, the content has {expected:08x}", self.checksum));
+        }
+        let names: Vec<Option<Arc<str>>> =
+            serde_json::from_str(&self.names).map_err(|error| format!("names: {error}"))?;
+        let mut columns = Vec::with_capacity(NUMBERS);
+        for digits in &self.numbers {
+            columns.push(from_digits(digits, self.count).ok_or("a column has the wrong length")?);
+        }
+        let statuses = from_digits(&self.statuses, self.count).ok_or("statuses: wrong length")?;
+        let sized = self.kinds.len() == self.count
+            && self.trace_ids.len() == 16 * self.count
+            && self.span_ids.len() == 8 * self.count;
+        if !sized {
+            return Err("a column has the wrong length".to_owned());
+        }
+        (0..self.count).map(|n| self.event(n, &names, &columns, statuses[n])).collect()
+    }
+
+    fn event(
+        &self,
+        n: usize,
+        names: &[Option<Arc<str>>],
+        columns: &[Vec<u64>],
+        status: u64,
+    ) -> Result<Numbered, String> {
+        let name = |column: usize| -> Result<Option<&Arc<str>>, String> {
+            let position = usize::try_from(columns[column][n]).unwrap_or(usize::MAX);
+            names
+                .get(position)
+                .map(Option::as_ref)
+                .ok_or(format!("event {n} names a text that is not there"))
+        };
+        let checked = |error: crate::domain::ids::InvalidName| format!("event {n}: a name {error}");
+        let revision = Seq(columns[7][n]);
+        let detail = if self.kinds[n] == b'0' {
+            let said: Said = match name(6)? {
+                Some(said) => {
+                    serde_json::from_str(said).map_err(|error| format!("event {n}: {error}"))?
+                }
+                None => Said::default(),
+            };
+            Detail::Heartbeat {
+                incarnation: revision,
+                load: said.load,
+                health: said.health.as_deref().and_then(Health::parse),
+                note: said.note,
+            }
+        } else {
+            Detail::Lookup {
+                filter: name(6)?.map_or("".into(), |filter| (**filter).into()),
+                revision,
+                returned: u32::try_from(columns[8][n]).map_err(|error| error.to_string())?,
+                status: u16::try_from(status).map_err(|error| error.to_string())?,
+            }
+        };
+        let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
+        trace_id.copy_from_slice(&self.trace_ids[16 * n..16 * (n + 1)]);
+        span_id.copy_from_slice(&self.span_ids[8 * n..8 * (n + 1)]);
+        let after = i64::try_from(columns[0][n]).map_err(|error| error.to_string())?;
+        let traffic = Traffic {
+            at: Timestamp(self.first_at.saturating_add(after)),
+            seen: Seq(self.seen_from.saturating_add(columns[1][n])),
+            namespace: name(2)?.map(|text| Namespace::new(text)).transpose().map_err(checked)?,
+            service: name(3)?.map(|text| ServiceName::new(text)).transpose().map_err(checked)?,
+            instance: name(4)?.map(|text| InstanceId::new(text)).transpose().map_err(checked)?,
+            caller: name(5)?.cloned().unwrap_or_else(|| Arc::from("")),
+            trace: TraceRef { trace_id, span_id },
+            detail,
+        };
+        Ok(Numbered { number: self.first + n as u64, traffic })
+    }
+}
+
+/// What an event of traffic shows as its `data`.
+#[must_use]
+pub fn data_of(detail: &Detail) -> String {
+    let data = match detail {
+        Detail::Heartbeat { incarnation, load, health, note } => {
+            let mut data = serde_json::json!({ "incarnation": incarnation.0 });
+            let said = Said {
+                load: *load,
+                health: health.map(|health| health.to_string()),
+                note: note.clone(),
+            };
+            if let (Some(data), Ok(serde_json::Value::Object(said))) =
+                (data.as_object_mut(), serde_json::to_value(said))
+            {
+                data.extend(said);
+            }
+            data
+        }
+        Detail::Lookup { filter, revision, returned, status } => serde_json::json!({
+            "filter": filter, "revision": revision.0, "returned": returned, "status": status
+        }),
+    };
+    data.to_string()
+}

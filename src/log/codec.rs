@@ -1,0 +1,558 @@
+//! Changes as they are stored: columns for what is searched, JSON for the rest.
+//!
+//! The stored payload is a type of its own, apart from the domain's and from the API's, so that a renamed
+//! field changes neither the disk nor the wire. What the view `events` and the API show as `data` is this
+//! payload. Its version is [`FORMAT`]; payloads of every past version stay readable for ever.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::{
+    Arithmetic, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
+};
+use crate::domain::instance::{Endpoint, Health, Metadata, Mode, Status};
+use crate::domain::{
+    Change, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey, ServiceName,
+    Timestamp, TraceRef,
+};
+use crate::rfc3339;
+
+/// The version of payload that is written.
+pub const FORMAT: u32 = 1;
+
+/// A change as a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Number.
+    pub seq: u64,
+    /// Microseconds since the epoch.
+    pub at: i64,
+    /// The kind's word.
+    pub kind: String,
+    /// Names, where the event has them.
+    pub namespace: Option<String>,
+    /// See above.
+    pub service: Option<String>,
+    /// See above.
+    pub instance: Option<String>,
+    /// Who asked.
+    pub caller: Option<String>,
+    /// 16 bytes.
+    pub trace_id: Option<Vec<u8>>,
+    /// 8 bytes.
+    pub span_id: Option<Vec<u8>>,
+    /// Number of the cause.
+    pub cause: Option<u64>,
+    /// The node that appended it.
+    pub node: String,
+    /// Version of `data`.
+    pub format: u32,
+    /// JSON.
+    pub data: String,
+    /// CRC-32 of all of the above.
+    pub checksum: u32,
+}
+
+impl Row {
+    /// The checksum that the other fields call for.
+    #[must_use]
+    pub fn expected_checksum(&self) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        let mut text = |text: &[u8]| {
+            crc.update(&(text.len() as u64).to_le_bytes());
+            crc.update(text);
+        };
+        text(&self.seq.to_le_bytes());
+        text(&self.at.to_le_bytes());
+        text(self.kind.as_bytes());
+        for name in [&self.namespace, &self.service, &self.instance, &self.caller] {
+            text(name.as_deref().unwrap_or("").as_bytes());
+        }
+        text(self.trace_id.as_deref().unwrap_or(&[]));
+        text(self.span_id.as_deref().unwrap_or(&[]));
+        text(&self.cause.unwrap_or(0).to_le_bytes());
+        text(self.node.as_bytes());
+        text(&self.format.to_le_bytes());
+        text(self.data.as_bytes());
+        crc.finalize()
+    }
+}
+
+/// What is wrong with a row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The checksum is not the one of the content.
+    #[error("checksum {found:08x}, the content has {expected:08x}")]
+    Checksum {
+        /// Stored.
+        found: u32,
+        /// Computed.
+        expected: u32,
+    },
+    /// Written by a newer version of the program.
+    #[error("payload format {0} is newer than this program, which knows up to {FORMAT}")]
+    Newer(u32),
+    /// Not a payload of its kind.
+    #[error("{0}")]
+    Payload(String),
+}
+
+fn payload(what: impl ToString) -> DecodeError {
+    DecodeError::Payload(what.to_string())
+}
+
+/// An instance, stored.
+#[derive(Serialize, Deserialize)]
+struct StoredInstance {
+    namespace: String,
+    service: String,
+    instance: String,
+    incarnation: u64,
+    address: Box<str>,
+    port: u16,
+    protocol: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<Box<str>>,
+    weight: u16,
+    tags: Box<[Box<str>]>,
+    metadata: BTreeMap<Box<str>, Box<str>>,
+    mode: String,
+    status: String,
+    ttl: String,
+    registered_at: String,
+    revision: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRegistered {
+    outcome: String,
+    instance: StoredInstance,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredUpdated {
+    outcome: String,
+    fields: Vec<String>,
+    instance: StoredInstance,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMode {
+    from: String,
+    to: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredStatus {
+    from: String,
+    to: String,
+    reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    health: Option<String>,
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    overdue: Option<StoredOverdue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDeregistered {
+    #[serde(default)]
+    reason: Option<Box<str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredHeartbeat {
+    at: String,
+    id: String,
+    trace_id: String,
+    span_id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredOverdue {
+    last_heartbeat: Option<StoredHeartbeat>,
+    ttl: String,
+    gap_ms: u64,
+    missed: u32,
+    late_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredStarted {
+    version: Box<str>,
+    node: Box<str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRecovered {
+    changes: u64,
+    traffic: u64,
+    instances: u64,
+    services: u64,
+    took_ms: u64,
+    clean: bool,
+    #[serde(default)]
+    traffic_missing_from: Option<String>,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredGap {
+    from: String,
+    until: String,
+    lookups: u64,
+    heartbeats: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCheckpoint {
+    digest: String,
+    instances: u64,
+    services: u64,
+}
+
+/// Encodes a change as the row that `node` appends.
+#[must_use]
+pub fn encode(change: &Change, node: &str) -> Row {
+    let key = change.event.key();
+    let name = |name: Option<&str>| name.map(ToOwned::to_owned);
+    let ids = change.trace.is_some().then_some(change.trace);
+    let mut row = Row {
+        seq: change.seq.0,
+        at: change.at.micros(),
+        kind: change.event.kind().as_str().to_owned(),
+        namespace: name(key.map(|key| key.service.namespace.as_str())),
+        service: name(key.map(|key| key.service.service.as_str())),
+        instance: name(key.map(|key| key.instance.as_str())),
+        caller: name(change.caller.as_deref()),
+        trace_id: ids.map(|ids| ids.trace_id.to_vec()),
+        span_id: ids.map(|ids| ids.span_id.to_vec()),
+        cause: change.cause.map(|cause| cause.0),
+        node: node.to_owned(),
+        format: FORMAT,
+        data: encode_event(&change.event),
+        checksum: 0,
+    };
+    row.checksum = row.expected_checksum();
+    row
+}
+
+/// The payload of an event as JSON: its `data` in the API and in the view.
+#[must_use]
+pub fn encode_event(event: &Event) -> String {
+    let encoded = match event {
+        Event::Registered { outcome, instance } => serde_json::to_string(&StoredRegistered {
+            outcome: outcome.to_string(),
+            instance: store_instance(instance),
+        }),
+        Event::Updated { outcome, fields, instance } => serde_json::to_string(&StoredUpdated {
+            outcome: outcome.to_string(),
+            fields: fields.iter().map(ToString::to_string).collect(),
+            instance: store_instance(instance),
+        }),
+        Event::ModeChanged { from, to, .. } => {
+            serde_json::to_string(&StoredMode { from: from.to_string(), to: to.to_string() })
+        }
+        Event::StatusChanged { from, to, reason, health, overdue, .. } => {
+            serde_json::to_string(&StoredStatus {
+                from: from.to_string(),
+                to: to.to_string(),
+                reason: reason.to_string(),
+                health: health.map(|health| health.to_string()),
+                overdue: overdue.as_ref().map(store_overdue),
+            })
+        }
+        Event::Deregistered { reason, .. } => {
+            serde_json::to_string(&StoredDeregistered { reason: reason.clone() })
+        }
+        Event::Expired { overdue, .. } => serde_json::to_string(&store_overdue(overdue)),
+        Event::Note(Note::Started { version, node }) => {
+            serde_json::to_string(&StoredStarted { version: version.clone(), node: node.clone() })
+        }
+        Event::Note(Note::Recovered(recovered)) => serde_json::to_string(&StoredRecovered {
+            changes: recovered.changes,
+            traffic: recovered.traffic,
+            instances: recovered.instances,
+            services: recovered.services,
+            took_ms: recovered.took.millis(),
+            clean: recovered.clean,
+            traffic_missing_from: recovered.traffic_missing_from.map(rfc3339::format),
+            digest: format!("{:016x}", recovered.digest),
+        }),
+        Event::Note(Note::LogGap(gap)) => serde_json::to_string(&StoredGap {
+            from: rfc3339::format(gap.from),
+            until: rfc3339::format(gap.until),
+            lookups: gap.lookups,
+            heartbeats: gap.heartbeats,
+        }),
+        Event::Note(Note::Checkpoint { digest, instances, services }) => {
+            serde_json::to_string(&StoredCheckpoint {
+                digest: format!("{digest:016x}"),
+                instances: *instances,
+                services: *services,
+            })
+        }
+    };
+    encoded.expect("these types hold nothing that JSON can't: string keys, no maps of other keys")
+}
+
+fn store_instance(instance: &Instance) -> StoredInstance {
+    let text = |text: &str| Box::<str>::from(text);
+    StoredInstance {
+        namespace: instance.key.service.namespace.to_string(),
+        service: instance.key.service.service.to_string(),
+        instance: instance.key.instance.to_string(),
+        incarnation: instance.incarnation.0,
+        address: instance.endpoint.address.clone(),
+        port: instance.endpoint.port,
+        protocol: instance.endpoint.protocol.clone(),
+        version: instance.version.clone(),
+        zone: instance.zone.clone(),
+        weight: instance.weight,
+        tags: instance.tags.clone(),
+        metadata: instance.metadata.iter().map(|(k, v)| (text(k), text(v))).collect(),
+        mode: instance.mode.to_string(),
+        status: instance.status.to_string(),
+        ttl: instance.ttl.to_string(),
+        registered_at: rfc3339::format(instance.registered_at),
+        revision: instance.revision.0,
+    }
+}
+
+fn store_overdue(overdue: &Arithmetic) -> StoredOverdue {
+    StoredOverdue {
+        last_heartbeat: overdue.last_heartbeat.map(|heartbeat| StoredHeartbeat {
+            at: rfc3339::format(heartbeat.at),
+            id: format!("t{}", heartbeat.id),
+            trace_id: hex(&heartbeat.trace.trace_id),
+            span_id: hex(&heartbeat.trace.span_id),
+        }),
+        ttl: overdue.ttl.to_string(),
+        gap_ms: overdue.gap.millis(),
+        missed: overdue.missed,
+        late_ms: overdue.late.millis(),
+    }
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
+        .collect()
+}
+
+/// Reads `N` bytes of lower-case hexadecimal.
+#[must_use]
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let text = text.as_bytes();
+    if text.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
+}
+
+/// Decodes a row.
+///
+/// # Errors
+/// [`DecodeError`]: the row is not what [`encode`] wrote.
+pub fn decode(row: &Row) -> Result<Change, DecodeError> {
+    let expected = row.expected_checksum();
+    if row.checksum != expected {
+        return Err(DecodeError::Checksum { found: row.checksum, expected });
+    }
+    if row.format > FORMAT {
+        return Err(DecodeError::Newer(row.format));
+    }
+    let trace = match (&row.trace_id, &row.span_id) {
+        (Some(trace_id), Some(span_id)) => TraceRef {
+            trace_id: trace_id.as_slice().try_into().map_err(payload)?,
+            span_id: span_id.as_slice().try_into().map_err(payload)?,
+        },
+        _ => TraceRef::default(),
+    };
+    Ok(Change {
+        seq: Seq(row.seq),
+        at: Timestamp(row.at),
+        caller: row.caller.as_deref().map(Arc::from),
+        trace,
+        cause: row.cause.map(Seq),
+        event: decode_event(row)?,
+    })
+}
+
+fn decode_event(row: &Row) -> Result<Event, DecodeError> {
+    fn read<'a, T: Deserialize<'a>>(row: &'a Row) -> Result<T, DecodeError> {
+        serde_json::from_str(&row.data).map_err(payload)
+    }
+    let kind =
+        Kind::parse(&row.kind).ok_or_else(|| payload(format!("unknown kind {:?}", row.kind)))?;
+    Ok(match kind {
+        Kind::Registered => {
+            let stored: StoredRegistered = read(row)?;
+            let outcome = word(Outcome::parse, &stored.outcome)?;
+            Event::Registered { outcome, instance: Arc::new(load_instance(stored.instance)?) }
+        }
+        Kind::Updated => {
+            let stored: StoredUpdated = read(row)?;
+            const FIELDS: [&str; 4] = ["mode", "weight", "tags", "metadata"];
+            let known = |field: &String| FIELDS.into_iter().find(|known| known == field);
+            Event::Updated {
+                outcome: word(Outcome::parse, &stored.outcome)?,
+                fields: stored.fields.iter().filter_map(known).collect(),
+                instance: Arc::new(load_instance(stored.instance)?),
+            }
+        }
+        Kind::ModeChanged => {
+            let stored: StoredMode = read(row)?;
+            Event::ModeChanged {
+                key: key_of(row)?,
+                from: word(Mode::parse, &stored.from)?,
+                to: word(Mode::parse, &stored.to)?,
+            }
+        }
+        Kind::StatusChanged => {
+            let stored: StoredStatus = read(row)?;
+            Event::StatusChanged {
+                key: key_of(row)?,
+                from: word(Status::parse, &stored.from)?,
+                to: word(Status::parse, &stored.to)?,
+                reason: word(StatusReason::parse, &stored.reason)?,
+                health: stored.health.map(|health| word(Health::parse, &health)).transpose()?,
+                overdue: stored.overdue.map(load_overdue).transpose()?,
+            }
+        }
+        Kind::Deregistered => {
+            let stored: StoredDeregistered = read(row)?;
+            Event::Deregistered { key: key_of(row)?, reason: stored.reason }
+        }
+        Kind::Expired => Event::Expired { key: key_of(row)?, overdue: load_overdue(read(row)?)? },
+        Kind::Started => {
+            let StoredStarted { version, node } = read(row)?;
+            Event::Note(Note::Started { version, node })
+        }
+        Kind::Recovered => {
+            let stored: StoredRecovered = read(row)?;
+            Event::Note(Note::Recovered(Recovered {
+                changes: stored.changes,
+                traffic: stored.traffic,
+                instances: stored.instances,
+                services: stored.services,
+                took: Millis::from_millis(stored.took_ms),
+                clean: stored.clean,
+                traffic_missing_from: stored
+                    .traffic_missing_from
+                    .map(|text| instant(&text))
+                    .transpose()?,
+                digest: digest(&stored.digest)?,
+            }))
+        }
+        Kind::LogGap => {
+            let stored: StoredGap = read(row)?;
+            Event::Note(Note::LogGap(LogGap {
+                from: instant(&stored.from)?,
+                until: instant(&stored.until)?,
+                lookups: stored.lookups,
+                heartbeats: stored.heartbeats,
+            }))
+        }
+        Kind::Checkpoint => {
+            let stored: StoredCheckpoint = read(row)?;
+            Event::Note(Note::Checkpoint {
+                digest: digest(&stored.digest)?,
+                instances: stored.instances,
+                services: stored.services,
+            })
+        }
+        Kind::Heartbeat | Kind::Lookup => {
+            return Err(payload(format!("{kind} is traffic, not a change")));
+        }
+    })
+}
+
+fn word<T>(parse: impl Fn(&str) -> Option<T>, text: &str) -> Result<T, DecodeError> {
+    parse(text).ok_or_else(|| payload(format!("unknown word {text:?}")))
+}
+
+fn instant(text: &str) -> Result<Timestamp, DecodeError> {
+    rfc3339::parse(text).ok_or_else(|| payload(format!("not an instant: {text:?}")))
+}
+
+fn digest(text: &str) -> Result<u64, DecodeError> {
+    u64::from_str_radix(text, 16).map_err(payload)
+}
+
+fn key(namespace: &str, service: &str, instance: &str) -> Result<InstanceKey, DecodeError> {
+    Ok(InstanceKey {
+        service: ServiceKey {
+            namespace: Namespace::new(namespace).map_err(payload)?,
+            service: ServiceName::new(service).map_err(payload)?,
+        },
+        instance: InstanceId::new(instance).map_err(payload)?,
+    })
+}
+
+fn key_of(row: &Row) -> Result<InstanceKey, DecodeError> {
+    match (&row.namespace, &row.service, &row.instance) {
+        (Some(namespace), Some(service), Some(instance)) => key(namespace, service, instance),
+        _ => Err(payload("the names of the instance are missing")),
+    }
+}
+
+fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
+    Ok(Instance {
+        key: key(&stored.namespace, &stored.service, &stored.instance)?,
+        incarnation: Seq(stored.incarnation),
+        endpoint: Endpoint {
+            address: stored.address,
+            port: stored.port,
+            protocol: stored.protocol,
+        },
+        version: stored.version,
+        zone: stored.zone,
+        weight: stored.weight,
+        tags: stored.tags,
+        metadata: stored.metadata.into_iter().collect::<Metadata>(),
+        mode: word(Mode::parse, &stored.mode)?,
+        status: word(Status::parse, &stored.status)?,
+        ttl: Millis::parse(&stored.ttl).map_err(payload)?,
+        registered_at: instant(&stored.registered_at)?,
+        revision: Seq(stored.revision),
+    })
+}
+
+fn load_overdue(stored: StoredOverdue) -> Result<Arithmetic, DecodeError> {
+    let heartbeat = |stored: StoredHeartbeat| -> Result<HeartbeatRef, DecodeError> {
+        let id = stored.id.strip_prefix('t').and_then(|id| id.parse().ok());
+        let ids = unhex(&stored.trace_id).zip(unhex(&stored.span_id));
+        let (trace_id, span_id) =
+            ids.ok_or_else(|| payload("the heartbeat's trace is no hexadecimal"))?;
+        Ok(HeartbeatRef {
+            at: instant(&stored.at)?,
+            id: id.ok_or_else(|| payload("the heartbeat's id is no traffic id"))?,
+            trace: TraceRef { trace_id, span_id },
+        })
+    };
+    Ok(Arithmetic {
+        last_heartbeat: stored.last_heartbeat.map(heartbeat).transpose()?,
+        ttl: Millis::parse(&stored.ttl).map_err(payload)?,
+        gap: Millis::from_millis(stored.gap_ms),
+        missed: stored.missed,
+        late: Millis::from_millis(stored.late_ms),
+    })
+}

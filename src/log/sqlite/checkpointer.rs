@@ -1,0 +1,85 @@
+//! Moves the write-ahead log into the database file, apart from the commits: a thread and a connection of
+//! its own, so that no caller waits for it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+/// How often it looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Pages of WAL (64 MiB of 4 KiB) beyond which the writer is asked to start it anew: under a load without
+/// a pause, a passive checkpoint never catches up with the last frame, which is what that takes.
+const RESTART_PAGES: i64 = 16_384;
+
+#[derive(Debug, Default)]
+struct Signals {
+    stop: AtomicBool,
+    restart: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    signals: Arc<Signals>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    pub(super) fn start(path: &Path) -> std::io::Result<Self> {
+        let signals = Arc::new(Signals::default());
+        let (path, seen) = (path.to_owned(), Arc::clone(&signals));
+        let thread = thread::Builder::new()
+            .name("rollcall-checkpoint".into())
+            .spawn(move || run(&path, &seen))?;
+        Ok(Self { signals, thread: Some(thread) })
+    }
+
+    /// Whether the writer should start the WAL anew; asking takes the wish.
+    pub(super) fn wants_restart(&self) -> bool {
+        self.signals.restart.load(Relaxed) && self.signals.restart.swap(false, Relaxed)
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.signals.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It can only have panicked, which its own message has told.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(path: &Path, signals: &Signals) {
+    let mut connection: Option<Connection> = None;
+    while !signals.stop.load(Relaxed) {
+        thread::park_timeout(EVERY);
+        if connection.is_none() {
+            connection = open(path).ok();
+        }
+        let Some(open) = &connection else { continue };
+        // (busy, pages in the WAL, pages of them moved)
+        let pages =
+            open.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
+        match pages {
+            Ok(pages) if pages > RESTART_PAGES => signals.restart.store(true, Relaxed),
+            Ok(_) => {}
+            // A full or failing disk: the writer says so with its cause. Begin anew next time.
+            Err(_) => connection = None,
+        }
+    }
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let flags =
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}

@@ -1,0 +1,207 @@
+//! The log in one SQLite file, `DIR/rollcall.db`.
+//!
+//! ```text
+//!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
+//!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
+//!   reader.rs ─────────── read-only connections: queries of the past, verify, the command line
+//! ```
+//!
+//! A directory belongs to one process: `DIR/rollcall.lock` is locked as long as the log is open. Nothing
+//! here is called from an async task.
+
+mod checkpointer;
+mod reader;
+mod rows;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+pub use reader::{Reader, Sizes};
+pub use writer::SqliteLog;
+
+/// The name of the database in a data directory.
+pub const FILE: &str = "rollcall.db";
+
+/// The name of the lock file beside it.
+pub const LOCK: &str = "rollcall.lock";
+
+/// `ROLL`: marks a SQLite file as one of ours.
+const APPLICATION_ID: i32 = 0x524F_4C4C;
+
+/// The migrations, compiled in.
+mod embedded {
+    #![expect(missing_docs, unreachable_pub, reason = "made by the macro")]
+    refinery::embed_migrations!("migrations");
+}
+use embedded::migrations;
+
+/// Whether an acknowledged change is synced to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Synchronous {
+    /// Yes: it survives a power cut.
+    #[default]
+    Full,
+    /// No: it survives a crash of the process; a power cut may take the last ones.
+    Normal,
+}
+
+/// Why a log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it can't be used.
+    #[error("{what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has the directory.
+    #[error(
+        "{path} is in use by another registry: stop it, or give this one a directory of its own (--data)"
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Written by a newer version of the program.
+    #[error(
+        "{path} has schema version {found}, this program knows up to {known}: use the newer program, or an empty directory"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+        /// The newest version known.
+        known: i32,
+    },
+    /// Not one of ours.
+    #[error("{path} is a SQLite database, but not a log of rollcall")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("can't open {path}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A migration failed.
+    #[error("can't bring {path} to this program's schema")]
+    Migration {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<refinery::Error>,
+    },
+}
+
+/// The lock on a data directory; gone when dropped, also when the process is killed.
+#[derive(Debug)]
+struct DirLock(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl DirLock {
+    fn take(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(LOCK);
+        let io = |what| {
+            let path = path.clone();
+            move |source| OpenError::Io { what, path, source }
+        };
+        let open = File::options().create(true).write(true).truncate(false).open(&path);
+        let file = open.map_err(io("can't create"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: dir.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(io("can't lock")(source)),
+        }
+    }
+}
+
+/// The database that `path` means: itself, or the one in the directory that it is.
+#[must_use]
+pub fn database_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(FILE) } else { path.to_owned() }
+}
+
+/// Opens the database for writing and brings it to this program's schema.
+fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let mut connection = Connection::open(path).map_err(sqlite)?;
+    check_ours(&connection, path)?;
+    check_schema(&mut connection, path)?;
+    // Before anything is in the file; later it would need a full VACUUM.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
+    rows::prepare_for_writing(&connection).map_err(sqlite)?;
+    let migrated = migrations::runner().run(&mut connection);
+    migrated.map_err(|source| OpenError::Migration {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    Ok(connection)
+}
+
+fn check_ours(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let id: i32 =
+        connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(sqlite)?;
+    if id == APPLICATION_ID || (id == 0 && tables == 0) {
+        return Ok(());
+    }
+    Err(OpenError::Foreign { path: path.to_owned() })
+}
+
+fn check_schema(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let runner = migrations::runner();
+    let known = runner.get_migrations().iter().map(|m| m.version()).max().unwrap_or(0);
+    let exists: bool = connection
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE name = 'refinery_schema_history'",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+    if !exists {
+        return Ok(());
+    }
+    let applied = runner.get_last_applied_migration(connection);
+    let applied = applied.map_err(|source| OpenError::Migration {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    match applied.map(|migration| migration.version()) {
+        Some(found) if found > known => Err(OpenError::Newer {
+            path: path.to_owned(),
+            found: to_i32(found),
+            known: to_i32(known),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn to_i32(version: impl TryInto<i32>) -> i32 {
+    version.try_into().unwrap_or(i32::MAX)
+}
+
+/// Opens the database of a data directory or a backup file for reading only.
+///
+/// # Errors
+/// [`OpenError`]; a database that is newer than the program is refused here too.
+pub fn open_reader(path: &Path) -> Result<Reader, OpenError> {
+    Reader::open(&database_of(path))
+}

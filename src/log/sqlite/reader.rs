@@ -1,0 +1,179 @@
+//! The read side: connections that can't write, for questions about the past, for `verify` and for the
+//! command line, beside a registry that runs.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::writer::decode_change;
+use super::{OpenError, check_ours, check_schema, rows};
+use crate::domain::{Change, Seq};
+use crate::log::blocks::Block;
+use crate::log::codec::Row;
+use crate::log::{Numbered, ReadError};
+
+/// A read-only connection to a log.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// What a log takes on the disk, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// Changes and everything that is not traffic.
+    pub changes: u64,
+    /// Traffic, estimated from its newest blocks.
+    pub traffic: u64,
+    /// The write-ahead log beside the file.
+    pub wal: u64,
+}
+
+fn storage(error: rusqlite::Error) -> ReadError {
+    ReadError::Storage(error.to_string().into())
+}
+
+impl Reader {
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
+        check_ours(&connection, path)?;
+        check_schema(&mut connection, path)?;
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    /// The id of the log and the numbers that come next: `(id, change, traffic)`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn next(&self) -> Result<(String, Seq, u64), ReadError> {
+        let next = rows::next(&self.connection).map_err(storage)?;
+        Ok((next.id, Seq(next.seq), next.traffic))
+    }
+
+    /// Up to `limit` rows of changes from `from` on, undecoded.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn rows(&self, from: Seq, limit: usize) -> Result<Vec<Row>, ReadError> {
+        self.query(rows::SELECT_CHANGES, from.0, limit, rows::change_of)
+    }
+
+    /// Up to `limit` changes from `from` on.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn changes(&self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
+        self.rows(from, limit)?.iter().map(decode_change).collect()
+    }
+
+    /// Up to `limit` changes up to `to`, newest first.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn changes_back(&self, to: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
+        let rows = self.query(rows::SELECT_CHANGES_BACK, to.0, limit, rows::change_of)?;
+        rows.iter().map(decode_change).collect()
+    }
+
+    /// Up to `limit` blocks of traffic that begin at `first` or later, undecoded.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn blocks(&self, first: u64, limit: usize) -> Result<Vec<Block>, ReadError> {
+        self.query(rows::SELECT_BLOCKS, first, limit, rows::block_of)
+    }
+
+    /// Traffic events from the number `from` on: those of up to `blocks` blocks.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn traffic(&self, from: u64, blocks: usize) -> Result<Vec<Numbered>, ReadError> {
+        let first: i64 = self
+            .connection
+            .query_row(rows::SELECT_BLOCK_OF, [i64::try_from(from).unwrap_or(i64::MAX)], |row| {
+                row.get(0)
+            })
+            .map_err(storage)?;
+        let found = self.blocks(u64::try_from(first).unwrap_or(0), blocks)?;
+        let mut events = decode_blocks(&found)?;
+        events.retain(|event| event.number >= from);
+        Ok(events)
+    }
+
+    /// Traffic events before the number `before`, newest first: those of up to `blocks` blocks.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn traffic_back(&self, before: u64, blocks: usize) -> Result<Vec<Numbered>, ReadError> {
+        let found = self.query(rows::SELECT_BLOCKS_BACK, before, blocks, rows::block_of)?;
+        let mut events = decode_blocks(&found)?;
+        events.retain(|event| event.number < before);
+        events.sort_unstable_by_key(|event| std::cmp::Reverse(event.number));
+        Ok(events)
+    }
+
+    /// What SQLite itself says of the file: nothing if all is well.
+    ///
+    /// # Errors
+    /// [`ReadError`] if it can't even be asked.
+    pub fn storage_check(&self) -> Result<Vec<String>, ReadError> {
+        let mut statement = self.connection.prepare("PRAGMA quick_check(20)").map_err(storage)?;
+        let found = statement.query_map([], |row| row.get::<_, String>(0)).map_err(storage)?;
+        let found: Vec<String> = found.collect::<Result<_, _>>().map_err(storage)?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// What the log takes on the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn sizes(&self) -> Result<Sizes, ReadError> {
+        let on_disk = |suffix: &str| {
+            let mut path = self.path.clone().into_os_string();
+            path.push(suffix);
+            std::fs::metadata(PathBuf::from(path)).map_or(0, |meta| meta.len())
+        };
+        let newest = self.query(rows::SELECT_BLOCKS_BACK, i64::MAX as u64, 64, rows::block_of)?;
+        let oldest = self.blocks(0, 1)?;
+        let (mut bytes, mut events) = (0_u64, 0_u64);
+        for block in &newest {
+            let columns = block.numbers.iter().map(Vec::len).sum::<usize>();
+            bytes += (block.names.len() + columns + (1 + 3 + 16 + 8) * block.count) as u64;
+            events += block.count as u64;
+        }
+        let first = oldest.first().map_or(0, |block| block.first);
+        let end = newest.first().map_or(0, |block| block.first + block.count as u64);
+        let traffic = bytes * end.saturating_sub(first) / events.max(1);
+        let file = on_disk("");
+        let traffic = traffic.min(file);
+        Ok(Sizes { changes: file - traffic, traffic, wal: on_disk("-wal") })
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        from: u64,
+        limit: usize,
+        read: fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, ReadError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(storage)?;
+        let found = statement.query_map(rows::range(from, limit), read).map_err(storage)?;
+        found.collect::<Result<_, _>>().map_err(storage)
+    }
+}
+
+fn decode_blocks(blocks: &[Block]) -> Result<Vec<Numbered>, ReadError> {
+    let mut events = Vec::new();
+    for block in blocks {
+        let decoded = block.decode().map_err(|what| ReadError::Damaged {
+            place: format!("the traffic block from t{}", block.first),
+            what,
+        })?;
+        events.extend(decoded);
+    }
+    Ok(events)
+}

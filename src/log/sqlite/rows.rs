@@ -1,0 +1,184 @@
+//! The statements, and how rows become values and back. Every SQL text on the two tables is here.
+
+use rusqlite::{CachedStatement, Connection, Row as SqlRow, params};
+
+use crate::log::blocks::{Block, NUMBERS};
+use crate::log::codec::Row;
+
+pub(super) const INSERT_CHANGE: &str = "INSERT INTO changes (seq, at, kind, namespace, service, instance, caller, \
+     trace_id, span_id, cause, node, format, data, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+pub(super) const SELECT_CHANGES: &str = "SELECT seq, at, kind, namespace, service, instance, caller, trace_id, \
+     span_id, cause, node, format, data, checksum FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?";
+pub(super) const SELECT_CHANGES_BACK: &str = "SELECT seq, at, kind, namespace, service, instance, caller, trace_id, \
+     span_id, cause, node, format, data, checksum FROM changes WHERE seq <= ? ORDER BY seq DESC LIMIT ?";
+pub(super) const MOVE_HEAD: &str = "UPDATE log SET next_seq = ?2 WHERE next_seq = ?1";
+pub(super) const SELECT_NEXT: &str = "SELECT id, next_seq, next_traffic, clean FROM log";
+
+pub(super) const PUT_BLOCK: &str = "INSERT OR REPLACE INTO traffic (first, count, first_at, last_at, seen_from, names, \
+     kinds, ats, seen, namespaces, services, instances, callers, details, revisions, returned, statuses, \
+     trace_ids, span_ids, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+pub(super) const SELECT_BLOCKS: &str = "SELECT first, count, first_at, last_at, seen_from, names, kinds, ats, seen, \
+     namespaces, services, instances, callers, details, revisions, returned, statuses, trace_ids, span_ids, \
+     checksum FROM traffic WHERE first >= ? ORDER BY first LIMIT ?";
+pub(super) const SELECT_BLOCKS_BACK: &str = "SELECT first, count, first_at, last_at, seen_from, names, kinds, ats, \
+     seen, namespaces, services, instances, callers, details, revisions, returned, statuses, trace_ids, span_ids, \
+     checksum FROM traffic WHERE first < ? ORDER BY first DESC LIMIT ?";
+/// The block that holds a number, if any does: the last one that begins at or before it.
+pub(super) const SELECT_BLOCK_OF: &str =
+    "SELECT coalesce(max(first), ?1) FROM traffic WHERE first <= ?1";
+pub(super) const MOVE_TRAFFIC: &str = "UPDATE log SET next_traffic = ?2 WHERE next_traffic = ?1";
+pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
+pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
+     coalesce((SELECT last_at FROM traffic ORDER BY first DESC LIMIT 1), 0))";
+
+/// What a connection needs to know before it writes.
+pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Checkpoints are the checkpointer's, apart from the commits.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))
+}
+
+/// SQLite's integers are signed; numbers of events stay far below the edge.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+fn narrow<T: TryFrom<i64>>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
+    let number: i64 = row.get(column)?;
+    T::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
+}
+
+pub(super) fn insert_change(
+    statement: &mut CachedStatement<'_>,
+    row: &Row,
+) -> rusqlite::Result<()> {
+    statement.execute(params![
+        signed(row.seq),
+        row.at,
+        row.kind,
+        row.namespace,
+        row.service,
+        row.instance,
+        row.caller,
+        row.trace_id,
+        row.span_id,
+        row.cause.map(signed),
+        row.node,
+        row.format,
+        row.data,
+        row.checksum,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn change_of(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let cause: Option<i64> = row.get(9)?;
+    Ok(Row {
+        seq: unsigned(row, 0)?,
+        at: row.get(1)?,
+        kind: row.get(2)?,
+        namespace: row.get(3)?,
+        service: row.get(4)?,
+        instance: row.get(5)?,
+        caller: row.get(6)?,
+        trace_id: row.get(7)?,
+        span_id: row.get(8)?,
+        cause: cause
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(9, cause.unwrap_or_default()))?,
+        node: row.get(10)?,
+        format: narrow(row, 11)?,
+        data: row.get(12)?,
+        checksum: narrow(row, 13)?,
+    })
+}
+
+pub(super) fn put_block(
+    statement: &mut CachedStatement<'_>,
+    block: &Block,
+) -> rusqlite::Result<()> {
+    let [ats, seen, namespaces, services, instances, callers, details, revisions, returned] =
+        &block.numbers;
+    statement.execute(params![
+        signed(block.first),
+        signed(block.count as u64),
+        block.first_at,
+        block.last_at,
+        signed(block.seen_from),
+        block.names,
+        block.kinds,
+        ats,
+        seen,
+        namespaces,
+        services,
+        instances,
+        callers,
+        details,
+        revisions,
+        returned,
+        block.statuses,
+        block.trace_ids,
+        block.span_ids,
+        block.checksum,
+    ])?;
+    Ok(())
+}
+
+pub(super) fn block_of(row: &SqlRow<'_>) -> rusqlite::Result<Block> {
+    let mut numbers: [Vec<u8>; NUMBERS] = Default::default();
+    for (column, digits) in numbers.iter_mut().enumerate() {
+        *digits = row.get(7 + column)?;
+    }
+    Ok(Block {
+        first: unsigned(row, 0)?,
+        count: narrow(row, 1)?,
+        first_at: row.get(2)?,
+        last_at: row.get(3)?,
+        seen_from: unsigned(row, 4)?,
+        names: row.get(5)?,
+        kinds: row.get(6)?,
+        numbers,
+        statuses: row.get(16)?,
+        trace_ids: row.get(17)?,
+        span_ids: row.get(18)?,
+        checksum: narrow(row, 19)?,
+    })
+}
+
+/// The one row of the table `log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) id: String,
+    pub(super) seq: u64,
+    pub(super) traffic: u64,
+    pub(super) clean: bool,
+}
+
+pub(super) fn next(connection: &Connection) -> rusqlite::Result<Next> {
+    connection.query_row(SELECT_NEXT, [], |row| {
+        Ok(Next {
+            id: row.get(0)?,
+            seq: unsigned(row, 1)?,
+            traffic: unsigned(row, 2)?,
+            clean: row.get(3)?,
+        })
+    })
+}
+
+/// The parameters of a range query.
+pub(super) fn range(from: u64, limit: usize) -> [i64; 2] {
+    [signed(from), i64::try_from(limit).unwrap_or(i64::MAX)]
+}
+
+/// The parameters of moving a head.
+pub(super) fn from_to(from: u64, to: u64) -> [i64; 2] {
+    [signed(from), signed(to)]
+}

@@ -1,0 +1,387 @@
+//! The write side: one connection, one thread, transactions.
+//!
+//! After a failed COMMIT nobody knows whether the frames are in the WAL. Then the connection is closed,
+//! opened again, and what it finds at the head decides: the batch itself, synced once more, is an
+//! acknowledgement; the old head is a refusal; and as long as the file can't be opened, the answer is
+//! `Unknown`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+
+use super::checkpointer::Checkpointer;
+use super::rows;
+use super::{DirLock, OpenError, Synchronous, open_and_migrate};
+use crate::domain::traffic::Traffic;
+use crate::domain::{Change, Seq, Timestamp};
+use crate::log::blocks::{self, BLOCK};
+use crate::log::codec::{self, Row};
+use crate::log::{
+    Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, TrafficLog,
+};
+
+/// The log in SQLite.
+#[derive(Debug)]
+pub struct SqliteLog {
+    path: PathBuf,
+    synchronous: Synchronous,
+    node: String,
+    id: String,
+    head: Seq,
+    next_traffic: u64,
+    tail: Tail,
+    session: Option<Session>,
+    checkpointer: Checkpointer,
+    // Last, so that it is let go when everything else is closed.
+    _lock: DirLock,
+}
+
+/// The newest block while it is not full: it is written again, longer, with every append.
+#[derive(Debug, Default)]
+struct Tail {
+    first: u64,
+    events: Vec<Traffic>,
+}
+
+#[derive(Debug)]
+struct Session {
+    connection: Connection,
+    /// The level that the connection has now; changing it costs a statement.
+    level: Synchronous,
+}
+
+impl Session {
+    fn new(connection: Connection) -> rusqlite::Result<Self> {
+        rows::prepare_for_writing(&connection)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(Self { connection, level: Synchronous::Full })
+    }
+
+    fn begin(&mut self, level: Synchronous) -> rusqlite::Result<Transaction<'_>> {
+        if self.level != level {
+            let word = match level {
+                Synchronous::Full => "FULL",
+                Synchronous::Normal => "NORMAL",
+            };
+            self.connection.pragma_update(None, "synchronous", word)?;
+            self.level = level;
+        }
+        self.connection.transaction_with_behavior(TransactionBehavior::Immediate)
+    }
+}
+
+/// What an operator needs to know of a SQLite error: its words, and for some a remedy.
+fn cause_of(error: &rusqlite::Error) -> Arc<str> {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => ": free some space; writing resumes by itself",
+        Some(ErrorCode::ReadOnly) => {
+            ": make the data directory writable; writing resumes by itself"
+        }
+        _ => "",
+    };
+    format!("{error}{remedy}").into()
+}
+
+impl SqliteLog {
+    /// Opens the log in `dir`, which is created if it does not exist, and locks it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: &Path, synchronous: Synchronous, node: &str) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { what: "can't create", path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let lock = DirLock::take(dir)?;
+        let path = dir.join(super::FILE);
+        let connection = open_and_migrate(&path)?;
+        let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+        connection
+            .execute(
+                "INSERT OR IGNORE INTO log (one, id, next_seq, next_traffic, clean) VALUES (1, ?, 1, 1, 1)",
+                [uuid::Uuid::new_v4().to_string()],
+            )
+            .map_err(sqlite)?;
+        let next = rows::next(&connection).map_err(sqlite)?;
+        let session = Session::new(connection).map_err(sqlite)?;
+        let checkpointer = Checkpointer::start(&path).map_err(|source| OpenError::Io {
+            what: "can't start the checkpointer of",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            path,
+            synchronous,
+            node: node.to_owned(),
+            id: next.id,
+            head: Seq(next.seq - 1),
+            next_traffic: next.traffic,
+            tail: Tail { first: next.traffic, events: Vec::new() },
+            session: Some(session),
+            checkpointer,
+            _lock: lock,
+        })
+    }
+
+    /// Path of the database.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn durability(&self) -> Durability {
+        match self.synchronous {
+            Synchronous::Full => Durability::Synced,
+            Synchronous::Normal => Durability::Written,
+        }
+    }
+
+    fn encode(&self, batch: &[Arc<Change>]) -> Vec<Row> {
+        batch.iter().map(|change| codec::encode(change, &self.node)).collect()
+    }
+
+    /// Opens the database again after a failure and reads what is there.
+    fn reopen(&mut self) -> rusqlite::Result<rows::Next> {
+        self.session = None;
+        // Not created: a database that has vanished is not replaced by an empty one.
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE
+            | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | rusqlite::OpenFlags::SQLITE_OPEN_URI;
+        let session = Session::new(Connection::open_with_flags(&self.path, flags)?)?;
+        let next = rows::next(&session.connection)?;
+        self.session = Some(session);
+        self.head = Seq(next.seq - 1);
+        self.next_traffic = next.traffic;
+        // The block at the end may or may not hold what was last written: begin a new one.
+        self.tail = Tail { first: next.traffic, events: Vec::new() };
+        Ok(next)
+    }
+
+    fn session(&mut self) -> Result<&mut Session, AppendError> {
+        if self.session.is_none() {
+            self.reopen().map_err(|error| AppendError::Unavailable { cause: cause_of(&error) })?;
+        }
+        self.session.as_mut().ok_or(AppendError::Unavailable { cause: "no connection".into() })
+    }
+
+    /// What stands at the head after a failure: the batch, or not.
+    fn look(&mut self, expected: Seq, rows: &[Row], cause: Arc<str>) -> Result<Ack, AppendError> {
+        let unknown = |error: &rusqlite::Error| AppendError::Unknown {
+            cause: format!("{cause}; and looking what is there: {}", cause_of(error)).into(),
+        };
+        let last = Seq(expected.0 + rows.len() as u64);
+        let next = self.reopen().map_err(|error| unknown(&error))?;
+        if next.seq == expected.next().0 {
+            return Err(AppendError::Unavailable { cause });
+        }
+        let found = self.stored(expected.next(), rows.len()).map_err(|error| unknown(&error))?;
+        if next.seq == last.next().0 && found == rows {
+            // In the WAL, but perhaps not on the disk: a checkpoint syncs it.
+            self.sync().map_err(|error| unknown(&error))?;
+            return Ok(Ack { first: expected.next(), last, durability: self.durability() });
+        }
+        Err(AppendError::Conflict { head: self.head })
+    }
+
+    fn stored(&mut self, from: Seq, limit: usize) -> rusqlite::Result<Vec<Row>> {
+        let Some(session) = &self.session else { return Ok(Vec::new()) };
+        let mut statement = session.connection.prepare_cached(rows::SELECT_CHANGES)?;
+        statement.query_map(rows::range(from.0, limit), rows::change_of)?.collect()
+    }
+
+    fn sync(&mut self) -> rusqlite::Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        session.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+    }
+
+    /// If the WAL has grown for so long that nobody else could start it anew, does that here: the
+    /// checkpointer has moved nearly all of it, so that little is left to do.
+    fn shorten_wal(&mut self) {
+        if self.checkpointer.wants_restart()
+            && let Some(session) = &self.session
+        {
+            // A reader in the way makes it come to nothing; it is tried again after the next commit.
+            let _ = session.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+    }
+}
+
+/// One transaction of changes; `Ok(false)` if the head was not the expected one.
+fn write_changes(
+    session: &mut Session,
+    level: Synchronous,
+    expected: Seq,
+    rows: &[Row],
+) -> rusqlite::Result<bool> {
+    let transaction = session.begin(level)?;
+    {
+        let moved = transaction
+            .prepare_cached(rows::MOVE_HEAD)?
+            .execute(rows::from_to(expected.next().0, expected.next().0 + rows.len() as u64))?;
+        if moved == 0 {
+            return Ok(false);
+        }
+        let mut insert = transaction.prepare_cached(rows::INSERT_CHANGE)?;
+        for row in rows {
+            rows::insert_change(&mut insert, row)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(true)
+}
+
+/// One transaction of traffic.
+fn write_blocks(
+    session: &mut Session,
+    from: u64,
+    to: u64,
+    blocks: &[blocks::Block],
+) -> rusqlite::Result<()> {
+    let transaction = session.begin(Synchronous::Normal)?;
+    {
+        let moved =
+            transaction.prepare_cached(rows::MOVE_TRAFFIC)?.execute(rows::from_to(from, to))?;
+        if moved == 0 {
+            return Err(rusqlite::Error::QueryReturnedNoRows);
+        }
+        let mut put = transaction.prepare_cached(rows::PUT_BLOCK)?;
+        for block in blocks {
+            rows::put_block(&mut put, block)?;
+        }
+    }
+    transaction.commit()
+}
+
+impl ChangeLog for SqliteLog {
+    fn head(&self) -> Seq {
+        self.head
+    }
+
+    fn append(&mut self, expected: Seq, batch: &[Arc<Change>]) -> Result<Ack, AppendError> {
+        if batch.len() > BATCH_MAX {
+            return Err(AppendError::TooLarge { events: batch.len(), max: BATCH_MAX });
+        }
+        let rows = self.encode(batch);
+        let level = self.synchronous;
+        let session = self.session()?;
+        match write_changes(session, level, expected, &rows) {
+            Ok(true) => {
+                self.head = Seq(expected.0 + rows.len() as u64);
+                self.shorten_wal();
+                Ok(Ack { first: expected.next(), last: self.head, durability: self.durability() })
+            }
+            Ok(false) => {
+                let next = self.reopen();
+                let next =
+                    next.map_err(|error| AppendError::Unavailable { cause: cause_of(&error) })?;
+                Err(AppendError::Conflict { head: Seq(next.seq - 1) })
+            }
+            Err(error) => self.look(expected, &rows, cause_of(&error)),
+        }
+    }
+
+    fn resolve(&mut self, expected: Seq, batch: &[Arc<Change>]) -> Result<Ack, AppendError> {
+        let rows = self.encode(batch);
+        self.look(expected, &rows, "the events were not appended".into())
+    }
+
+    fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
+        let storage = |error: rusqlite::Error| ReadError::Storage(cause_of(&error));
+        let stored = self.stored(from, limit).map_err(storage)?;
+        stored.iter().map(decode_change).collect()
+    }
+}
+
+pub(super) fn decode_change(row: &Row) -> Result<Change, ReadError> {
+    codec::decode(row).map_err(|error| ReadError::Damaged {
+        place: format!("change {}", row.seq),
+        what: error.to_string(),
+    })
+}
+
+impl TrafficLog for SqliteLog {
+    fn next_number(&self) -> u64 {
+        self.next_traffic
+    }
+
+    fn append_traffic(&mut self, events: &[Traffic]) -> Result<(), AppendError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.session()?;
+        let (from, to) = (self.next_traffic, self.next_traffic + events.len() as u64);
+        let before = self.tail.events.len();
+        self.tail.events.extend_from_slice(events);
+        let blocks: Vec<blocks::Block> = (self.tail.first..)
+            .step_by(BLOCK)
+            .zip(self.tail.events.chunks(BLOCK))
+            .map(|(first, events)| blocks::encode(first, events))
+            .collect();
+        match write_blocks(self.session()?, from, to, &blocks) {
+            Ok(()) => {
+                let full = self.tail.events.len() / BLOCK * BLOCK;
+                self.tail.events.drain(..full);
+                self.tail.first += full as u64;
+                self.next_traffic = to;
+                self.shorten_wal();
+                Ok(())
+            }
+            Err(error) => {
+                self.tail.events.truncate(before);
+                let cause = cause_of(&error);
+                match self.reopen() {
+                    // The frames were in the WAL after all.
+                    Ok(next) if next.traffic == to => Ok(()),
+                    Ok(_) => Err(AppendError::Unavailable { cause }),
+                    Err(_) => Err(AppendError::Unknown { cause }),
+                }
+            }
+        }
+    }
+
+    fn read_back(&mut self, before: u64, limit: usize) -> Result<Vec<Numbered>, ReadError> {
+        let storage = |error: rusqlite::Error| ReadError::Storage(cause_of(&error));
+        let Some(session) = &self.session else { return Ok(Vec::new()) };
+        let mut statement =
+            session.connection.prepare_cached(rows::SELECT_BLOCKS_BACK).map_err(storage)?;
+        let mut events = Vec::new();
+        let found = statement
+            .query_map(rows::range(before, limit.div_ceil(BLOCK)), rows::block_of)
+            .map_err(storage)?;
+        for block in found {
+            let block = block.map_err(storage)?;
+            let decoded = block.decode().map_err(|what| ReadError::Damaged {
+                place: format!("the traffic block from t{}", block.first),
+                what,
+            })?;
+            events.extend(decoded.into_iter().rev().filter(|event| event.number < before));
+        }
+        Ok(events)
+    }
+}
+
+impl Log for SqliteLog {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn last_at(&mut self) -> Option<Timestamp> {
+        let session = self.session.as_ref()?;
+        let at: i64 = session.connection.query_row(rows::LAST_AT, [], |row| row.get(0)).ok()?;
+        (at > 0).then_some(Timestamp(at))
+    }
+
+    fn begin(&mut self) -> Result<bool, AppendError> {
+        let cause = |error: rusqlite::Error| AppendError::Unavailable { cause: cause_of(&error) };
+        let session = self.session()?;
+        let clean = rows::next(&session.connection).map_err(cause)?.clean;
+        session.connection.execute(rows::SET_CLEAN, [0]).map_err(cause)?;
+        Ok(clean)
+    }
+
+    fn end(&mut self) -> Result<(), AppendError> {
+        let cause = |error: rusqlite::Error| AppendError::Unavailable { cause: cause_of(&error) };
+        self.session()?.connection.execute(rows::SET_CLEAN, [1]).map_err(cause)?;
+        Ok(())
+    }
+}
