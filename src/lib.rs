@@ -4,3 +4,4 @@ pub mod domain;
 pub mod lease;
 pub mod projection;
 pub mod registrar;
+pub mod telemetry;

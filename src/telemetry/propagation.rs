@@ -1,0 +1,452 @@
+//! W3C Trace Context: ids in, ids out, by hand and without allocation.
+//!
+//! Every request gets a trace id and a span id here, at its start and whatever happens to it later, because
+//! every event row carries both. This path runs once a request, so it parses the 55 bytes itself instead of
+//! asking the OpenTelemetry propagator, which allocates.
+//!
+//! It must never fail a request: a malformed `traceparent` begins a new trace and is only counted. It decides
+//! nothing about keeping spans (see [`super::spans`]). Callers: the HTTP layers, expiry, the command line's
+//! clients, the demo.
+//!
+//! Source: W3C Trace Context, Recommendation of 23 November 2021, sections 3.2 and 3.3; `traceresponse` after
+//! the Level 2 draft.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::str::FromStr;
+
+pub use super::names::ContextResult;
+
+/// Length in bytes of a `traceparent` of version 00, and of every `traceresponse` written here.
+pub const TRACEPARENT_LEN: usize = 55;
+
+/// Longest `tracestate` that is carried on, in bytes. The Recommendation (3.3.1.5) asks to propagate at least
+/// 512; what is longer is dropped whole, which it allows.
+pub const TRACESTATE_LEN_MAX: usize = 512;
+
+/// Most members of a `tracestate` list (W3C 3.3.1.1).
+pub const TRACESTATE_MEMBERS_MAX: usize = 32;
+
+/// The bit of the trace flags that says the caller kept its span.
+pub const FLAG_SAMPLED: u8 = 0x01;
+
+/// Why a text is not an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Not the right number of characters.
+    #[error("an id of {expected} hexadecimal digits was expected, this has {found} bytes")]
+    Length {
+        /// Digits that the id has.
+        expected: usize,
+        /// Bytes that were given.
+        found: usize,
+    },
+    /// A character that is not a lower-case hexadecimal digit.
+    #[error("an id consists of lower-case hexadecimal digits")]
+    Digit,
+    /// All digits are zero, which the W3C reserves for "no id".
+    #[error("an id is never all zeros")]
+    Zero,
+}
+
+macro_rules! id {
+    ($(#[$meta:meta])* $name:ident, $bytes:literal) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; $bytes]);
+
+        impl $name {
+            /// Length in bytes; the text form has two digits for each.
+            pub const LEN: usize = $bytes;
+
+            /// Wraps bytes that came from this process or its own log. `None` for all zeros, which is no id.
+            pub fn from_bytes(bytes: [u8; $bytes]) -> Option<Self> {
+                (bytes != [0; $bytes]).then_some(Self(bytes))
+            }
+
+            /// The bytes, in the order in which the hexadecimal form writes them.
+            pub const fn to_bytes(self) -> [u8; $bytes] {
+                self.0
+            }
+
+            /// Lower-case hexadecimal digits as ASCII, without allocating.
+            pub fn to_hex(self) -> [u8; $bytes * 2] {
+                let mut hex = [0; $bytes * 2];
+                write_hex(&self.0, &mut hex);
+                hex
+            }
+
+            /// Reads the text form from ASCII bytes.
+            ///
+            /// # Errors
+            /// [`IdError`] for another length, a character other than `0-9a-f`, or all zeros.
+            pub fn parse(text: &[u8]) -> Result<Self, IdError> {
+                let mut bytes = [0; $bytes];
+                if text.len() != $bytes * 2 {
+                    return Err(IdError::Length { expected: $bytes * 2, found: text.len() });
+                }
+                if !read_hex(text, &mut bytes) {
+                    return Err(IdError::Digit);
+                }
+                Self::from_bytes(bytes).ok_or(IdError::Zero)
+            }
+        }
+
+        impl fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let hex = self.to_hex();
+                f.write_str(std::str::from_utf8(&hex).expect("hexadecimal digits are ASCII"))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(self, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::parse(text.as_bytes())
+            }
+        }
+    };
+}
+
+id!(
+    /// A trace's id: 16 bytes, never all zeros.
+    TraceId,
+    16
+);
+id!(
+    /// A span's id: 8 bytes, never all zeros.
+    SpanId,
+    8
+);
+
+impl TraceId {
+    /// A new random id.
+    pub fn random() -> Self {
+        let [high, low] = IDS.with_borrow_mut(|ids| ids.next_pair());
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&high.to_be_bytes());
+        bytes[8..].copy_from_slice(&low.to_be_bytes());
+        Self(bytes)
+    }
+
+    /// The rightmost 56 bits: the part that W3C Level 2 asks to be random, and that consistent sampling reads.
+    pub fn randomness(self) -> u64 {
+        let mut low = [0; 8];
+        low[1..].copy_from_slice(&self.0[9..]);
+        u64::from_be_bytes(low)
+    }
+}
+
+impl SpanId {
+    /// A new random id.
+    pub fn random() -> Self {
+        Self(IDS.with_borrow_mut(|ids| ids.next_low()).to_be_bytes())
+    }
+}
+
+/// Two generators a thread, each seeded on its own from the operating system's randomness (through the keys of
+/// [`RandomState`]). One alone has 64 bits of state, so it could name no more than 2^64 traces.
+struct Ids {
+    high: fastrand::Rng,
+    low: fastrand::Rng,
+}
+
+thread_local! {
+    static IDS: RefCell<Ids> = RefCell::new(Ids {
+        high: fastrand::Rng::with_seed(RandomState::new().hash_one(0_u8)),
+        low: fastrand::Rng::with_seed(RandomState::new().hash_one(1_u8)),
+    });
+}
+
+impl Ids {
+    fn next_low(&mut self) -> u64 {
+        self.low.u64(1..)
+    }
+
+    fn next_pair(&mut self) -> [u64; 2] {
+        [self.high.u64(..), self.next_low()]
+    }
+}
+
+/// The ids of one request, or of one step inside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace: the caller's, or a new one.
+    pub trace_id: TraceId,
+    /// The span of this request or step: always new here.
+    pub span_id: SpanId,
+    /// The caller's span; `None` if the trace begins here.
+    pub parent: Option<SpanId>,
+    /// Trace flags; of the bits only [`FLAG_SAMPLED`] is kept, as the Recommendation asks of version 00.
+    pub flags: u8,
+    /// How the headers read.
+    pub result: ContextResult,
+}
+
+impl TraceContext {
+    /// Reads the values of all `traceparent` headers of a request. The result is always usable: with none, with
+    /// more than one, or with a malformed one a new trace begins.
+    pub fn from_headers<'a>(traceparent: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut values = traceparent.into_iter();
+        match (values.next(), values.next()) {
+            (None, _) => Self::begin(ContextResult::Absent),
+            (Some(value), None) => match parse_traceparent(value) {
+                Some((trace_id, parent, flags)) => Self {
+                    trace_id,
+                    span_id: SpanId::random(),
+                    parent: Some(parent),
+                    flags,
+                    result: ContextResult::Valid,
+                },
+                None => Self::begin(ContextResult::Malformed),
+            },
+            (Some(_), Some(_)) => Self::begin(ContextResult::Malformed),
+        }
+    }
+
+    /// A new trace that begins in this process: an expiry sweep, a replay, a client's call.
+    pub fn root() -> Self {
+        Self::begin(ContextResult::Absent)
+    }
+
+    fn begin(result: ContextResult) -> Self {
+        Self {
+            trace_id: TraceId::random(),
+            span_id: SpanId::random(),
+            parent: None,
+            flags: 0,
+            result,
+        }
+    }
+
+    /// A step inside this one: same trace and flags, a new span id, this span as the parent.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { span_id: SpanId::random(), parent: Some(self.span_id), ..*self }
+    }
+
+    /// The same context with the sampled flag set, for outgoing calls whose span is kept.
+    #[must_use]
+    pub fn sampled(self) -> Self {
+        Self { flags: self.flags | FLAG_SAMPLED, ..self }
+    }
+
+    /// Whether the caller says that it keeps its span.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & FLAG_SAMPLED != 0
+    }
+
+    /// The value of the `traceresponse` header: `00-<trace>-<span>-<flags>`.
+    ///
+    /// The same form is the `traceparent` of a call made inside this span.
+    pub fn traceresponse(&self) -> [u8; TRACEPARENT_LEN] {
+        let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&self.trace_id.0, &mut value[3..35]);
+        write_hex(&self.span_id.0, &mut value[36..52]);
+        write_hex(&[self.flags], &mut value[53..55]);
+        value
+    }
+}
+
+/// Joins the values of all `tracestate` headers, in their order (W3C 3.3.1.1).
+///
+/// `None` if there is none, or if the whole is too long, has too many members, holds anything but printable
+/// ASCII or has a member that is not `key=value`: vendors' data are carried or dropped, never repaired. The
+/// caller drops it too when the `traceparent` was not [`ContextResult::Valid`].
+pub fn join_tracestate<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+    let mut joined = String::new();
+    let mut members = 0;
+    for value in values {
+        let text = std::str::from_utf8(value).ok()?;
+        for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+            let (key, state) = member.split_once('=')?;
+            let printable = member.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            members += 1;
+            if key.is_empty() || state.is_empty() || !printable || members > TRACESTATE_MEMBERS_MAX
+            {
+                return None;
+            }
+            if !joined.is_empty() {
+                joined.push(',');
+            }
+            joined.push_str(member);
+            if joined.len() > TRACESTATE_LEN_MAX {
+                return None;
+            }
+        }
+    }
+    (!joined.is_empty()).then_some(joined)
+}
+
+/// The rules of W3C 3.2.2: version `ff` never; version 00 is exactly 55 bytes; a higher version may go on after
+/// a `-`; digits are lower case; no id is all zeros.
+fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, u8)> {
+    // 0  3                                36               53
+    // 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+    let (head, rest) = value.split_at_checked(TRACEPARENT_LEN)?;
+    let mut version = [0];
+    let mut flags = [0];
+    let dashes = head[2] == b'-' && head[35] == b'-' && head[52] == b'-';
+    if !dashes || !read_hex(&head[..2], &mut version) || !read_hex(&head[53..], &mut flags) {
+        return None;
+    }
+    match (version, rest.first()) {
+        ([0xff], _) | ([0], Some(_)) => return None,
+        (_, Some(next)) if *next != b'-' => return None,
+        _ => {}
+    }
+    let trace_id = TraceId::parse(&head[3..35]).ok()?;
+    let parent = SpanId::parse(&head[36..52]).ok()?;
+    Some((trace_id, parent, flags[0] & FLAG_SAMPLED))
+}
+
+/// Value of each ASCII character as a lower-case hexadecimal digit; 0xff for those that are none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+
+/// Reads twice as many digits as `bytes` is long; false if one is not a lower-case digit.
+fn read_hex(text: &[u8], bytes: &mut [u8]) -> bool {
+    let mut bad = 0;
+    for (pair, byte) in text.chunks_exact(2).zip(bytes) {
+        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+        // Valid digits have no high bits, so one test after the loop finds any bad one.
+        bad |= (high | low) & 0xf0;
+        *byte = (high << 4) | (low & 0x0f);
+    }
+    bad == 0
+}
+
+fn write_hex(bytes: &[u8], text: &mut [u8]) {
+    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 0x0f)];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "12345678901234567890123456789012";
+    const SPAN: &str = "1234567890123456";
+
+    fn read(value: &str) -> TraceContext {
+        TraceContext::from_headers([value.as_bytes()])
+    }
+
+    #[test]
+    fn a_valid_header_is_continued_and_answered() {
+        let context = read("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        assert_eq!(context.result, ContextResult::Valid);
+        assert_eq!(context.trace_id.to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(context.parent, Some("b7ad6b7169203331".parse().unwrap()));
+        assert!(context.is_sampled());
+        assert_ne!(Some(context.span_id), context.parent);
+        let answer = String::from_utf8(context.traceresponse().to_vec()).unwrap();
+        assert_eq!(answer, format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", context.span_id));
+
+        let step = context.child();
+        assert_eq!((step.trace_id, step.parent), (context.trace_id, Some(context.span_id)));
+    }
+
+    /// The cases of the W3C's own suite (trace-context, test/test.py), with what it expects.
+    #[test]
+    fn the_lists_of_the_w3c() {
+        let valid = [
+            format!("00-{TRACE}-{SPAN}-00"),
+            format!("00-{TRACE}-{SPAN}-ff"),
+            format!("cc-{TRACE}-{SPAN}-01"),
+            format!("cc-{TRACE}-{SPAN}-01-what-the-future-will-be-like"),
+            format!("01-{TRACE}-{SPAN}-00-"),
+        ];
+        for header in valid {
+            let context = read(&header);
+            assert_eq!(context.result, ContextResult::Valid, "{header}");
+            assert_eq!(context.trace_id.to_string(), TRACE, "{header}");
+        }
+        let malformed = [
+            String::new(),
+            format!("00-{TRACE}-{SPAN}-01."),
+            format!("00-{TRACE}-{SPAN}-01-what-the-future-will-not-be-like"),
+            format!("cc-{TRACE}-{SPAN}-01.what-the-future-will-be-like"),
+            format!("ff-{TRACE}-{SPAN}-01"),
+            format!(".0-{TRACE}-{SPAN}-01"),
+            format!("0.-{TRACE}-{SPAN}-01"),
+            format!("000-{TRACE}-{SPAN}-01"),
+            format!("0000-{TRACE}-{SPAN}-01"),
+            format!("00-00000000000000000000000000000000-{SPAN}-01"),
+            format!("00-.2345678901234567890123456789012-{SPAN}-01"),
+            format!("00-1234567890123456789012345678901.-{SPAN}-01"),
+            format!("00-{TRACE}0-{SPAN}-01"),
+            format!("00-1234567890123456789012345678901-{SPAN}-01"),
+            format!("00-{TRACE}-0000000000000000-01"),
+            format!("00-{TRACE}-.234567890123456-01"),
+            format!("00-{TRACE}-123456789012345.-01"),
+            format!("00-{TRACE}-{SPAN}0-01"),
+            format!("00-{TRACE}-123456789012345-01"),
+            format!("00-{TRACE}-{SPAN}-.0"),
+            format!("00-{TRACE}-{SPAN}-0."),
+            format!("00-{TRACE}-{SPAN}-001"),
+            format!("00-{TRACE}-{SPAN}-1"),
+            format!("00-{TRACE}-{SPAN}-0X"),
+            format!("00-1234567890123456789012345678901A-{SPAN}-01"),
+            format!("00_{TRACE}-{SPAN}-01"),
+            format!("00-{TRACE}_{SPAN}-01"),
+            format!("00-{TRACE}-{SPAN}_01"),
+        ];
+        for header in malformed {
+            let context = read(&header);
+            assert_eq!(context.result, ContextResult::Malformed, "{header}");
+            assert_eq!((context.parent, context.flags), (None, 0), "{header}");
+        }
+    }
+
+    #[test]
+    fn none_and_two_begin_a_new_trace() {
+        let header = format!("00-{TRACE}-{SPAN}-01");
+        let absent = TraceContext::from_headers([]);
+        let twice = TraceContext::from_headers([header.as_bytes(), header.as_bytes()]);
+        assert_eq!(
+            (absent.result, twice.result),
+            (ContextResult::Absent, ContextResult::Malformed)
+        );
+        assert_ne!(absent.trace_id, twice.trace_id);
+        assert_ne!(twice.trace_id.to_string(), TRACE);
+    }
+
+    #[test]
+    fn tracestate_is_joined_or_dropped_whole() {
+        let join = |values: &[&str]| join_tracestate(values.iter().map(|value| value.as_bytes()));
+        assert_eq!(join(&["a=1 , b=2", "", "c=x=y"]).as_deref(), Some("a=1,b=2,c=x=y"));
+        assert_eq!(join(&[]), None);
+        assert_eq!(join(&["a=1,b"]), None);
+        assert_eq!(join(&["a=1\u{e9}"]), None);
+        assert_eq!(
+            join(&[&format!("a={}", "x".repeat(TRACESTATE_LEN_MAX - 2))]).map(|s| s.len()),
+            Some(512)
+        );
+        assert_eq!(join(&[&format!("a={}", "x".repeat(TRACESTATE_LEN_MAX - 1))]), None);
+        assert_eq!(join(&[&"a=1,".repeat(TRACESTATE_MEMBERS_MAX + 1)]), None);
+    }
+}
