@@ -143,10 +143,10 @@ impl TraceId {
         Self(bytes)
     }
 
-    /// The rightmost 56 bits: the part that W3C Level 2 asks to be random, and that consistent sampling reads.
-    pub fn randomness(self) -> u64 {
+    /// The right half: what OpenTelemetry's ratio sampler decides by, here and in every other SDK.
+    pub fn low_bits(self) -> u64 {
         let mut low = [0; 8];
-        low[1..].copy_from_slice(&self.0[9..]);
+        low.copy_from_slice(&self.0[8..]);
         u64::from_be_bytes(low)
     }
 }
