@@ -214,3 +214,39 @@ pub fn answered(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Metrics, MetricsConfig};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("commit failed")]
+    struct CommitFailed(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = CommitFailed(std::io::Error::other("disk full"));
+        assert_eq!(Chain(&error).to_string(), "commit failed: disk full");
+    }
+
+    #[test]
+    fn a_change_is_counted_by_kind_and_outcome() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let change = Change {
+            seq: 7,
+            kind: EventKind::Registered,
+            outcome: EventOutcome::Replaced,
+            service: "orders",
+            instance: "orders-1",
+            context: &TraceContext::root(),
+        };
+        changed(&metrics.log, &change);
+        let page = metrics.page().render();
+        assert!(
+            page.contains("rollcall_events_total{kind=\"registered\",outcome=\"replaced\"} 1\n")
+        );
+        assert!(page.contains("rollcall_events_total{kind=\"expired\",outcome=\"done\"} 0\n"));
+        assert!(!page.contains("kind=\"registered\",outcome=\"done\""));
+    }
+}

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
+use crate::telemetry::logs;
 use crate::telemetry::metrics::MetricsConfig;
 use crate::telemetry::propagation::ContextResult;
 
@@ -105,6 +106,28 @@ async fn a_kept_span_has_the_ids_times_and_links_that_it_was_given() {
     assert_eq!(append.status, Status::Unset);
     assert_eq!((append.links.len(), append.links.dropped_count), (LINKS_MAX, 2));
     assert_eq!(append.links[0].span_context.span_id().to_string(), other.span_id.to_string());
+}
+
+#[tokio::test]
+async fn spans_of_the_tracing_layer_take_the_same_way_but_not_those_of_the_export_itself() {
+    let (kept, metrics) = (Kept::default(), metrics());
+    let mut config = TelemetryConfig::default();
+    config.keep.root_ratio = crate::telemetry::keep::RootRatio::new(1.0);
+    let tracer = Tracer::with_exporter(kept.clone(), &config, &metrics);
+    let off = logs::filter("off").unwrap();
+    let subscriber = logs::subscriber(logs::LogFormat::Json, off, std::io::sink, &tracer);
+    tracing::subscriber::with_default(subscriber, || {
+        drop(tracing::info_span!("probe", kind = "http").entered());
+        drop(tracing::info_span!(target: "tonic::transport", "export").entered());
+    });
+    tracer.shutdown(SHUTDOWN_LIMIT).await;
+    let spans = kept.0.lock().unwrap();
+    let names: Vec<&str> = spans.iter().map(|span| span.name.as_ref()).collect();
+    assert_eq!(names, ["probe"]);
+    assert_eq!(count(&metrics, "kept"), 1);
+    let keys: Vec<&str> =
+        spans[0].attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+    assert_eq!(keys, ["kind"], "nothing of threads, files and idle times");
 }
 
 #[tokio::test]
