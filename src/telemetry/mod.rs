@@ -3,6 +3,7 @@
 //! Export never blocks a request and never fails one. One fact is one call: [`signals`] writes the log line and
 //! the metrics together. Nothing here knows the registry's types, so every other module may use it.
 //!
+//! - [`ids`]: trace ids and span ids
 //! - [`propagation`]: ids in and out of headers, made at the start of each request
 //! - [`names`]: every metric and every label value
 //! - [`metrics`]: handles resolved once, and the page
@@ -15,6 +16,7 @@
 
 pub mod config;
 pub mod export;
+pub mod ids;
 pub mod keep;
 pub mod logs;
 pub mod metrics;

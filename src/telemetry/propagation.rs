@@ -1,7 +1,7 @@
 //! W3C Trace Context: ids in, ids out, by hand and without allocation.
 //!
-//! Every request gets a trace id and a span id here, at its start and whatever happens to it later, because
-//! every event row carries both. This path runs once a request, so it parses the 55 bytes itself instead of
+//! Every request gets its ids here, at its start and whatever happens to it later, because every event row
+//! carries them. This path runs once a request, so it parses the 55 bytes itself instead of
 //! asking the OpenTelemetry propagator, which allocates.
 //!
 //! It must never fail a request: a malformed `traceparent` begins a new trace and is only counted. It decides
@@ -11,11 +11,8 @@
 //! Source: W3C Trace Context, Recommendation of 23 November 2021, sections 3.2 and 3.3; `traceresponse` after
 //! the Level 2 draft.
 
-use std::cell::RefCell;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::str::FromStr;
-
+pub use super::ids::{IdError, SpanId, TraceId};
+use super::ids::{read_hex, write_hex};
 pub use super::names::ContextResult;
 
 /// Length in bytes of a `traceparent` of version 00, and of every `traceresponse` written here.
@@ -30,157 +27,6 @@ pub const TRACESTATE_MEMBERS_MAX: usize = 32;
 
 /// The bit of the trace flags that says the caller kept its span.
 pub const FLAG_SAMPLED: u8 = 0x01;
-
-/// Why a text is not an id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum IdError {
-    /// Not the right number of characters.
-    #[error("an id of {expected} hexadecimal digits was expected, this has {found} bytes")]
-    Length {
-        /// Digits that the id has.
-        expected: usize,
-        /// Bytes that were given.
-        found: usize,
-    },
-    /// A character that is not a lower-case hexadecimal digit.
-    #[error("an id consists of lower-case hexadecimal digits")]
-    Digit,
-    /// All digits are zero, which the W3C reserves for "no id".
-    #[error("an id is never all zeros")]
-    Zero,
-}
-
-macro_rules! id {
-    ($(#[$meta:meta])* $name:ident, $bytes:literal) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name([u8; $bytes]);
-
-        impl $name {
-            /// Length in bytes; the text form has two digits for each.
-            pub const LEN: usize = $bytes;
-
-            /// Wraps bytes that came from this process or its own log. `None` for all zeros, which is no id.
-            pub fn from_bytes(bytes: [u8; $bytes]) -> Option<Self> {
-                (bytes != [0; $bytes]).then_some(Self(bytes))
-            }
-
-            /// The bytes, in the order in which the hexadecimal form writes them.
-            pub const fn to_bytes(self) -> [u8; $bytes] {
-                self.0
-            }
-
-            /// Lower-case hexadecimal digits as ASCII, without allocating.
-            pub fn to_hex(self) -> [u8; $bytes * 2] {
-                let mut hex = [0; $bytes * 2];
-                write_hex(&self.0, &mut hex);
-                hex
-            }
-
-            /// Reads the text form from ASCII bytes.
-            ///
-            /// # Errors
-            /// [`IdError`] for another length, a character other than `0-9a-f`, or all zeros.
-            pub fn parse(text: &[u8]) -> Result<Self, IdError> {
-                let mut bytes = [0; $bytes];
-                if text.len() != $bytes * 2 {
-                    return Err(IdError::Length { expected: $bytes * 2, found: text.len() });
-                }
-                if !read_hex(text, &mut bytes) {
-                    return Err(IdError::Digit);
-                }
-                Self::from_bytes(bytes).ok_or(IdError::Zero)
-            }
-        }
-
-        impl fmt::LowerHex for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let hex = self.to_hex();
-                f.write_str(std::str::from_utf8(&hex).expect("hexadecimal digits are ASCII"))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::LowerHex::fmt(self, f)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::LowerHex::fmt(self, f)
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = IdError;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::parse(text.as_bytes())
-            }
-        }
-    };
-}
-
-id!(
-    /// A trace's id: 16 bytes, never all zeros.
-    TraceId,
-    16
-);
-id!(
-    /// A span's id: 8 bytes, never all zeros.
-    SpanId,
-    8
-);
-
-impl TraceId {
-    /// A new random id.
-    pub fn random() -> Self {
-        let [high, low] = IDS.with_borrow_mut(|ids| ids.next_pair());
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&high.to_be_bytes());
-        bytes[8..].copy_from_slice(&low.to_be_bytes());
-        Self(bytes)
-    }
-
-    /// The right half: what OpenTelemetry's ratio sampler decides by, here and in every other SDK.
-    pub fn low_bits(self) -> u64 {
-        let mut low = [0; 8];
-        low.copy_from_slice(&self.0[8..]);
-        u64::from_be_bytes(low)
-    }
-}
-
-impl SpanId {
-    /// A new random id.
-    pub fn random() -> Self {
-        Self(IDS.with_borrow_mut(|ids| ids.next_low()).to_be_bytes())
-    }
-}
-
-/// Two generators a thread, each seeded on its own from the operating system's randomness (through the keys of
-/// [`RandomState`]). One alone has 64 bits of state, so it could name no more than 2^64 traces.
-struct Ids {
-    high: fastrand::Rng,
-    low: fastrand::Rng,
-}
-
-thread_local! {
-    static IDS: RefCell<Ids> = RefCell::new(Ids {
-        high: fastrand::Rng::with_seed(RandomState::new().hash_one(0_u8)),
-        low: fastrand::Rng::with_seed(RandomState::new().hash_one(1_u8)),
-    });
-}
-
-impl Ids {
-    fn next_low(&mut self) -> u64 {
-        self.low.u64(1..)
-    }
-
-    fn next_pair(&mut self) -> [u64; 2] {
-        [self.high.u64(..), self.next_low()]
-    }
-}
 
 /// The ids of one request, or of one step inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,8 +101,8 @@ impl TraceContext {
     /// The same form is the `traceparent` of a call made inside this span.
     pub fn traceresponse(&self) -> [u8; TRACEPARENT_LEN] {
         let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&self.trace_id.0, &mut value[3..35]);
-        write_hex(&self.span_id.0, &mut value[36..52]);
+        write_hex(&self.trace_id.to_bytes(), &mut value[3..35]);
+        write_hex(&self.span_id.to_bytes(), &mut value[36..52]);
         write_hex(&[self.flags], &mut value[53..55]);
         value
     }
@@ -312,36 +158,6 @@ fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, u8)> {
     let trace_id = TraceId::parse(&head[3..35]).ok()?;
     let parent = SpanId::parse(&head[36..52]).ok()?;
     Some((trace_id, parent, flags[0] & FLAG_SAMPLED))
-}
-
-/// Value of each ASCII character as a lower-case hexadecimal digit; 0xff for those that are none.
-const DIGITS: [u8; 256] = {
-    let mut digits = [0xff; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[b"0123456789abcdef"[value as usize] as usize] = value;
-        value += 1;
-    }
-    digits
-};
-
-/// Reads twice as many digits as `bytes` is long; false if one is not a lower-case digit.
-fn read_hex(text: &[u8], bytes: &mut [u8]) -> bool {
-    let mut bad = 0;
-    for (pair, byte) in text.chunks_exact(2).zip(bytes) {
-        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
-        // Valid digits have no high bits, so one test after the loop finds any bad one.
-        bad |= (high | low) & 0xf0;
-        *byte = (high << 4) | (low & 0x0f);
-    }
-    bad == 0
-}
-
-fn write_hex(bytes: &[u8], text: &mut [u8]) {
-    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
-        pair[1] = b"0123456789abcdef"[usize::from(byte & 0x0f)];
-    }
 }
 
 #[cfg(test)]
