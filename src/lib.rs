@@ -6,3 +6,4 @@ pub mod log;
 pub mod projection;
 pub mod registrar;
 pub mod rfc3339;
+pub mod telemetry;

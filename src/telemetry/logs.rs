@@ -1,0 +1,199 @@
+//! Log lines on standard error: JSON for machines, plain for a terminal.
+//!
+//! One object a line, fields at the top level: `timestamp`, `level`, `target`, `message`, and what the line is
+//! about (`trace_id`, `route`, `event.seq`, `error.type` ...). No other field may have one of the first four
+//! names. With a tracer, `tracing` spans of rare paths are exported too, through the layer that is put on here.
+//! Callers: `main`, once a process; tests, with a writer of their own.
+
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::spans::Tracer;
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Plain on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl LogFormat {
+    /// The form as settings name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = LogError;
+
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        [Self::Auto, Self::Json, Self::Text]
+            .into_iter()
+            .find(|format| format.as_str() == text)
+            .ok_or_else(|| LogError::Format(text.to_owned()))
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Not a form.
+    #[error("the log format must be auto, json or text, was {0:?}")]
+    Format(String),
+    /// Not a level, and no list of `target=level` either.
+    #[error(
+        "{text:?} is no log level: give error, warn, info, debug, trace, off, or a list like info,hyper=debug"
+    )]
+    Filter {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The process has a subscriber already.
+    #[error("logging was already set up")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Reads a filter in the form of `RUST_LOG`.
+///
+/// OpenTelemetry's own lines are off unless named: it would write one a failed export, and rollcall says when
+/// exports begin to fail and when they work again.
+///
+/// # Errors
+/// [`LogError::Filter`] if a directive does not parse.
+pub fn filter(directives: &str) -> Result<EnvFilter, LogError> {
+    let quiet = if directives.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(format!("{directives}{quiet}"))
+        .map_err(|source| LogError::Filter { text: directives.to_owned(), source })
+}
+
+/// Sets up the process' logging on standard error. Once a process, and not in tests.
+///
+/// # Errors
+/// [`LogError::Filter`], and [`LogError::Twice`] for the second call.
+pub fn init_logs(format: LogFormat, directives: &str, tracer: &Tracer) -> Result<(), LogError> {
+    let format = match (format, std::io::stderr().is_terminal()) {
+        (LogFormat::Auto, true) => LogFormat::Text,
+        (LogFormat::Auto, false) => LogFormat::Json,
+        (chosen, _) => chosen,
+    };
+    subscriber(format, filter(directives)?, std::io::stderr, tracer)
+        .try_init()
+        .map_err(LogError::Twice)
+}
+
+/// A subscriber that writes to `writer`; [`LogFormat::Auto`] means JSON here.
+pub fn subscriber<W>(
+    format: LogFormat,
+    filter: EnvFilter,
+    writer: W,
+    tracer: &Tracer,
+) -> impl Subscriber + Send + Sync + for<'a> LookupSpan<'a>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Auto | LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+    };
+    let spans = tracer.sdk_tracer().map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(exported())
+    });
+    Registry::default().with(lines.with_filter(filter)).with(spans)
+}
+
+/// What may become a span: not the parts that the export itself is made of, or each export would make spans
+/// that need exporting.
+fn exported() -> Targets {
+    let quiet = ["hyper", "hyper_util", "h2", "tonic", "tower", "reqwest", "opentelemetry"];
+    Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_targets(quiet.into_iter().map(|target| (target, LevelFilter::OFF)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A writer that keeps what was written.
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_flat_json_and_the_exporters_own_are_off() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let lines = subscriber(
+            LogFormat::Json,
+            filter("info").unwrap(),
+            move || writer.clone(),
+            &Tracer::off(),
+        );
+        tracing::subscriber::with_default(lines, || {
+            tracing::info!(trace_id = "0af7", event.seq = 42_u64, "registered");
+            tracing::error!(target: "opentelemetry_sdk", "export failed");
+            tracing::debug!("not shown");
+        });
+        let written = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1, "{written}");
+        assert_eq!(lines[0]["message"], "registered");
+        assert_eq!(lines[0]["event.seq"], 42);
+        assert_eq!(lines[0]["trace_id"], "0af7");
+        assert_eq!(lines[0]["level"], "INFO");
+        assert!(lines[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_refused() {
+        assert!(filter("info,hyper=debug").is_ok());
+        assert!(filter("rollcall=loud").unwrap_err().to_string().contains("rollcall=loud"));
+        assert!("yaml".parse::<LogFormat>().is_err());
+    }
+}

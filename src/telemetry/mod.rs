@@ -1,0 +1,26 @@
+//! What rollcall says of itself: trace context, metrics, spans, log lines.
+//!
+//! Export never blocks a request and never fails one. One fact is one call: [`signals`] writes the log line and
+//! the metrics together. Nothing here knows the registry's types, so every other module may use it.
+//!
+//! - [`ids`]: trace ids and span ids
+//! - [`propagation`]: ids in and out of headers, made at the start of each request
+//! - [`names`]: every metric and every label value
+//! - [`metrics`]: handles resolved once, and the page
+//! - [`config`]: OpenTelemetry's standard variables
+//! - [`keep`]: which spans are kept, decided at the end of a request
+//! - [`export`]: the queue to the collector, counted
+//! - [`spans`]: the tracer that makes a kept span from its ids and times
+//! - [`logs`]: log lines on standard error
+//! - [`signals`]: facts, each with its line and its metrics
+
+pub mod config;
+pub mod export;
+pub mod ids;
+pub mod keep;
+pub mod logs;
+pub mod metrics;
+pub mod names;
+pub mod propagation;
+pub mod signals;
+pub mod spans;

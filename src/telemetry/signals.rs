@@ -1,0 +1,252 @@
+//! Facts: each function says one thing that happened, in a log line and in the metrics at once.
+//!
+//! Written together, the two cannot disagree. A name says what was seen, in the past tense. Levels: error needs
+//! a human, warn is degraded but served, info is the life of the process and every change, debug each request.
+//! Nothing here decides, blocks or fails. Callers: every part.
+
+use std::error::Error;
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::metrics::{LogMetrics, ReplayMetrics, RouteMetrics, set_count};
+use super::names::{Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, ReplayPhase};
+use super::propagation::TraceContext;
+
+/// An error with all its causes, `first: second: third`, for the one line that reports it.
+struct Chain<'a>(&'a dyn Error);
+
+impl Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The process began to serve.
+pub fn started(version: &str, data: &Path, url: &str, log_id: &dyn Display) {
+    info!(version, data = %data.display(), url, log_id = %log_id, "rollcall {version} listens on {url}");
+}
+
+/// Figures of a replay.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovered {
+    /// Events read from a snapshot, and how long that took.
+    pub snapshot: (u64, Duration),
+    /// Events read after it, and how long that took.
+    pub tail: (u64, Duration),
+    /// Number of the last change.
+    pub head_seq: u64,
+    /// Instances alive.
+    pub instances: u64,
+    /// Services with an instance.
+    pub services: u64,
+    /// When the registry became ready.
+    pub ready_at: SystemTime,
+}
+
+/// The state was folded from the log, and the registry is ready.
+pub fn recovered(metrics: &ReplayMetrics, figures: &Recovered) {
+    for (phase, (events, elapsed)) in
+        [(ReplayPhase::Snapshot, figures.snapshot), (ReplayPhase::Tail, figures.tail)]
+    {
+        set_count(metrics.events.get(phase), events);
+        metrics.seconds.get(phase).set(elapsed.as_secs_f64());
+    }
+    let since_epoch = figures.ready_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics.ready_timestamp_seconds.set(since_epoch.as_secs_f64());
+    let events = figures.snapshot.0 + figures.tail.0;
+    let duration_ms = millis(figures.snapshot.1 + figures.tail.1);
+    info!(
+        event.seq = figures.head_seq,
+        events,
+        duration_ms,
+        instances = figures.instances,
+        services = figures.services,
+        "recovered {} instances of {} services from {events} events in {duration_ms:.1} ms",
+        figures.instances,
+        figures.services,
+    );
+}
+
+/// A change that was appended.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Its number.
+    pub seq: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// What a registration did; [`EventOutcome::Done`] for all else.
+    pub outcome: EventOutcome,
+    /// The service; empty for the registry's own events.
+    pub service: &'a str,
+    /// The instance; empty for the registry's own events.
+    pub instance: &'a str,
+    /// The trace it happened in.
+    pub context: &'a TraceContext,
+}
+
+/// A change is durable and can be seen.
+pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
+    metrics.events.get(change.kind, change.outcome).increment(1);
+    let Change { seq, service, instance, .. } = *change;
+    let kind = change.kind.as_str();
+    info!(
+        event.seq = seq,
+        event.kind = kind,
+        outcome = change.outcome.as_str(),
+        service,
+        instance,
+        trace_id = %change.context.trace_id,
+        span_id = %change.context.span_id,
+        "{kind} {service}/{instance}"
+    );
+}
+
+/// The log could not take events. Counted, and not logged one by one: [`log_failed`] says why, once.
+pub fn refused(metrics: &LogMetrics, class: Class, reason: RefusedReason, events: u64) {
+    metrics.refused.get(class, reason).increment(events);
+}
+
+/// The log can no longer be written. Once a failure, not once a refused change.
+pub fn log_failed(cause: &dyn Error) {
+    error!(
+        error.r#type = ErrorType::LogFailed.as_str(),
+        "the log cannot be written, changes are refused: {}",
+        Chain(cause)
+    );
+}
+
+/// The log is written again after a failure.
+pub fn log_resumed(gap: Duration, lookups_lost: u64, heartbeats_lost: u64) {
+    warn!(
+        duration_ms = millis(gap),
+        lookups_lost,
+        heartbeats_lost,
+        "the log is written again; events of the gap that did not fit are lost"
+    );
+}
+
+/// The server can be reached from other machines, and anybody may change the registry.
+pub fn listening_beyond_loopback(address: SocketAddr) {
+    warn!(%address, "listening on {address}, beyond this machine, and there is no authentication yet");
+}
+
+/// A step of the orderly end is over. `finished` is false if its time limit ended it.
+pub fn shutdown_step(name: &str, elapsed: Duration, finished: bool) {
+    let duration_ms = millis(elapsed);
+    if finished {
+        info!(step = name, duration_ms, "shutdown: {name}");
+    } else {
+        warn!(step = name, duration_ms, "shutdown: {name} did not finish in time");
+    }
+}
+
+/// Kept spans did not reach the collector before the end.
+pub fn spans_lost(spans: u64) {
+    if spans > 0 {
+        warn!(spans, "shutdown: {spans} spans did not reach the collector");
+    }
+}
+
+/// A setting was not understood and is ignored.
+pub fn setting_ignored(what: &str) {
+    warn!("{what}");
+}
+
+/// Exports of spans began to fail. Once a failure; `rollcall_spans_total` counts the spans.
+pub(super) fn export_failing(cause: &dyn Error) {
+    warn!(error.r#type = "export_failed", "spans do not reach the collector: {}", Chain(cause));
+}
+
+/// Exports of spans work again.
+pub(super) fn export_resumed() {
+    info!("spans reach the collector again");
+}
+
+/// A request at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// Its ids.
+    pub context: &'a TraceContext,
+    /// Its method.
+    pub method: Method,
+    /// Status of the answer.
+    pub status: u16,
+    /// Why it failed, if it did.
+    pub error: ErrorType,
+    /// From its head to the end of its answer.
+    pub elapsed: Duration,
+}
+
+/// A request was answered. `log` gives it a line at info; a failed one has a line in any case.
+pub fn answered(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
+    metrics.observe(request.method, request.status, request.error, request.elapsed.as_secs_f64());
+    let failed = request.error != ErrorType::None;
+    if !failed && !log {
+        return;
+    }
+    let Answered { context, status, .. } = *request;
+    let (route, method, duration_ms) =
+        (metrics.route(), request.method.as_str(), millis(request.elapsed));
+    // The level of a line is fixed where it is written, so there are two.
+    if failed {
+        warn!(
+            trace_id = %context.trace_id, span_id = %context.span_id, route, method, status, duration_ms,
+            error.r#type = request.error.as_str(), "{method} {route} {status}"
+        );
+    } else {
+        info!(
+            trace_id = %context.trace_id, span_id = %context.span_id, route, method, status, duration_ms,
+            "{method} {route} {status}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Metrics, MetricsConfig};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("commit failed")]
+    struct CommitFailed(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = CommitFailed(std::io::Error::other("disk full"));
+        assert_eq!(Chain(&error).to_string(), "commit failed: disk full");
+    }
+
+    #[test]
+    fn a_change_is_counted_by_kind_and_outcome() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let change = Change {
+            seq: 7,
+            kind: EventKind::Registered,
+            outcome: EventOutcome::Replaced,
+            service: "orders",
+            instance: "orders-1",
+            context: &TraceContext::root(),
+        };
+        changed(&metrics.log, &change);
+        let page = metrics.page().render();
+        assert!(
+            page.contains("rollcall_events_total{kind=\"registered\",outcome=\"replaced\"} 1\n")
+        );
+        assert!(page.contains("rollcall_events_total{kind=\"expired\",outcome=\"done\"} 0\n"));
+        assert!(!page.contains("kind=\"registered\",outcome=\"done\""));
+    }
+}
