@@ -269,7 +269,7 @@ impl Event {
         }
     }
 
-    /// What it did, for counting: an outcome's word, or `applied`.
+    /// What it did, for counting: an outcome's word, or `done`.
     #[must_use]
     pub fn outcome(&self) -> &'static str {
         match self {
@@ -279,7 +279,7 @@ impl Event {
             | Self::StatusChanged { .. }
             | Self::Deregistered { .. }
             | Self::Expired { .. }
-            | Self::Note(_) => "applied",
+            | Self::Note(_) => "done",
         }
     }
 }

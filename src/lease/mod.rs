@@ -24,6 +24,10 @@ mod atomic {
 #[derive(Debug)]
 pub struct Lease {
     ttl: Millis,
+    /// When it was granted in this run.
+    granted_at: Monotonic,
+    /// Whether its instance was replayed from the log: what came before is known in wall time only.
+    replayed: bool,
     word: Word,
     /// Wall time of the last renewal by heartbeat, in microseconds; 0 is none yet. For showing only.
     last_wall: AtomicI64,
@@ -32,26 +36,47 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease that begins at `now`.
+    /// A lease that begins at `now`, with a registration.
     #[must_use]
     pub fn granted(ttl: Millis, now: Monotonic) -> Self {
-        Self::with(ttl, Word::new(now.0, Mark::Open), None)
+        Self {
+            ttl,
+            granted_at: now,
+            replayed: false,
+            word: Word::new(now.0, Mark::Open),
+            last_wall: AtomicI64::new(0),
+            last_heartbeat: Mutex::new(None),
+        }
     }
 
-    /// The lease of an instance that was replayed from the log: when it was renewed on this run's clock
-    /// is not known, so that it counts from the start of the process.
+    /// The lease of an instance that was replayed from the log. When it was renewed is not known on this
+    /// run's clock, so that it counts from `now`: the grace of a fresh start.
     #[must_use]
-    pub fn replayed(ttl: Millis, status: Status, last_heartbeat: Option<HeartbeatRef>) -> Self {
+    pub fn replayed(
+        ttl: Millis,
+        status: Status,
+        last_heartbeat: Option<HeartbeatRef>,
+        now: Monotonic,
+    ) -> Self {
         let mark = match status {
             Status::Unstable => Mark::Late,
             Status::Healthy | Status::Failed => Mark::Open,
         };
-        Self::with(ttl, Word::new(0, mark), last_heartbeat)
+        Self {
+            ttl,
+            granted_at: now,
+            replayed: true,
+            word: Word::new(now.0, mark),
+            last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),
+            last_heartbeat: Mutex::new(last_heartbeat),
+        }
     }
 
-    fn with(ttl: Millis, word: Word, last_heartbeat: Option<HeartbeatRef>) -> Self {
-        let last_wall = AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros()));
-        Self { ttl, word, last_wall, last_heartbeat: Mutex::new(last_heartbeat) }
+    /// Whether `reading` is of a renewal that happened in this run, so that the monotonic clock knows the
+    /// gap since then.
+    #[must_use]
+    pub fn renewed_in_this_run(&self, reading: word::Reading) -> bool {
+        !self.replayed || reading.renewed_at() > self.granted_at.0
     }
 
     /// The ttl that a renewal lasts.
@@ -72,9 +97,10 @@ impl Lease {
     /// # Errors
     /// The mark: the heartbeat has to become a command, and its answer is the registrar's.
     pub fn renew(&self, now: Monotonic, wall: Timestamp) -> Result<Option<Millis>, Mark> {
-        let previous = self.word.renew(now.0)?;
+        let previous = Monotonic(self.word.renew(now.0)?);
         self.last_wall.store(wall.micros(), Relaxed);
-        Ok((previous > 0).then(|| now.since(Monotonic(previous))))
+        let known = !self.replayed || previous > self.granted_at;
+        Ok(known.then(|| now.since(previous)))
     }
 
     /// When the last heartbeat came, if one did.

@@ -19,7 +19,7 @@ use papaya::Equivalent;
 use parking_lot::RwLock;
 
 use crate::domain::{Mode, Namespace, Seq, ServiceKey, ServiceName, Status};
-pub use publisher::{Grant, Published, Publisher};
+pub use publisher::{Grant, Published, Publisher, Shift};
 pub use view::{Answer, Entry, ServiceView, Tier};
 
 /// A service's place: its present view.
@@ -81,10 +81,9 @@ impl Population {
     }
 
     fn add(&self, view: &ServiceView, sign: i64) {
-        for entry in &view.entries {
-            let Entry { instance, .. } = &**entry;
-            self.0[instance.status as usize][instance.mode as usize]
-                .fetch_add(sign, Ordering::Relaxed);
+        for Entry { instance, .. } in view.entries.iter().map(|entry| &**entry) {
+            let count = &self.0[instance.status as usize][instance.mode as usize];
+            count.fetch_add(sign, Ordering::Relaxed);
         }
     }
 }

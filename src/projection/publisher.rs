@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Projection, ServiceCell, ServiceView};
 use crate::domain::registry::Service;
-use crate::domain::{Instance, Registry, Seq, ServiceKey};
+use crate::domain::{Instance, Registry, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// A lease that publishing has made, because a life or a ttl began. Its deadline is to be watched.
@@ -27,6 +27,19 @@ pub struct Published {
     pub granted: Vec<Grant>,
     /// Leases whose instance has left or got another one.
     pub ended: Vec<Arc<Lease>>,
+    /// How the numbers of instances moved, a row for each service and status where they did.
+    pub shifts: Vec<Shift>,
+}
+
+/// The number of instances of a service with a status moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shift {
+    /// Which service.
+    pub service: ServiceKey,
+    /// Which status.
+    pub status: Status,
+    /// By how many.
+    pub change: i32,
 }
 
 /// Publishes views.
@@ -64,9 +77,10 @@ impl Publisher {
             let before = cell.map(|cell| cell.view());
             let view = next_view(key, service, before.as_deref(), &grant, &mut published);
             self.projection.population.add(&view, 1);
-            if let Some(before) = before {
-                self.projection.population.add(&before, -1);
+            if let Some(before) = &before {
+                self.projection.population.add(before, -1);
             }
+            published.shifts.extend(shifts(key, before.as_deref(), &view));
             match cell {
                 Some(cell) => cell.view.store(Arc::new(view)),
                 None => {
@@ -84,6 +98,22 @@ impl Publisher {
     pub fn publish_head(&self, head: Seq) {
         self.projection.head.store(head.0, Ordering::Release);
     }
+}
+
+fn shifts<'a>(
+    key: &'a ServiceKey,
+    before: Option<&ServiceView>,
+    after: &ServiceView,
+) -> impl Iterator<Item = Shift> + 'a {
+    let count = |view: &ServiceView, status: Status| {
+        let with_status = view.entries.iter().filter(|entry| entry.instance.status == status);
+        i32::try_from(with_status.count()).unwrap_or(i32::MAX)
+    };
+    let moved = [Status::Healthy, Status::Unstable, Status::Failed].map(|status| {
+        (status, count(after, status) - before.map_or(0, |view| count(view, status)))
+    });
+    let moved = moved.into_iter().filter(|(_, change)| *change != 0);
+    moved.map(|(status, change)| Shift { service: key.clone(), status, change })
 }
 
 /// The view of `service` that follows `before`: entries of unchanged instances are shared, leases of

@@ -74,7 +74,6 @@ impl Buffer {
         Ok(())
     }
 
-    #[expect(clippy::result_large_err, reason = "as above")]
     /// Waits for a place for at most `limit`, unless `give_up` says that none will come.
     pub(super) async fn push(
         &self,

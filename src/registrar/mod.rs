@@ -14,8 +14,126 @@
 //! inbox refuses at once, a full traffic buffer lets its callers wait; see [`Refused`].
 
 mod buffer;
+mod group;
 mod handle;
 mod inbox;
+pub mod observe;
+mod readiness;
+mod recovery;
+mod sweep;
+mod thread;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 pub use buffer::QueuedTraffic;
 pub use handle::{Applied, Handle, LogCondition, Refused, Request, Timings};
+pub use observe::Telemetry;
+pub use readiness::{Phase, Readiness};
+pub use recovery::RecoverError;
+
+use crate::clock::Clock;
+use crate::domain::Millis;
+use crate::log::Log;
+use crate::projection::{Projection, Publisher};
+
+/// Settings of the registrar.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Commands that may wait.
+    pub command_queue: usize,
+    /// Traffic events that may wait.
+    pub traffic_queue: usize,
+    /// How long a caller waits for the log.
+    pub write_timeout: Duration,
+    /// How long traffic may wait for its flush.
+    pub traffic_flush: Duration,
+    /// Changes between two checkpoints.
+    pub checkpoint_every: u64,
+    /// Name of this node, for the `started` event.
+    pub node: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            command_queue: 16_384,
+            traffic_queue: 65_536,
+            write_timeout: Duration::from_secs(5),
+            traffic_flush: Duration::from_millis(50),
+            checkpoint_every: 10_000,
+            node: "rollcall".to_owned(),
+        }
+    }
+}
+
+/// A registrar that was started.
+#[derive(Debug)]
+pub struct Running {
+    /// The way to it.
+    pub handle: Handle,
+    /// How far its start has come.
+    pub readiness: Readiness,
+    thread: JoinHandle<Result<(), RecoverError>>,
+}
+
+/// Starts the registrar's thread on `log`: it replays, then serves.
+///
+/// # Errors
+/// If the operating system gives no thread.
+pub fn start(
+    log: Box<dyn Log>,
+    projection: Arc<Projection>,
+    clock: Arc<dyn Clock>,
+    telemetry: Telemetry,
+    config: &Config,
+) -> std::io::Result<Running> {
+    let shared = Arc::new(handle::Shared {
+        inbox: inbox::Inbox::new(config.command_queue),
+        buffer: buffer::Buffer::new(config.traffic_queue),
+        failed: AtomicBool::new(false),
+        condition: Mutex::new(LogCondition::Writable),
+        clock,
+        write_timeout: config.write_timeout,
+    });
+    let handle = Handle { shared: Arc::clone(&shared) };
+    let readiness = Readiness::default();
+    let pace = thread::Pace {
+        flush_every: Millis::from(config.traffic_flush),
+        checkpoint_every: config.checkpoint_every,
+    };
+    let (node, told) = (config.node.clone(), readiness.clone());
+    let publisher = Publisher::new(projection);
+    let thread =
+        std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
+            let _watch = readiness::PanicWatch(told.clone());
+            shared.inbox.served_by(std::thread::current());
+            let mut registrar = thread::Registrar::new(log, publisher, shared, telemetry, pace);
+            let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
+            if recovered.is_ok() {
+                registrar.run();
+            } else {
+                told.set(Phase::Failed);
+            }
+            recovered
+        })?;
+    Ok(Running { handle, readiness, thread })
+}
+
+impl Running {
+    /// Takes no more commands, lets what waits into the log, and waits for the end of the thread. Blocks.
+    ///
+    /// # Errors
+    /// Why the registrar never served, if it did not.
+    ///
+    /// # Panics
+    /// If the registrar's thread panicked: a defect, and the state is not to be trusted.
+    pub fn stop(self) -> Result<(), RecoverError> {
+        self.handle.shared.inbox.close();
+        self.thread.join().expect("the registrar's thread does not panic")
+    }
+}

@@ -33,7 +33,6 @@ const APPLICATION_ID: i32 = 0x524F_4C4C;
 
 /// The migrations, compiled in.
 mod embedded {
-    #![expect(missing_docs, unreachable_pub, reason = "made by the macro")]
     refinery::embed_migrations!("migrations");
 }
 use embedded::migrations;

@@ -1,0 +1,96 @@
+//! One group commit: decide and fold each command in turn, append all events in one transaction, and
+//! either publish or take everything back.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::handle::{Applied, Refused, Request, Timings};
+use super::sweep::Due;
+use crate::domain::registry::PreImage;
+use crate::domain::{Change, Command, InstanceKey, Registry, Rejection, Timestamp, decide, fold};
+
+/// A command in a group, and who cares what becomes of it.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) request: Request,
+    pub(super) origin: Origin,
+}
+
+/// Where a command came from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// From a caller, who waits for the answer.
+    Caller {
+        /// When it was put into the inbox.
+        queued_at: Timestamp,
+        /// Whom to answer.
+        reply: oneshot::Sender<Result<Applied, Refused>>,
+    },
+    /// From the sweep of the leases.
+    Sweep(Due),
+    /// From the registry itself.
+    Own,
+}
+
+/// A group that was decided and folded, but is not in the log yet.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) works: Vec<Work>,
+    /// What became of each work: the position of its change in the batch.
+    pub(super) outcomes: Vec<Result<Option<usize>, Rejection>>,
+    pub(super) batch: Vec<Arc<Change>>,
+    undo: Vec<PreImage>,
+    pub(super) timings: Timings,
+}
+
+impl Decided {
+    /// Decides `works` against `registry`, folding each event so that the next command sees it.
+    pub(super) fn new(registry: &mut Registry, works: Vec<Work>, now: Timestamp) -> Self {
+        let mut decided = Self {
+            outcomes: Vec::with_capacity(works.len()),
+            batch: Vec::with_capacity(works.len()),
+            undo: Vec::with_capacity(works.len()),
+            timings: Timings { taken: now, ..Timings::default() },
+            works: Vec::new(),
+        };
+        for work in &works {
+            let Request { command, caller, trace } = &work.request;
+            let outcome = decide(registry, command, now).map(|decision| {
+                let change = decision?.into_change(registry, now, caller.clone(), *trace);
+                decided.undo.push(fold(registry, &change));
+                decided.batch.push(Arc::new(change));
+                Some(decided.batch.len() - 1)
+            });
+            decided.outcomes.push(outcome);
+        }
+        decided.works = works;
+        decided.timings.batch = decided.batch.len();
+        decided
+    }
+
+    /// Takes the folds back, newest first, and gives the works to decide them again or to refuse them.
+    pub(super) fn undo(self, registry: &mut Registry) -> Vec<Work> {
+        for before in self.undo.into_iter().rev() {
+            registry.undo(before);
+        }
+        self.works
+    }
+}
+
+/// Whose instance a command is about.
+pub(super) fn key_of(command: &Command) -> Option<&InstanceKey> {
+    match command {
+        Command::Register(register) => Some(&register.key),
+        Command::Update(update) => Some(&update.key),
+        Command::Deregister(deregister) => Some(&deregister.key),
+        Command::Heartbeat(heartbeat) => Some(&heartbeat.key),
+        Command::MarkLate(overdue) | Command::Expire(overdue) => Some(&overdue.key),
+        Command::Note(_) => None,
+    }
+}
+
+/// Whether the command is a sign of life, so that its acceptance renews the lease.
+pub(super) fn is_sign_of_life(command: &Command) -> bool {
+    matches!(command, Command::Register(_) | Command::Heartbeat(_))
+}

@@ -1,0 +1,291 @@
+//! What the registrar says of itself: metrics, log lines and spans of groups, sweeps and flushes. Keeps
+//! the telling apart from the doing.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::handle::Timings;
+use crate::clock::{Clock, Monotonic};
+use crate::domain::event::{Event, Kind, StatusReason};
+use crate::domain::{Change, Mode, Status, Timestamp, TraceRef};
+use crate::log::AppendError;
+use crate::projection::{Projection, Shift};
+use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
+use crate::telemetry::metrics::{Metrics, set_count};
+use crate::telemetry::names::{
+    self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LateOutcome,
+    RefusedReason,
+};
+use crate::telemetry::propagation::{SpanId, TraceContext, TraceId};
+use crate::telemetry::signals;
+use crate::telemetry::spans::{KeyValue, LINKS_MAX, SpanKind, SpanLink, SpanRecord, Tracer};
+
+/// `expire` spans of one sweep; the others are counted on the sweep's own.
+const EXPIRE_SPANS_MAX: usize = 100;
+
+/// The means of telling.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Counters, gauges, histograms.
+    pub metrics: Arc<Metrics>,
+    /// Spans.
+    pub tracer: Tracer,
+}
+
+/// A moment of the log as the tracer wants it.
+#[must_use]
+pub fn system_time(at: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(u64::try_from(at.micros()).unwrap_or(0))
+}
+
+/// The event kind as the metrics have it.
+#[must_use]
+pub fn event_kind(kind: Kind) -> EventKind {
+    match kind {
+        Kind::Registered => EventKind::Registered,
+        Kind::Updated => EventKind::Updated,
+        Kind::ModeChanged => EventKind::ModeChanged,
+        Kind::StatusChanged => EventKind::StatusChanged,
+        Kind::Deregistered => EventKind::Deregistered,
+        Kind::Expired => EventKind::Expired,
+        Kind::Started => EventKind::Started,
+        Kind::Recovered => EventKind::Recovered,
+        Kind::LogGap => EventKind::LogGap,
+        Kind::Checkpoint => EventKind::Checkpoint,
+        Kind::Heartbeat => EventKind::Heartbeat,
+        Kind::Lookup => EventKind::Lookup,
+    }
+}
+
+fn event_outcome(change: &Change) -> EventOutcome {
+    match (&change.event, change.event.outcome()) {
+        (Event::Registered { .. }, "created") => EventOutcome::Created,
+        (Event::Registered { .. }, "replaced") => EventOutcome::Replaced,
+        (Event::Registered { .. }, _) => EventOutcome::Unchanged,
+        _ => EventOutcome::Done,
+    }
+}
+
+fn seconds(from: Timestamp, until: Timestamp) -> f64 {
+    // Wall times of one process, microseconds apart: what a jumping clock makes negative counts as nothing.
+    Duration::from_micros(u64::try_from(until.micros() - from.micros()).unwrap_or(0)).as_secs_f64()
+}
+
+impl Telemetry {
+    /// A group of changes is durable and published.
+    pub(super) fn appended(
+        &self,
+        batch: &[Arc<Change>],
+        queued: &[Timestamp],
+        timings: &Timings,
+        clock: &dyn Clock,
+    ) {
+        let log = &self.metrics.log;
+        for queued in queued {
+            log.command_wait_seconds.record(seconds(*queued, timings.taken));
+            log.append_seconds.get(Class::Change).record(seconds(*queued, timings.appended));
+        }
+        log.db_operation_seconds
+            .get(DbOperation::Insert, DbCollection::Events)
+            .record(seconds(timings.decided, timings.appended));
+        #[expect(clippy::cast_precision_loss, reason = "a batch has at most some thousand events")]
+        log.batch_events.record(batch.len() as f64);
+        if let Some(last) = batch.last() {
+            set_count(&log.head_seq, last.seq.0);
+            set_count(&log.projection_seq, last.seq.0);
+        }
+        for change in batch {
+            self.counted(change);
+        }
+        self.insert_span(batch, timings, clock.monotonic());
+    }
+
+    fn counted(&self, change: &Change) {
+        let registry = &self.metrics.registry;
+        match &change.event {
+            Event::StatusChanged { reason: StatusReason::LateHeartbeat, .. } => {
+                registry.heartbeats_late.get(LateOutcome::Unstable).increment(1);
+            }
+            Event::StatusChanged { reason: StatusReason::Recovery, .. } => {
+                registry.heartbeats_late.get(LateOutcome::Revived).increment(1);
+            }
+            Event::Expired { overdue, .. } => {
+                registry.expiries.get(ExpiryReason::NoHeartbeat).increment(1);
+                registry.expiry_lateness_seconds.record(overdue.late.to_duration().as_secs_f64());
+            }
+            _ => {}
+        }
+        let key = change.event.key();
+        signals::changed(
+            &self.metrics.log,
+            &signals::Change {
+                seq: change.seq.0,
+                kind: event_kind(change.event.kind()),
+                outcome: event_outcome(change),
+                service: key.map_or("", |key| key.service.service.as_str()),
+                instance: key.map_or("", |key| key.instance.as_str()),
+                context: &context_of(change.trace, None),
+            },
+        );
+    }
+
+    /// The span of the transaction: a root of its own, linked to the requests in it.
+    fn insert_span(&self, batch: &[Arc<Change>], timings: &Timings, now: Monotonic) {
+        let context = TraceContext::root();
+        let took = Duration::from_secs_f64(seconds(timings.decided, timings.appended));
+        if !self.keep(&context, took, now) {
+            return;
+        }
+        let (start, end) = (system_time(timings.decided), system_time(timings.appended));
+        let mut span =
+            SpanRecord::new("INSERT events", SpanKind::Client, context.sampled(), start, end);
+        span.attributes = vec![
+            KeyValue::new("db.system.name", "sqlite"),
+            KeyValue::new("db.operation.name", "INSERT"),
+            KeyValue::new("db.collection.name", "events"),
+            KeyValue::new(
+                "db.operation.batch.size",
+                i64::try_from(batch.len()).unwrap_or(i64::MAX),
+            ),
+        ];
+        let traces = batch.iter().map(|change| change.trace);
+        span.links = traces.filter_map(|trace| link(trace, "request")).take(LINKS_MAX).collect();
+        self.tracer.emit(span);
+    }
+
+    fn keep(&self, context: &TraceContext, elapsed: Duration, now: Monotonic) -> bool {
+        let outcome = Outcome {
+            failed: false,
+            changed: true,
+            elapsed,
+            slow_after: SLOW_CHANGE,
+            now: Duration::from_micros(now.0),
+        };
+        self.tracer.is_on() && self.tracer.keep(context, &outcome).is_some()
+    }
+
+    /// The spans of a sweep that expired somebody: one for the sweep, one each for the first hundred.
+    pub(super) fn swept(
+        &self,
+        sweep: &TraceContext,
+        started: Timestamp,
+        expired: &[(Arc<Change>, Option<TraceRef>)],
+        clock: &dyn Clock,
+    ) {
+        let ended = clock.wall();
+        let took = Duration::from_secs_f64(seconds(started, ended));
+        if expired.is_empty() || !self.keep(sweep, took, clock.monotonic()) {
+            return;
+        }
+        let (start, end) = (system_time(started), system_time(ended));
+        let mut span =
+            SpanRecord::new("expire sweep", SpanKind::Internal, sweep.sampled(), start, end);
+        let count = i64::try_from(expired.len()).unwrap_or(i64::MAX);
+        span.attributes = vec![KeyValue::new("rollcall.expire.count", count)];
+        self.tracer.emit(span);
+        for (change, registration) in expired.iter().take(EXPIRE_SPANS_MAX) {
+            let Event::Expired { key, overdue } = &change.event else { continue };
+            let context = context_of(change.trace, Some(sweep.span_id)).sampled();
+            let mut span = SpanRecord::new("expire", SpanKind::Internal, context, start, end);
+            let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            span.attributes = vec![
+                KeyValue::new("rollcall.service", key.service.service.to_string()),
+                KeyValue::new("rollcall.instance", key.instance.to_string()),
+                KeyValue::new("rollcall.event.seq", number(change.seq.0)),
+                KeyValue::new("rollcall.event.kind", Kind::Expired.as_str()),
+                KeyValue::new("rollcall.lease.ttl_ms", number(overdue.ttl.millis())),
+                KeyValue::new("rollcall.lease.late_ms", number(overdue.late.millis())),
+                KeyValue::new("rollcall.event.cause", number(change.cause.unwrap_or_default().0)),
+            ];
+            let heartbeat = overdue.last_heartbeat.and_then(|h| link(h.trace, "last_heartbeat"));
+            let registration = registration.and_then(|trace| link(trace, "registration"));
+            span.links = heartbeat.into_iter().chain(registration).collect();
+            self.tracer.emit(span);
+        }
+    }
+
+    /// A slice of traffic is in the log.
+    pub(super) fn flushed(&self, kinds: [u64; 2], ages: &[(f64, usize)], took: Duration) {
+        let log = &self.metrics.log;
+        let [heartbeats, lookups] = kinds;
+        log.events.get(EventKind::Heartbeat, EventOutcome::Done).increment(heartbeats);
+        log.events.get(EventKind::Lookup, EventOutcome::Done).increment(lookups);
+        log.db_operation_seconds
+            .get(DbOperation::Insert, DbCollection::Traffic)
+            .record(took.as_secs_f64());
+        for (age, count) in ages {
+            log.append_seconds.get(Class::Traffic).record_many(*age, *count);
+        }
+    }
+
+    /// Changes were refused because the log has failed.
+    pub(super) fn refused(&self, changes: u64) {
+        let refused = &self.metrics.log.refused;
+        refused.get(Class::Change, RefusedReason::LogFailed).increment(changes);
+    }
+
+    /// Traffic was served and not stored.
+    pub(super) fn lost(&self, events: u64) {
+        self.metrics.log.refused.get(Class::Traffic, RefusedReason::LogGap).increment(events);
+    }
+
+    /// The log failed.
+    pub(super) fn log_failed(&self, error: &AppendError) {
+        signals::log_failed(error);
+    }
+
+    /// Instances came, went or changed status.
+    pub(super) fn shifted(&self, shifts: &[Shift]) {
+        for Shift { service, status, change } in shifts {
+            let status = status_label(*status);
+            let counts = &self.metrics.registry.service_instances;
+            match service.namespace.as_str() {
+                "default" => counts.adjust(service.service.as_str(), status, *change),
+                _ => counts.adjust(&service.to_string(), status, *change),
+            }
+        }
+    }
+}
+
+fn status_label(status: Status) -> names::Status {
+    match status {
+        Status::Healthy => names::Status::Healthy,
+        Status::Unstable => names::Status::Unstable,
+        Status::Failed => names::Status::Failed,
+    }
+}
+
+/// Sets the gauges that are read off rather than counted; for the upkeep of every second.
+pub fn gauges(metrics: &Metrics, projection: &Projection, handle: &super::Handle) {
+    for status in [Status::Healthy, Status::Unstable, Status::Failed] {
+        for (mode, label) in [
+            (Mode::Active, names::Mode::Active),
+            (Mode::Standby, names::Mode::Standby),
+            (Mode::Draining, names::Mode::Draining),
+        ] {
+            let count = u64::try_from(projection.population().of(status, mode)).unwrap_or(0);
+            set_count(metrics.registry.instances.get(status_label(status), label), count);
+        }
+    }
+    set_count(&metrics.registry.services, projection.service_count() as u64);
+    let fills = [(Class::Change, handle.inbox_fill()), (Class::Traffic, handle.buffer_fill())];
+    for (class, (length, capacity)) in fills {
+        set_count(metrics.log.queue_length.get(class), length as u64);
+        set_count(metrics.log.queue_capacity.get(class), capacity as u64);
+    }
+}
+
+fn link(trace: TraceRef, what: &'static str) -> Option<SpanLink> {
+    let trace_id = TraceId::from_bytes(trace.trace_id)?;
+    let span_id = SpanId::from_bytes(trace.span_id)?;
+    Some(SpanLink { trace_id, span_id, attributes: vec![KeyValue::new("rollcall.link", what)] })
+}
+
+/// The context that an event was written in. An event without one gets ids that nothing refers to.
+fn context_of(trace: TraceRef, parent: Option<SpanId>) -> TraceContext {
+    let mut context = TraceContext::root();
+    context.trace_id = TraceId::from_bytes(trace.trace_id).unwrap_or(context.trace_id);
+    context.span_id = SpanId::from_bytes(trace.span_id).unwrap_or(context.span_id);
+    context.parent = parent;
+    context
+}
