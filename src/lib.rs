@@ -1,6 +1,7 @@
 //! rollcall, a service registry that remembers.
 pub mod clock;
 pub mod domain;
+pub mod history;
 pub mod lease;
 pub mod log;
 pub mod projection;

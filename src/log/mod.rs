@@ -30,6 +30,7 @@ pub mod codec;
 mod contract;
 pub mod memory;
 pub mod sqlite;
+pub mod verify;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -3,13 +3,15 @@
 //! ```text
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
-//!   reader.rs ─────────── read-only connections: queries of the past, verify, the command line
+//!   reader.rs ─────────── read-only connections, for verify and for
+//!   history.rs ────────── questions about the past, in pages
 //! ```
 //!
 //! A directory belongs to one process: `DIR/rollcall.lock` is locked as long as the log is open. Nothing
 //! here is called from an async task.
 
 mod checkpointer;
+mod history;
 mod reader;
 mod rows;
 mod writer;
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+pub use history::History;
 pub use reader::{Reader, Sizes};
 pub use writer::SqliteLog;
 

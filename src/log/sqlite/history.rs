@@ -1,0 +1,273 @@
+//! Answers questions about the past from the file, for the API and the command line.
+//!
+//! Changes and traffic are two streams, each in the order of its own numbers. A page merges them: a traffic
+//! event stands after the change that it saw and before the next one. The place between two pages is
+//! therefore a pair of numbers, and nothing is skipped or repeated between them, whatever is appended meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{OpenError, Reader};
+use crate::domain::event::{Kind, Recovered};
+use crate::domain::{Change, Seq};
+use crate::history::{
+    EventId, EventPage, EventQuery, EventReader, LogFigures, Moment, Order, Position, Record,
+    Unreadable,
+};
+use crate::log::{Numbered, ReadError, blocks, codec};
+
+/// Connections kept open between questions.
+const IDLE_MAX: usize = 4;
+
+/// Changes read at once.
+const CHANGES: usize = 512;
+
+/// Blocks of traffic read at once.
+const BLOCKS: usize = 4;
+
+/// The past of one log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct History {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    idle: Mutex<Vec<Reader>>,
+    replay: Mutex<Option<Recovered>>,
+}
+
+impl History {
+    /// The past of the database at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it can't be opened for reading.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let first = Reader::open(path)?;
+        let idle = Mutex::new(vec![first]);
+        let shared = Shared { path: path.to_owned(), idle, replay: Mutex::new(None) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Notes the figures of the replay of this run.
+    pub fn recovered(&self, figures: Recovered) {
+        *self.shared.replay.lock() = Some(figures);
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, ReadError>) -> Result<T, Unreadable> {
+        let unreadable = |error: &dyn std::error::Error| Unreadable(error.to_string());
+        let idle = self.shared.idle.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => Reader::open(&self.shared.path).map_err(|error| unreadable(&error))?,
+        };
+        // A reader that failed is not kept: the next question opens a new one.
+        let answer = read(&reader).map_err(|error| unreadable(&error))?;
+        let mut idle = self.shared.idle.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(reader);
+        }
+        Ok(answer)
+    }
+}
+
+impl EventReader for History {
+    fn events(&self, query: &EventQuery) -> Result<EventPage, Unreadable> {
+        self.read(|reader| page(reader, query))
+    }
+
+    fn figures(&self) -> Result<LogFigures, Unreadable> {
+        let replay = self.shared.replay.lock().clone();
+        self.read(|reader| {
+            let (_, _, next_traffic) = reader.next()?;
+            let sizes = reader.sizes()?;
+            Ok(LogFigures {
+                traffic_head: next_traffic - 1,
+                changes_bytes: sizes.changes,
+                traffic_bytes: sizes.traffic,
+                wal_bytes: sizes.wal,
+                replay,
+            })
+        })
+    }
+}
+
+/// One class of event, read in steps from a place on; gives only what the query wants.
+struct Stream<'a> {
+    reader: &'a Reader,
+    query: &'a EventQuery,
+    class: Class,
+    /// Where the next step begins; none at the end.
+    at: Option<u64>,
+    waiting: std::collections::VecDeque<Record>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Changes,
+    Traffic,
+}
+
+impl<'a> Stream<'a> {
+    fn new(reader: &'a Reader, query: &'a EventQuery, class: Class) -> Self {
+        let is_traffic = |kind| matches!(kind, Kind::Heartbeat | Kind::Lookup);
+        let wanted = query.kind.is_none_or(|kind| is_traffic(kind) == (class == Class::Traffic));
+        let reached = query.cursor.map(|Position { change, traffic }| match class {
+            Class::Changes => change,
+            Class::Traffic => traffic,
+        });
+        let start = match query.order {
+            Order::Ascending => reached.map_or(1, |number| number.saturating_add(1)),
+            Order::Descending => reached.unwrap_or(u64::MAX),
+        };
+        Self { reader, query, class, at: wanted.then_some(start), waiting: Default::default() }
+    }
+
+    fn peek(&mut self) -> Result<Option<&Record>, ReadError> {
+        while self.waiting.is_empty()
+            && let Some(at) = self.at
+        {
+            let records = self.step(at)?;
+            let past = records.last().is_some_and(|record| self.is_past(record));
+            self.at = match (records.last(), self.query.order) {
+                (None, _) => None,
+                (Some(_), _) if past => None,
+                (Some(last), Order::Ascending) => Some(number_of(last) + 1),
+                (Some(last), Order::Descending) => Some(number_of(last)).filter(|n| *n > 1),
+            };
+            let query = self.query;
+            self.waiting.extend(records.into_iter().filter(|record| matches(query, record)));
+        }
+        Ok(self.waiting.front())
+    }
+
+    fn step(&self, at: u64) -> Result<Vec<Record>, ReadError> {
+        let Self { reader, query, .. } = self;
+        Ok(match (self.class, query.order) {
+            (Class::Changes, Order::Ascending) => {
+                reader.changes(Seq(at), CHANGES)?.iter().map(change_record).collect()
+            }
+            (Class::Changes, Order::Descending) => {
+                reader.changes_back(Seq(at - 1), CHANGES)?.iter().map(change_record).collect()
+            }
+            (Class::Traffic, Order::Ascending) => {
+                reader.traffic(at, BLOCKS)?.iter().map(traffic_record).collect()
+            }
+            (Class::Traffic, Order::Descending) => {
+                reader.traffic_back(at, BLOCKS)?.iter().map(traffic_record).collect()
+            }
+        })
+    }
+
+    /// Whether nothing wanted can come after `record`.
+    fn is_past(&self, record: &Record) -> bool {
+        match self.query.order {
+            Order::Ascending => self.query.until.is_some_and(|until| is_after(record, until)),
+            Order::Descending => self.query.since.is_some_and(|since| is_before(record, since)),
+        }
+    }
+}
+
+fn number_of(record: &Record) -> u64 {
+    match record.id {
+        EventId::Change(number) | EventId::Traffic(number) => number,
+    }
+}
+
+fn is_before(record: &Record, moment: Moment) -> bool {
+    match moment {
+        Moment::At(at) => record.at < at,
+        Moment::Version(seq) => record.seq < seq,
+    }
+}
+
+fn is_after(record: &Record, moment: Moment) -> bool {
+    match moment {
+        Moment::At(at) => record.at > at,
+        Moment::Version(seq) => record.seq > seq,
+    }
+}
+
+fn matches(query: &EventQuery, record: &Record) -> bool {
+    fn same(wanted: Option<&str>, found: Option<&str>) -> bool {
+        wanted.is_none() || wanted == found
+    }
+    same(query.namespace.as_ref().map(|name| name.as_str()), record.namespace.as_deref())
+        && same(query.service.as_ref().map(|name| name.as_str()), record.service.as_deref())
+        && same(query.instance.as_ref().map(|name| name.as_str()), record.instance.as_deref())
+        && same(query.caller.as_deref(), record.caller.as_deref())
+        && query.kind.is_none_or(|kind| kind == record.kind)
+        && query.trace_id.is_none_or(|trace_id| trace_id == record.trace.trace_id)
+        && query.since.is_none_or(|since| !is_before(record, since))
+        && query.until.is_none_or(|until| !is_after(record, until))
+}
+
+/// Merges the two streams into one page.
+fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, ReadError> {
+    let mut changes = Stream::new(reader, query, Class::Changes);
+    let mut traffic = Stream::new(reader, query, Class::Traffic);
+    let start = match query.order {
+        Order::Ascending => 0,
+        Order::Descending => u64::MAX,
+    };
+    let mut reached = query.cursor.unwrap_or(Position { change: start, traffic: start });
+    let mut events = Vec::new();
+    loop {
+        let change = changes.peek()?.map(|record| record.seq);
+        let seen = traffic.peek()?.map(|record| record.seq);
+        let change_first = match (change, seen, query.order) {
+            (None, None, _) => return Ok(EventPage { events, next: None, missing: Vec::new() }),
+            (change, seen, _) if change.is_none() || seen.is_none() => change.is_some(),
+            (change, seen, Order::Ascending) => change <= seen,
+            (change, seen, Order::Descending) => change > seen,
+        };
+        if events.len() >= query.limit {
+            return Ok(EventPage { events, next: Some(reached), missing: Vec::new() });
+        }
+        let stream = if change_first { &mut changes } else { &mut traffic };
+        if let Some(record) = stream.waiting.pop_front() {
+            match record.id {
+                EventId::Change(number) => reached.change = number,
+                EventId::Traffic(number) => reached.traffic = number,
+            }
+            events.push(record);
+        }
+    }
+}
+
+fn change_record(change: &Change) -> Record {
+    let key = change.event.key();
+    Record {
+        id: EventId::Change(change.seq.0),
+        seq: change.seq,
+        at: change.at,
+        kind: change.event.kind(),
+        namespace: key.map(|key| key.service.namespace.as_str().into()),
+        service: key.map(|key| key.service.service.as_str().into()),
+        instance: key.map(|key| key.instance.as_str().into()),
+        caller: change.caller.as_deref().map(Into::into),
+        trace: change.trace,
+        cause: change.cause,
+        data: codec::encode_event(&change.event).into(),
+    }
+}
+
+fn traffic_record(numbered: &Numbered) -> Record {
+    let Numbered { number, traffic } = numbered;
+    Record {
+        id: EventId::Traffic(*number),
+        seq: traffic.seen,
+        at: traffic.at,
+        kind: traffic.detail.kind(),
+        namespace: traffic.namespace.as_ref().map(|name| name.as_str().into()),
+        service: traffic.service.as_ref().map(|name| name.as_str().into()),
+        instance: traffic.instance.as_ref().map(|name| name.as_str().into()),
+        caller: Some((*traffic.caller).into()),
+        trace: traffic.trace,
+        cause: None,
+        data: blocks::data_of(&traffic.detail).into(),
+    }
+}

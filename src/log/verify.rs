@@ -1,0 +1,189 @@
+//! Reads a whole log and says what is wrong with it, and where. Changes nothing; works beside a registry
+//! that runs, and on a copy of the file.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::codec;
+use super::sqlite::{OpenError, Reader, open_reader};
+use super::{ReadError, blocks::Block};
+use crate::domain::{Registry, Seq, fold, invariants};
+
+/// Rows read at once.
+const CHUNK: usize = 4_096;
+
+/// Findings that are told one by one; the rest is counted.
+const FINDINGS_MAX: usize = 100;
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Where: `change 42`, `the traffic block from t257`, `the file`.
+    pub place: String,
+    /// What.
+    pub what: String,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The log's id.
+    pub log_id: String,
+    /// The last change.
+    pub head: u64,
+    /// Changes read.
+    pub changes: u64,
+    /// Traffic events read.
+    pub traffic: u64,
+    /// Instances alive at the head.
+    pub instances: u64,
+    /// Services known at the head.
+    pub services: u64,
+    /// Hash of the state at the head, in hexadecimal.
+    pub digest: String,
+    /// What is wrong, the first hundred.
+    pub findings: Vec<Finding>,
+    /// How many findings there are.
+    pub findings_total: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.findings_total == 0
+    }
+
+    fn find(&mut self, place: impl Into<String>, what: impl ToString) {
+        self.findings_total += 1;
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(Finding { place: place.into(), what: what.to_string() });
+        }
+    }
+}
+
+/// Why a log could not be verified at all.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Verifies the data directory or database file at `path`: SQLite's own check, the sequence, every
+/// checksum, every payload, that each change follows from the state before it, and the traffic blocks.
+/// `progress` is called now and then with the rows read so far.
+///
+/// # Errors
+/// [`VerifyError`]; damage inside the log is in the report instead.
+pub fn verify(path: &Path, mut progress: impl FnMut(u64)) -> Result<Report, VerifyError> {
+    let reader = open_reader(path)?;
+    let mut report = Report::default();
+    let (log_id, next_seq, next_traffic) = reader.next()?;
+    report.log_id = log_id;
+    for what in reader.storage_check()? {
+        report.find("the file", what);
+    }
+    changes(&reader, next_seq, &mut report, &mut progress)?;
+    traffic(&reader, next_traffic, &mut report, &mut progress)?;
+    Ok(report)
+}
+
+fn changes(
+    reader: &Reader,
+    next: Seq,
+    report: &mut Report,
+    progress: &mut impl FnMut(u64),
+) -> Result<(), ReadError> {
+    let mut registry = Registry::default();
+    let mut from = Seq(1);
+    loop {
+        let mut rows = reader.rows(from, CHUNK)?;
+        // What a running registry appends after the head was read is the next verification's.
+        rows.retain(|row| row.seq < next.0);
+        let Some(last) = rows.last() else { break };
+        from = Seq(last.seq).next();
+        for row in &rows {
+            report.changes += 1;
+            let place = format!("change {}", row.seq);
+            let change = match codec::decode(row) {
+                Ok(change) => change,
+                Err(error) => {
+                    report.find(place, error);
+                    continue;
+                }
+            };
+            if let Err(violation) = invariants::check_change(&registry, &change) {
+                report.find(place, violation);
+            }
+            drop(fold(&mut registry, &change));
+        }
+        progress(report.changes);
+    }
+    if registry.head().next() != next {
+        let what = format!("the last change is {}, the next number is {next}", registry.head());
+        report.find("the head", what);
+    }
+    if let Err(violation) = invariants::check_registry(&registry) {
+        report.find("the state at the head", violation);
+    }
+    report.head = registry.head().0;
+    report.instances = registry.instance_count() as u64;
+    report.services = registry.service_count() as u64;
+    report.digest = format!("{:016x}", registry.digest());
+    Ok(())
+}
+
+fn traffic(
+    reader: &Reader,
+    next: u64,
+    report: &mut Report,
+    progress: &mut impl FnMut(u64),
+) -> Result<(), ReadError> {
+    let mut expected: Option<u64> = None;
+    let mut last_at = i64::MIN;
+    let mut from = 0;
+    loop {
+        let blocks = reader.blocks(from, CHUNK / 16)?;
+        let Some(last) = blocks.last() else { break };
+        from = last.first + 1;
+        for block in &blocks {
+            let place = || format!("the traffic block from t{}", block.first);
+            if let Some(expected) = expected
+                && block.first != expected
+            {
+                report.find(place(), format!("t{expected} is due here"));
+            }
+            if block.first_at < last_at {
+                report.find(place(), "it begins before the block before it ends");
+            }
+            expected = Some(check_block(block, next, report, place()));
+            last_at = block.last_at;
+        }
+        progress(report.changes + report.traffic);
+    }
+    if expected.unwrap_or(next) < next {
+        let what = format!("the traffic ends before t{next}, the next number");
+        report.find("the end of the traffic", what);
+    }
+    Ok(())
+}
+
+/// Checks one block and gives the number that is due after it.
+fn check_block(block: &Block, next: u64, report: &mut Report, place: String) -> u64 {
+    match block.decode() {
+        Ok(events) => {
+            // A block that grew after the head was read counts up to the head.
+            report.traffic += events.iter().filter(|event| event.number < next).count() as u64;
+            if events.windows(2).any(|pair| pair[0].traffic.at > pair[1].traffic.at) {
+                report.find(place, "time runs backwards in it");
+            }
+        }
+        Err(what) => report.find(place, what),
+    }
+    block.first + block.count as u64
+}
