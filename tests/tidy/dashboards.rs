@@ -16,7 +16,10 @@ const SCRAPED: &[(&str, &[&str])] = &[("up", &["namespace", "service", "zone", "
 
 /// Metrics that no panel needs, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
-    (names::PROCESS_VIRTUAL_MEMORY, "reserved address space says nothing about need; resident memory is shown"),
+    (
+        names::PROCESS_VIRTUAL_MEMORY,
+        "reserved address space says nothing about need; resident memory is shown",
+    ),
     (names::PROCESS_START_TIME, "the time since which the registry is ready is shown"),
     (names::PROCESS_MAX_FDS, "a limit that alerts compare with"),
     (names::PROCESS_THREADS, "constant"),
@@ -34,8 +37,12 @@ impl Dashboard {
             .iter()
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
             .map(|path| Self {
-                name: path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
-                json: serde_json::from_str(&read(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+                name: path
+                    .file_stem()
+                    .map(|stem| stem.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
+                json: serde_json::from_str(&read(path))
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
             })
             .collect();
         assert!(found.len() >= 2, "the overview and the services");
@@ -94,17 +101,24 @@ fn under<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
 fn series() -> HashMap<String, BTreeSet<&'static str>> {
     let mut series = HashMap::new();
     for metric in METRICS {
-        let labels: BTreeSet<_> = metric.labels.iter().copied().chain(["job", "instance"]).collect();
+        let labels: BTreeSet<_> =
+            metric.labels.iter().copied().chain(["job", "instance"]).collect();
         if let Kind::Histogram(_) = metric.kind {
             series.insert(format!("{}_sum", metric.name), labels.clone());
             series.insert(format!("{}_count", metric.name), labels.clone());
-            series.insert(format!("{}_bucket", metric.name), labels.into_iter().chain(["le"]).collect());
+            series.insert(
+                format!("{}_bucket", metric.name),
+                labels.into_iter().chain(["le"]).collect(),
+            );
         } else {
             series.insert(metric.name.to_owned(), labels);
         }
     }
     for (name, labels) in SCRAPED {
-        series.insert((*name).to_owned(), labels.iter().copied().chain(["job", "instance"]).collect());
+        series.insert(
+            (*name).to_owned(),
+            labels.iter().copied().chain(["job", "instance"]).collect(),
+        );
     }
     series
 }
@@ -164,16 +178,25 @@ fn expressions_name_what_exists() {
     let mut found = Vec::new();
     for dashboard in Dashboard::all() {
         for (place, expression) in dashboard.expressions() {
-            found.extend(wrong_names(&promql::parts(expression)).iter().map(|wrong| format!("{place}: {wrong}")));
+            found.extend(
+                wrong_names(&promql::parts(expression))
+                    .iter()
+                    .map(|wrong| format!("{place}: {wrong}")),
+            );
         }
         for variable in dashboard.variables() {
             let query = text(&variable["definition"]);
-            if let Some((selector, label)) =
-                query.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')')?.rsplit_once(", "))
+            if let Some((selector, label)) = query
+                .strip_prefix("label_values(")
+                .and_then(|query| query.strip_suffix(')')?.rsplit_once(", "))
             {
                 let mut parts = promql::parts(selector);
                 parts.grouping.push(label.to_owned());
-                found.extend(wrong_names(&parts).iter().map(|wrong| format!("{}: ${query}: {wrong}", dashboard.name)));
+                found.extend(
+                    wrong_names(&parts)
+                        .iter()
+                        .map(|wrong| format!("{}: ${query}: {wrong}", dashboard.name)),
+                );
             }
         }
     }
@@ -191,7 +214,9 @@ fn every_metric_is_shown() {
         .collect();
     let mut found = Vec::new();
     for metric in METRICS {
-        let is_shown = ["", "_bucket", "_count", "_sum"].iter().any(|end| shown.contains(&format!("{}{end}", metric.name)));
+        let is_shown = ["", "_bucket", "_count", "_sum"]
+            .iter()
+            .any(|end| shown.contains(&format!("{}{end}", metric.name)));
         let is_excused = NOT_SHOWN.iter().any(|(name, _)| *name == metric.name);
         if is_shown == is_excused {
             found.push(format!("{}: shown {is_shown}, excused {is_excused}", metric.name));
@@ -207,7 +232,8 @@ fn rates_look_over_the_rate_interval() {
     for (place, expression) in dashboards.iter().flat_map(Dashboard::expressions) {
         for (function, range) in promql::parts(expression).ranges {
             // A total over the time shown is the one thing that an increase over the whole range says.
-            let is_right = matches!((&*function, &*range), (_, "$__rate_interval") | ("increase", "$__range"));
+            let is_right =
+                matches!((&*function, &*range), (_, "$__rate_interval") | ("increase", "$__range"));
             if !is_right {
                 found.push(format!("{place}: {function}(...[{range}])"));
             }
@@ -240,11 +266,19 @@ fn every_panel_explains_itself() {
                 (text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty(), "no unit"),
                 (list(&panel["targets"]).is_empty(), "shows nothing"),
             ];
-            found.extend(complaints.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("{name}: {title:?}: {what}")));
+            found.extend(
+                complaints
+                    .iter()
+                    .filter(|(is_so, _)| *is_so)
+                    .map(|(_, what)| format!("{name}: {title:?}: {what}")),
+            );
         }
         let shows = |kind: &str, part: &str| {
             dashboard.panels().iter().any(|panel| {
-                panel["type"] == kind && list(&panel["targets"]).iter().any(|target| text(&target["expr"]).contains(part))
+                panel["type"] == kind
+                    && list(&panel["targets"])
+                        .iter()
+                        .any(|target| text(&target["expr"]).contains(part))
             })
         };
         if !shows("heatmap", "_bucket") || !shows("timeseries", "histogram_quantile(0.99,") {
@@ -281,7 +315,9 @@ fn panels_do_not_overlap() {
 fn data_sources_are_those_provisioned() {
     let provisioning = read("deploy/grafana/provisioning/datasources/rollcall.yaml");
     let value_of = |key: &str| -> BTreeSet<String> {
-        let values = provisioning.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key));
+        let values = provisioning
+            .lines()
+            .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key));
         values.map(|value| value.trim().to_owned()).collect()
     };
     let provisioned = value_of("uid:");
@@ -291,11 +327,18 @@ fn data_sources_are_those_provisioned() {
         .collect();
     for dashboard in Dashboard::all() {
         let name = &dashboard.name;
-        let variables: Vec<_> =
-            dashboard.variables().into_iter().filter(|variable| variable["type"] == "datasource").collect();
+        let variables: Vec<_> = dashboard
+            .variables()
+            .into_iter()
+            .filter(|variable| variable["type"] == "datasource")
+            .collect();
         match variables[..] {
-            [only] if only["name"] == "datasource" && provisioned.contains(text(&only["current"]["value"])) => {}
-            _ => found.push(format!("{name}: not one variable `datasource` that begins with a provisioned one")),
+            [only]
+                if only["name"] == "datasource"
+                    && provisioned.contains(text(&only["current"]["value"])) => {}
+            _ => found.push(format!(
+                "{name}: not one variable `datasource` that begins with a provisioned one"
+            )),
         }
         let mut sources = Vec::new();
         under(&dashboard.json, "datasource", &mut sources);
@@ -314,16 +357,24 @@ fn variables_are_defined_and_used() {
     const BUILT_IN: [&str; 3] = ["__rate_interval", "__range", "__value"];
     let mut found = Vec::new();
     for dashboard in Dashboard::all() {
-        let defined: BTreeSet<_> = dashboard.variables().iter().map(|variable| text(&variable["name"])).collect();
+        let defined: BTreeSet<_> =
+            dashboard.variables().iter().map(|variable| text(&variable["name"])).collect();
         let all = dashboard.json.to_string();
         let used: BTreeSet<_> = all
             .split('$')
             .skip(1)
             .map(|after| after.trim_start_matches('{'))
-            .map(|after| after.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().unwrap_or_default())
+            .map(|after| {
+                after
+                    .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                    .next()
+                    .unwrap_or_default()
+            })
             .filter(|name| !name.is_empty() && !BUILT_IN.contains(name) && *name != "__all")
             .collect();
-        found.extend(used.symmetric_difference(&defined).map(|name| format!("{}: {name}", dashboard.name)));
+        found.extend(
+            used.symmetric_difference(&defined).map(|name| format!("{}: {name}", dashboard.name)),
+        );
     }
     none("variables used and not defined, or defined and not used", &found);
 }
@@ -331,13 +382,19 @@ fn variables_are_defined_and_used() {
 #[test]
 fn links_lead_somewhere() {
     let dashboards = Dashboard::all();
-    let uids: BTreeSet<_> = dashboards.iter().map(|dashboard| text(&dashboard.json["uid"])).collect();
+    let uids: BTreeSet<_> =
+        dashboards.iter().map(|dashboard| text(&dashboard.json["uid"])).collect();
     // `127.0.0.1:3000:3000` in the compose file is what `localhost:3000` in a link means.
     let compose = read("docker-compose.yml");
-    let published: BTreeSet<_> =
-        compose.split("127.0.0.1:").skip(1).filter_map(|port| port.split_once(':')).map(|(port, _)| port).collect();
+    let published: BTreeSet<_> = compose
+        .split("127.0.0.1:")
+        .skip(1)
+        .filter_map(|port| port.split_once(':'))
+        .map(|(port, _)| port)
+        .collect();
     let is_reached = |url: &str| {
-        let dashboard = url.strip_prefix("/d/").or_else(|| url.strip_prefix("http://localhost:3000/d/"));
+        let dashboard =
+            url.strip_prefix("/d/").or_else(|| url.strip_prefix("http://localhost:3000/d/"));
         match dashboard {
             Some(uid) => uids.contains(uid),
             None => url
@@ -346,13 +403,16 @@ fn links_lead_somewhere() {
                 .is_some_and(|(port, _)| published.contains(port)),
         }
     };
-    let jaeger: Value = serde_json::from_str(&read("deploy/jaeger/ui.json")).expect("Jaeger reads it as JSON");
+    let jaeger: Value =
+        serde_json::from_str(&read("deploy/jaeger/ui.json")).expect("Jaeger reads it as JSON");
     let mut found = Vec::new();
     for json in dashboards.iter().map(|dashboard| &dashboard.json).chain([&jaeger]) {
         let mut urls = Vec::new();
         under(json, "url", &mut urls);
         assert!(!urls.is_empty(), "every dashboard leads on");
-        found.extend(urls.iter().map(|url| text(url)).filter(|url| !is_reached(url)).map(str::to_owned));
+        found.extend(
+            urls.iter().map(|url| text(url)).filter(|url| !is_reached(url)).map(str::to_owned),
+        );
     }
     none("links to nowhere", &found);
 }
@@ -373,8 +433,11 @@ fn documents_describe_the_panels_that_there_are() {
             .filter_map(|row| row.split_once("** |"))
             .map(|(title, _)| title)
             .collect();
-        let panels: BTreeSet<_> = dashboard.panels().iter().map(|panel| text(&panel["title"])).collect();
-        found.extend(panels.symmetric_difference(&described).map(|title| format!("{path}: {title}")));
+        let panels: BTreeSet<_> =
+            dashboard.panels().iter().map(|panel| text(&panel["title"])).collect();
+        found.extend(
+            panels.symmetric_difference(&described).map(|title| format!("{path}: {title}")),
+        );
     }
     none("panels without a row in the document, or rows without a panel", &found);
 }

@@ -90,7 +90,9 @@ fn matchers(text: &str) -> (Vec<(String, Vec<String>)>, &str) {
 
 /// The name that the text begins with, and what follows.
 fn word(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+        .unwrap_or(text.len());
     text.split_at(end)
 }
 
@@ -106,7 +108,10 @@ fn an_expression_comes_apart() {
     );
     let names: Vec<_> = parts.selectors.iter().map(|selector| selector.metric.as_str()).collect();
     assert_eq!(names, ["a_seconds_bucket", "b"]);
-    assert_eq!(parts.selectors[0].matchers[1], ("kind".to_owned(), vec!["x".to_owned(), "y".to_owned()]));
+    assert_eq!(
+        parts.selectors[0].matchers[1],
+        ("kind".to_owned(), vec!["x".to_owned(), "y".to_owned()])
+    );
     assert_eq!(parts.grouping, ["le", "kind", "job"]);
     assert_eq!(parts.ranges, [("rate".to_owned(), "5m".to_owned())]);
 }

@@ -54,9 +54,14 @@ fn every_source_file_is_compiled() {
     let source = root().join("src");
     let mut found = Vec::new();
     for path in files_below(&source) {
-        let is_root = path.parent() == Some(&source) && (path.ends_with("lib.rs") || path.ends_with("main.rs"));
+        let is_root = path.parent() == Some(&source)
+            && (path.ends_with("lib.rs") || path.ends_with("main.rs"));
         let is_rust = path.extension().is_some_and(|extension| extension == "rs");
-        if is_rust && !is_root && !path.starts_with(source.join("bin")) && !is_declared(&path, &source) {
+        if is_rust
+            && !is_root
+            && !path.starts_with(source.join("bin"))
+            && !is_declared(&path, &source)
+        {
             found.push(shown(&path));
         }
     }
