@@ -1,6 +1,10 @@
 //! How far the start has come.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::watch;
+
+use crate::domain::event::Recovered;
 
 /// A phase of the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,11 +24,15 @@ pub enum Phase {
 
 /// The phase, for those who wait for it and for those who ask.
 #[derive(Clone, Debug)]
-pub struct Readiness(watch::Sender<Phase>);
+pub struct Readiness {
+    phase: watch::Sender<Phase>,
+    figures: Arc<OnceLock<Recovered>>,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(watch::Sender::new(Phase::Replaying { done: 0, total: 0 }))
+        let phase = watch::Sender::new(Phase::Replaying { done: 0, total: 0 });
+        Self { phase, figures: Arc::default() }
     }
 }
 
@@ -32,31 +40,43 @@ impl Readiness {
     /// The phase now.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.0.borrow().clone()
+        self.phase.borrow().clone()
     }
 
     /// Whether requests are served.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.0.borrow() == Phase::Ready
+        *self.phase.borrow() == Phase::Ready
     }
 
     /// Waits until the start has ended, one way or the other.
     pub async fn settled(&self) -> Phase {
-        let mut phases = self.0.subscribe();
+        let mut phases = self.phase.subscribe();
         let settled = phases.wait_for(|phase| !matches!(phase, Phase::Replaying { .. })).await;
         settled.map_or(Phase::Failed, |phase| phase.clone())
     }
 
     /// Waits until nothing can be served any more.
     pub async fn failed(&self) {
-        let mut phases = self.0.subscribe();
+        let mut phases = self.phase.subscribe();
         // The sender is `self`: it outlives the wait.
         let _ = phases.wait_for(|phase| *phase == Phase::Failed).await;
     }
 
+    /// The figures of the replay, once it is done.
+    #[must_use]
+    pub fn figures(&self) -> Option<Recovered> {
+        self.figures.get().cloned()
+    }
+
+    pub(super) fn set_ready(&self, figures: Recovered) {
+        // There is one replay a run.
+        let _ = self.figures.set(figures);
+        self.set(Phase::Ready);
+    }
+
     pub(super) fn set(&self, phase: Phase) {
-        self.0.send_replace(phase);
+        self.phase.send_replace(phase);
     }
 }
 

@@ -81,8 +81,8 @@ impl Registrar {
             },
         );
         self.note(Note::Started { version: version.into(), node: node.into() });
-        self.note(Note::Recovered(recovered));
-        readiness.set(Phase::Ready);
+        self.note(Note::Recovered(recovered.clone()));
+        readiness.set_ready(recovered);
         Ok(())
     }
 

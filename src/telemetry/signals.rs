@@ -40,6 +40,11 @@ pub fn started(version: &str, data: &Path, url: &str, log_id: &dyn Display) {
     info!(version, data = %data.display(), url, log_id = %log_id, "rollcall {version} listens on {url}");
 }
 
+/// Replay goes on.
+pub fn replaying(done: u64, total: u64) {
+    info!(done, total, "replayed {done} of {total} changes");
+}
+
 /// Figures of a replay.
 #[derive(Debug, Clone, Copy)]
 pub struct Recovered {

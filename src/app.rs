@@ -1,0 +1,364 @@
+//! The only place that wires the parts together.
+//!
+//! [`App::build`] takes what a test wants to choose (listener, clock, log) and the settings; [`App::run`]
+//! serves until it is told to stop, then stops the parts in order. Production does the same with the system's
+//! clock, the SQLite log and the signals of the operating system: [`serve`]. What production runs is what the
+//! tests run.
+//!
+//! ```text
+//!   start:  log (lock, migrate) ─▶ registrar's thread (replay) ─▶ http (503 until ready) ─▶ ready
+//!   stop:   http (no new connections, requests finish) ─▶ registrar (everything that waits into the log,
+//!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
+//! ```
+
+use std::fmt::Debug;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Settings;
+use crate::domain::Millis;
+use crate::history::EventReader;
+use crate::http;
+use crate::log::Log;
+use crate::log::sqlite::{History, OpenError, SqliteLog};
+use crate::projection::Projection;
+use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry, observe};
+use crate::telemetry::config::{ConfigError, TelemetryConfig};
+use crate::telemetry::keep::RootRatio;
+use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
+use crate::telemetry::names::LogPart;
+use crate::telemetry::signals;
+use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
+
+/// How often gauges are read off and the metrics' samples are folded.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// How often the sizes of the log are read, in turns of the upkeep.
+const SIZES_EVERY: u32 = 10;
+
+/// Why the registry could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log's history can't be brought up.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: choose another one with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The settings of tracing are refused.
+    #[error(transparent)]
+    Telemetry(#[from] ConfigError),
+    /// The exporter of spans refuses its settings.
+    #[error(transparent)]
+    Exporter(#[from] StartError),
+    /// The operating system refused something else.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The registrar's thread panicked.
+    #[error("the registrar has ended unexpectedly: this is a defect, please report what the log lines say")]
+    Registrar,
+}
+
+/// What the one who builds a registry chooses.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where requests come from.
+    pub listener: TcpListener,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where events go.
+    pub log: Box<dyn Log>,
+    /// Where the past is read from.
+    pub history: Arc<dyn PastOfLog>,
+    /// Where spans go.
+    pub tracer: Tracer,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The past of the log, which is told the figures of the replay so that `/v1/status` can show them.
+pub trait PastOfLog: EventReader {
+    /// Notes the figures.
+    fn recovered(&self, figures: crate::domain::event::Recovered);
+}
+
+impl PastOfLog for History {
+    fn recovered(&self, figures: crate::domain::event::Recovered) {
+        Self::recovered(self, figures);
+    }
+}
+
+/// A registry that is built and bound, and replays.
+#[derive(Debug)]
+pub struct App {
+    address: SocketAddr,
+    listener: TcpListener,
+    api: Arc<http::Api>,
+    registrar: Running,
+    projection: Arc<Projection>,
+    history: Arc<dyn PastOfLog>,
+    telemetry: Telemetry,
+    shutdown_timeout: Duration,
+}
+
+impl App {
+    /// Wires the parts. Replay begins at once, on the registrar's thread.
+    ///
+    /// # Errors
+    /// If the listener has no address or the operating system gives no thread.
+    pub fn build(settings: &Settings, parts: Parts) -> Result<Self, Error> {
+        let Parts { listener, clock, log, history, tracer, metrics } = parts;
+        let address = listener
+            .local_addr()
+            .map_err(|source| Error::System { what: "the listener has no address", source })?;
+        let log_id = uuid::Uuid::parse_str(log.id()).unwrap_or_default();
+        let projection = Arc::new(Projection::default());
+        let telemetry = Telemetry { metrics: Arc::clone(&metrics), tracer: tracer.clone() };
+        let registrar = registrar::start(
+            log,
+            Arc::clone(&projection),
+            Arc::clone(&clock),
+            telemetry.clone(),
+            &registrar_config(settings),
+        )
+        .map_err(|source| Error::System { what: "can't start the registrar's thread", source })?;
+        let api = http::Api::new(http::Parts {
+            projection: Arc::clone(&projection),
+            registrar: registrar.handle.clone(),
+            clock,
+            metrics,
+            tracer,
+            log_id,
+            config: http_config(settings),
+            readiness: registrar.readiness.clone(),
+            history: Arc::clone(&history) as Arc<dyn EventReader>,
+        });
+        let shutdown_timeout = settings.shutdown_timeout;
+        Ok(Self { address, listener, api, registrar, projection, history, telemetry, shutdown_timeout })
+    }
+
+    /// The URL that was bound.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How far the start has come.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.registrar.readiness
+    }
+
+    /// Serves until `shutdown`, then stops the parts in order.
+    ///
+    /// # Errors
+    /// Why it could not serve, or why it had to end.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        if !self.address.ip().is_loopback() {
+            signals::listening_beyond_loopback(self.address);
+        }
+        let Self { listener, api, registrar, projection, history, telemetry, shutdown_timeout, .. } =
+            self;
+        let readiness = registrar.readiness.clone();
+        let stop_http = CancellationToken::new();
+        let mut upkeep = JoinSet::new();
+        #[expect(clippy::disallowed_methods, reason = "a joined set: aborted and awaited below")]
+        let _ = upkeep.spawn(keep_up(
+            telemetry.clone(),
+            Arc::clone(&projection),
+            registrar.handle.clone(),
+            readiness.clone(),
+            history,
+        ));
+        let mut server = JoinSet::new();
+        let _ = server.spawn(http::serve(listener, api, stop_http.clone()));
+
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => false,
+            () = readiness.failed() => true,
+        };
+
+        step("requests finish", shutdown_timeout, async {
+            stop_http.cancel();
+            while server.join_next().await.is_some() {}
+        })
+        .await;
+        let handle = registrar.handle.clone();
+        let stopping = tokio::task::spawn_blocking(move || registrar.stop());
+        let stopped = step("the log is flushed", shutdown_timeout, stopping).await;
+        upkeep.shutdown().await;
+        drop(handle);
+        let report = telemetry.tracer.shutdown(SHUTDOWN_LIMIT).await;
+        signals::spans_lost(report.spans_lost);
+        match stopped {
+            Some(Ok(Err(error))) => Err(error.into()),
+            Some(Err(_)) => Err(Error::Registrar),
+            Some(Ok(Ok(()))) | None if failed => Err(Error::Registrar),
+            Some(Ok(Ok(()))) | None => Ok(()),
+        }
+    }
+}
+
+/// One step of the end, bounded and logged; what came of it if it finished in time.
+async fn step<T>(name: &str, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let started = tokio::time::Instant::now();
+    let done = timeout(limit, work).await.ok();
+    signals::shutdown_step(name, started.elapsed(), done.is_some());
+    done
+}
+
+/// What is done once a second: gauges, the folding of samples, the progress of a replay.
+async fn keep_up(
+    telemetry: Telemetry,
+    projection: Arc<Projection>,
+    handle: registrar::Handle,
+    readiness: Readiness,
+    history: Arc<dyn PastOfLog>,
+) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    let mut told = false;
+    for turn in 0_u32.. {
+        ticks.tick().await;
+        match readiness.phase() {
+            Phase::Replaying { done, total } if turn > 0 => signals::replaying(done, total),
+            Phase::Ready if !told => {
+                told = true;
+                if let Some(figures) = readiness.figures() {
+                    history.recovered(figures);
+                }
+            }
+            Phase::Replaying { .. } | Phase::Ready | Phase::Failed => {}
+        }
+        observe::gauges(&telemetry.metrics, &projection, &handle);
+        if turn.is_multiple_of(SIZES_EVERY) {
+            let history = Arc::clone(&history);
+            let figures = tokio::task::spawn_blocking(move || history.figures()).await;
+            if let Ok(Ok(figures)) = figures {
+                let sizes = &telemetry.metrics.log.size_bytes;
+                set_count(sizes.get(LogPart::Changes), figures.changes_bytes);
+                set_count(sizes.get(LogPart::Traffic), figures.traffic_bytes);
+                set_count(sizes.get(LogPart::Wal), figures.wal_bytes);
+            }
+        }
+        telemetry.metrics.page().upkeep();
+    }
+}
+
+fn registrar_config(settings: &Settings) -> registrar::Config {
+    registrar::Config {
+        command_queue: settings.command_queue as usize,
+        traffic_queue: settings.traffic_queue as usize,
+        write_timeout: settings.write_timeout,
+        traffic_flush: settings.traffic_flush,
+        checkpoint_every: u64::from(settings.checkpoint_every),
+        node: settings.node.as_str().to_owned(),
+    }
+}
+
+fn http_config(settings: &Settings) -> http::Config {
+    http::Config {
+        request_timeout: settings.request_timeout,
+        header_timeout: settings.header_timeout,
+        max_connections: settings.max_connections as usize,
+        shutdown_timeout: settings.shutdown_timeout,
+        default_ttl: Millis::from(settings.default_ttl),
+        slow_read: settings.trace_slow_read,
+        slow_change: settings.trace_slow_change,
+        log_requests: settings.log_requests,
+        trace_url: settings.trace_url.clone(),
+    }
+}
+
+/// The settings of tracing: the standard variables, and ours where those say nothing.
+///
+/// # Errors
+/// [`ConfigError`] for what the variables ask and can't have.
+pub fn tracing_config(
+    settings: &Settings,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<TelemetryConfig, ConfigError> {
+    let sampler_is_set = variable("OTEL_TRACES_SAMPLER").is_some();
+    let mut config = TelemetryConfig::from_env(variable)?;
+    if !sampler_is_set {
+        config.keep.root_ratio = RootRatio::new(settings.trace_root_ratio);
+    }
+    config.keep.caller.per_second = settings.trace_caller_rate;
+    config.keep.caller.burst = settings.trace_caller_rate.saturating_mul(2);
+    Ok(config)
+}
+
+/// The metrics after the settings.
+#[must_use]
+pub fn metrics(settings: &Settings) -> Arc<Metrics> {
+    let service_series_max = settings.service_series as usize;
+    Metrics::new(&MetricsConfig { service_series_max, ..MetricsConfig::default() })
+}
+
+/// Opens the SQLite log and binds the address: the parts that production runs on.
+///
+/// # Errors
+/// [`Error`], before anything was served.
+pub async fn production(
+    settings: &Settings,
+    tracer: Tracer,
+    metrics: Arc<Metrics>,
+) -> Result<Parts, Error> {
+    let clock = SystemClock::start()
+        .map_err(|source| Error::System { what: "can't start the clock's thread", source })?;
+    let (data, synchronous) = (settings.data.clone(), settings.synchronous);
+    let node = settings.node.as_str().to_owned();
+    let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
+        let log = SqliteLog::open(&data, synchronous, &node)?;
+        let history = History::open(log.path())?;
+        Ok((log, history))
+    });
+    let (log, history) = opened.await.map_err(|_| Error::Registrar)??;
+    let address = settings.listen;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    Ok(Parts { listener, clock, log: Box::new(log), history: Arc::new(history), tracer, metrics })
+}
+
+/// Runs a registry after `settings` until `shutdown`. The first line on `out` is the URL that was bound.
+///
+/// # Errors
+/// [`Error`].
+pub async fn serve(
+    settings: &Settings,
+    tracer: Tracer,
+    metrics: Arc<Metrics>,
+    out: &mut (dyn Write + Send),
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let parts = production(settings, tracer, metrics).await?;
+    let log_id = parts.log.id().to_owned();
+    let app = App::build(settings, parts)?;
+    let url = app.url();
+    let told = writeln!(out, "{url}").and_then(|()| out.flush());
+    told.map_err(|source| Error::System { what: "can't write to standard output", source })?;
+    signals::started(env!("CARGO_PKG_VERSION"), &settings.data, &url, &log_id);
+    app.run(shutdown).await
+}
