@@ -1,0 +1,258 @@
+//! A registry for one test, and what tests ask of it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use rollcall::app::{self, App, Parts, PastOfLog};
+use rollcall::clock::{Clock, ManualClock, SystemClock};
+use rollcall::config::Settings;
+use rollcall::domain::event::Recovered;
+use rollcall::domain::{Millis, Timestamp};
+use rollcall::history::{EventPage, EventQuery, EventReader, LogFigures, Unreadable};
+use rollcall::log::Log;
+use rollcall::log::memory::MemoryLog;
+use rollcall::log::sqlite::{History, SqliteLog};
+use rollcall::registrar::Phase;
+use rollcall::telemetry::config::TelemetryConfig;
+use rollcall::telemetry::spans::Tracer;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// 2026-11-21T08:00:00Z, where every manual clock begins.
+pub const START: Timestamp = Timestamp(1_795_248_000_000_000);
+
+/// How long a condition may take to come true. Far beyond what it takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a test wants to be different.
+#[derive(Default)]
+pub struct Options {
+    /// The directory of the log; a new one if there is none.
+    pub data: Option<PathBuf>,
+    /// Leases run on the system's clock.
+    pub system_clock: bool,
+    /// A log in memory instead of SQLite.
+    pub memory: Option<MemoryLog>,
+    /// Spans go to this address.
+    pub otlp: Option<String>,
+    /// Edits of the settings.
+    pub settings: Option<fn(&mut Settings)>,
+}
+
+/// A running registry.
+pub struct Server {
+    pub url: String,
+    pub address: SocketAddr,
+    pub clock: Option<Arc<ManualClock>>,
+    pub http: reqwest::Client,
+    data: PathBuf,
+    _own: Option<TempDir>,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), app::Error>>,
+}
+
+/// The past of a log in memory: none.
+#[derive(Debug)]
+struct NoPast;
+
+impl EventReader for NoPast {
+    fn events(&self, _: &EventQuery) -> Result<EventPage, Unreadable> {
+        Ok(EventPage::default())
+    }
+
+    fn figures(&self) -> Result<LogFigures, Unreadable> {
+        Ok(LogFigures::default())
+    }
+}
+
+impl PastOfLog for NoPast {
+    fn recovered(&self, _: Recovered) {}
+}
+
+impl Server {
+    /// Starts a registry and waits until it is ready.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts a registry that differs in `options`.
+    pub async fn start_with(options: Options) -> Self {
+        let own = options.data.is_none().then(|| TempDir::new().unwrap());
+        let data = options.data.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
+        let mut settings = Settings { data: data.clone(), ..Settings::default() };
+        if let Some(edit) = options.settings {
+            edit(&mut settings);
+        }
+        let (manual, clock): (_, Arc<dyn Clock>) = if options.system_clock {
+            (None, SystemClock::start().unwrap())
+        } else {
+            let clock = ManualClock::new(START);
+            (Some(Arc::clone(&clock)), clock)
+        };
+        let metrics = app::metrics(&settings);
+        let variable = |name: &str| {
+            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| options.otlp.clone()).flatten()
+        };
+        let tracing: TelemetryConfig = app::tracing_config(&settings, variable).unwrap();
+        let tracer = Tracer::start(&tracing, &metrics).unwrap();
+        let (log, history): (Box<dyn Log>, Arc<dyn PastOfLog>) = match options.memory {
+            Some(memory) => (Box::new(memory), Arc::new(NoPast)),
+            None => {
+                let log = SqliteLog::open(&data, settings.synchronous, "test").unwrap();
+                let history = History::open(log.path()).unwrap();
+                (Box::new(log), Arc::new(history))
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let parts = Parts { listener, clock, log, history, tracer, metrics };
+        let app = App::build(&settings, parts).unwrap();
+        let (url, readiness) = (app.url(), app.readiness().clone());
+        let shutdown = CancellationToken::new();
+        let task = tokio::task::spawn(app.run(shutdown.clone()));
+        assert_eq!(readiness.settled().await, Phase::Ready);
+        let http = reqwest::Client::new();
+        Self { url, address, clock: manual, http, data, _own: own, shutdown, task }
+    }
+
+    /// The directory of the log.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Stops the registry in order.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Lets time pass in steps, as it does: the registrar sees each of them.
+    pub fn advance(&self, millis: u64) {
+        self.clock.as_ref().unwrap().advance(Millis::from_millis(millis));
+    }
+
+    /// Sends a request and gives status and JSON (null without a body).
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let answer = self.send(method, path, &[], body).await;
+        (answer.status, answer.json)
+    }
+
+    /// Sends a request with headers and gives the whole answer.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer { status, headers, text, json }
+    }
+
+    /// Registers `service/instance` with this ttl; gives its JSON.
+    pub async fn register(&self, service: &str, instance: &str, ttl: &str) -> Value {
+        let body = json!({"address": "10.0.0.7", "port": 8080, "ttl": ttl});
+        let path = format!("/v1/services/{service}/instances/{instance}");
+        let (status, json) = self.call("PUT", &path, Some(body)).await;
+        assert!(status.is_success(), "{status} {json}");
+        json
+    }
+
+    /// Beats for `service/instance`.
+    pub async fn beat(&self, service: &str, instance: &str) -> (StatusCode, Value) {
+        let path = format!("/v1/services/{service}/instances/{instance}/heartbeat");
+        self.call("PUT", &path, None).await
+    }
+
+    /// The ids that a lookup of `service` hands out.
+    pub async fn offered(&self, service: &str) -> Vec<String> {
+        let (_, json) = self.call("GET", &format!("/v1/services/{service}/instances"), None).await;
+        let instances = json["instances"].as_array().cloned().unwrap_or_default();
+        instances.iter().map(|i| i["instance"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The status of an instance; none if it is not registered.
+    pub async fn status_of(&self, service: &str, instance: &str) -> Option<String> {
+        let path = format!("/v1/services/{service}/instances/{instance}");
+        let (status, json) = self.call("GET", &path, None).await;
+        status.is_success().then(|| json["status"].as_str().unwrap().to_owned())
+    }
+
+    /// Rows of a query on the log's file, each value as JSON.
+    pub fn sql(&self, query: &str) -> Vec<Vec<Value>> {
+        sql(&self.data, query)
+    }
+}
+
+/// Rows of a query on the log in `data`, read as anybody with SQLite would.
+pub fn sql(data: &Path, query: &str) -> Vec<Vec<Value>> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection =
+        rusqlite::Connection::open_with_flags(data.join("rollcall.db"), flags).unwrap();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    let mut statement = connection.prepare(query).unwrap();
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| {
+        (0..columns)
+            .map(|column| {
+                Ok(match row.get_ref(column)? {
+                    rusqlite::types::ValueRef::Null => Value::Null,
+                    rusqlite::types::ValueRef::Integer(number) => json!(number),
+                    rusqlite::types::ValueRef::Real(number) => json!(number),
+                    rusqlite::types::ValueRef::Text(text)
+                    | rusqlite::types::ValueRef::Blob(text) => json!(String::from_utf8_lossy(text)),
+                })
+            })
+            .collect()
+    });
+    rows.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// An answer, read to its end.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+    pub json: Value,
+}
+
+impl Answer {
+    /// A header as text; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Asks until `ask` gives what `holds` of; panics with the last answer when it takes too long.
+pub async fn eventually<T: std::fmt::Debug, F: Future<Output = T>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+    holds: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let seen = ask().await;
+        if holds(&seen) {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}: still {seen:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! The registry over real sockets: one binary, a module per feature.
+//!
+//! Most tests run the very server that production runs, in this process, on a port of its own, with a SQLite log in a directory of
+//! its own; those that kill or starve a process run the built program. Time that leases see is a manual clock.
+
+mod crash;
+mod expiry;
+mod failure;
+mod harness;
+mod herd;
+mod lifecycle;
+mod restart;
+mod tracing;
