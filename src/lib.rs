@@ -1,7 +1,10 @@
 //! rollcall, a service registry that remembers.
 pub mod clock;
 pub mod domain;
+pub mod history;
+pub mod http;
 pub mod lease;
 pub mod projection;
 pub mod registrar;
+pub mod rfc3339;
 pub mod telemetry;

@@ -1,0 +1,35 @@
+//! Instants as text: RFC 3339 in UTC with microseconds, the one form of every answer and of the log.
+
+use crate::domain::Timestamp;
+
+/// `2026-11-21T08:00:00.000000Z`. An instant beyond the calendar's years shows as the epoch.
+#[must_use]
+pub fn format(instant: Timestamp) -> String {
+    let shown = jiff::Timestamp::from_microsecond(instant.micros()).unwrap_or_default();
+    format!("{shown:.6}")
+}
+
+/// Reads RFC 3339 with any offset and any precision; finer than a microsecond is cut off.
+#[must_use]
+pub fn parse(text: &str) -> Option<Timestamp> {
+    text.parse::<jiff::Timestamp>().ok().map(|instant| Timestamp(instant.as_microsecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_and_reads_back() {
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (1_795_248_000_000_001, "2026-11-21T08:00:00.000001Z"),
+            (951_782_399_999_999, "2000-02-28T23:59:59.999999Z"),
+        ] {
+            assert_eq!(format(Timestamp(micros)), text);
+            assert_eq!(parse(text), Some(Timestamp(micros)));
+        }
+        assert_eq!(parse("2026-11-21T09:00:00+01:00"), parse("2026-11-21T08:00:00Z"));
+        assert_eq!(parse("2026-11-21"), None);
+    }
+}
