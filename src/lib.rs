@@ -1,7 +1,9 @@
 //! rollcall, a service registry that remembers.
+pub mod app;
 pub mod clock;
 pub mod domain;
 pub mod history;
+pub mod http;
 pub mod lease;
 pub mod log;
 pub mod projection;

@@ -1,0 +1,180 @@
+//! Entity tags: which log, which revision and, for a filtered list, which filter. And the preconditions that
+//! carry them back (RFC 9110, section 13).
+//!
+//! ```text
+//!   "1f2e3d4c-41"                     a service's default answer, or an instance, at revision 41
+//!   "1f2e3d4c-41-8c1d5e0a9b7f6e3d"    an answer of that service to a filter
+//! ```
+//!
+//! The log's id is in it because revisions begin again with a new log. Used by the handlers and by nothing else.
+
+use std::fmt::Write as _;
+
+use axum::http::header::{GetAll, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::faults::Faults;
+use crate::domain::Seq;
+use crate::domain::command::Precondition;
+
+/// Digits of the log's id in a tag.
+const LOG_DIGITS: usize = 8;
+
+/// Makes and reads the tags of one log.
+#[derive(Debug)]
+pub(super) struct Tags {
+    log: String,
+}
+
+impl Tags {
+    /// The tags of the log of this id.
+    pub(super) fn of(log_id: uuid::Uuid) -> Self {
+        let mut log = log_id.simple().to_string();
+        log.truncate(LOG_DIGITS);
+        Self { log }
+    }
+
+    /// The tag of a revision, for what was answered to `filter`; an empty one is the default answer, or an
+    /// instance.
+    pub(super) fn tag(&self, revision: Seq, filter: &str) -> Bytes {
+        let mut text = String::with_capacity(48);
+        text.push('"');
+        text.push_str(&self.log);
+        // Writing to a string can't fail.
+        let _ = write!(text, "-{revision}");
+        if !filter.is_empty() {
+            let _ = write!(text, "-{:016x}", xxh3_64(filter.as_bytes()));
+        }
+        text.push('"');
+        Bytes::from(text)
+    }
+
+    /// The tag as a header.
+    pub(super) fn header(&self, revision: Seq) -> HeaderValue {
+        header(&self.tag(revision, ""))
+    }
+
+    /// What `if-match` and `if-none-match` ask of a change. `current` is the instance's revision as readers
+    /// see it; it chooses among several tags, and the registrar then checks the chosen one.
+    pub(super) fn precondition(
+        &self,
+        headers: &HeaderMap,
+        current: Option<Seq>,
+        faults: &mut Faults,
+    ) -> Precondition {
+        let none_match = list(headers.get_all(IF_NONE_MATCH));
+        let matching = list(headers.get_all(IF_MATCH));
+        match (none_match.as_deref(), matching.as_deref()) {
+            (None, None) => Precondition::None,
+            (Some(["*"]), None) => Precondition::Free,
+            (Some(_), None) => {
+                faults.malformed("if-none-match", "must be * here: the id is not in use");
+                Precondition::None
+            }
+            (None, Some(["*"])) => Precondition::Present,
+            (None, Some(tags)) => {
+                let revisions: Vec<Seq> =
+                    tags.iter().filter_map(|tag| self.revision(tag)).collect();
+                let seen = revisions.iter().find(|revision| Some(**revision) == current);
+                Precondition::Revision(seen.or(revisions.first()).copied())
+            }
+            (Some(_), Some(_)) => {
+                faults.malformed("if-match", "can't be given together with if-none-match");
+                Precondition::None
+            }
+        }
+    }
+
+    /// The revision in a strong tag of an instance; none for a tag that this log never gave to one.
+    fn revision(&self, tag: &str) -> Option<Seq> {
+        let text = tag.strip_prefix('"')?.strip_suffix('"')?;
+        let digits = text.strip_prefix(self.log.as_str())?.strip_prefix('-')?;
+        let plain = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok().map(Seq)).flatten()
+    }
+}
+
+/// A tag, which is plain ASCII by its making, as a header.
+pub(super) fn header(tag: &Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(tag.clone()).expect("a tag is made of hexadecimal digits")
+}
+
+/// Whether `if-none-match` says that the client holds what `tag` stands for.
+pub(super) fn is_held(headers: &HeaderMap, tag: &[u8]) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| {
+        // One tag alone is what nearly everybody sends.
+        value.as_bytes() == tag
+            || value.to_str().unwrap_or("").split(',').map(str::trim).any(|item| {
+                item == "*" || item.strip_prefix("W/").unwrap_or(item).as_bytes() == tag
+            })
+    })
+}
+
+/// The members of a list of tags; none if the header was not sent. No tag of this registry has a comma.
+fn list(values: GetAll<'_, HeaderValue>) -> Option<Vec<&str>> {
+    let mut values = values.iter().peekable();
+    values.peek()?;
+    let members = values
+        .flat_map(|value| value.to_str().unwrap_or("").split(','))
+        .map(str::trim)
+        .filter(|member| !member.is_empty());
+    Some(members.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags() -> Tags {
+        Tags::of(uuid::Uuid::from_u128(0x1f2e3d4c_0000_4000_8000_000000000000))
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn tags_name_log_revision_and_filter() {
+        assert_eq!(tags().tag(Seq(41), ""), "\"1f2e3d4c-41\"");
+        let filtered = tags().tag(Seq(41), "tag=a");
+        assert!(
+            filtered.starts_with(b"\"1f2e3d4c-41-") && filtered != tags().tag(Seq(41), "tag=b")
+        );
+    }
+
+    #[test]
+    fn a_held_tag_is_found_in_any_list() {
+        let tag = b"\"1f2e3d4c-41\"";
+        for held in ["\"1f2e3d4c-41\"", "W/\"1f2e3d4c-41\"", "\"x\" , \"1f2e3d4c-41\"", "*"] {
+            assert!(is_held(&headers(&[("if-none-match", held)]), tag), "{held}");
+        }
+        for other in ["\"1f2e3d4c-4\"", "1f2e3d4c-41", ""] {
+            assert!(!is_held(&headers(&[("if-none-match", other)]), tag), "{other}");
+        }
+        assert!(!is_held(&headers(&[]), tag));
+    }
+
+    #[test]
+    fn preconditions_are_read_and_contradictions_refused() {
+        let read = |lines: &[(&'static str, &str)]| {
+            let mut faults = Faults::default();
+            let found = tags().precondition(&headers(lines), Some(Seq(42)), &mut faults);
+            faults.check().map(|()| found).map_err(|problem| problem.status().as_u16())
+        };
+        let revision = |seq: u64| Ok(Precondition::Revision(Some(Seq(seq))));
+        assert_eq!(read(&[]), Ok(Precondition::None));
+        assert_eq!(read(&[("if-none-match", "*")]), Ok(Precondition::Free));
+        assert_eq!(read(&[("if-match", "*")]), Ok(Precondition::Present));
+        assert_eq!(read(&[("if-match", "\"1f2e3d4c-41\"")]), revision(41));
+        assert_eq!(read(&[("if-match", "\"1f2e3d4c-41\", \"1f2e3d4c-42\"")]), revision(42));
+        for never in
+            ["\"aaaaaaaa-41\"", "W/\"1f2e3d4c-41\"", "\"1f2e3d4c-041\"", "\"1f2e3d4c-\"", "x"]
+        {
+            assert_eq!(read(&[("if-match", never)]), Ok(Precondition::Revision(None)), "{never}");
+        }
+        assert_eq!(read(&[("if-none-match", "\"1f2e3d4c-41\"")]), Err(400));
+        assert_eq!(read(&[("if-none-match", "*"), ("if-match", "*")]), Err(400));
+    }
+}

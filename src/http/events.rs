@@ -1,0 +1,292 @@
+//! The log, in pages. Reading it is no event: the past does not grow by being looked at.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::cursor::List;
+use super::faults::Faults;
+use super::operation::unreadable;
+use super::problem::Problem;
+use super::query::Query;
+use super::registration::json_response;
+use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
+use super::{Api, Shared, wire};
+use crate::domain::event::Kind;
+use crate::domain::limits::NAME_CHARS_MAX;
+use crate::domain::{Millis, Seq, Timestamp};
+use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::rfc3339;
+use crate::telemetry::propagation::{SpanId, TraceId};
+
+/// `GET /v1/events`
+pub(super) const EVENTS: Operation = Operation {
+    method: Method::Get,
+    id: "events",
+    summary: "Events of the log in pages; those of instances that have left too.",
+    query: &[
+        Parameter::new("limit", "Most events in a page.", Shape::Count(1, 1_000, 100)),
+        Parameter::new("order", "Oldest or newest first.", Shape::Word(&["asc", "desc"])),
+        Parameter::new("cursor", "`next` of the page before.", Shape::Text(200)),
+        ANY_NAMESPACE,
+        Parameter::new("service", "Those of this service.", Shape::Text(NAME_CHARS_MAX)),
+        Parameter::new("instance", "Those of this instance.", Shape::Text(NAME_CHARS_MAX)),
+        Parameter::new("kind", "Those of this kind.", Shape::Text(32)),
+        Parameter::new(
+            "caller",
+            "Those that this caller led to.",
+            Shape::Text(2 * NAME_CHARS_MAX + 1),
+        ),
+        Parameter::new("trace_id", "Those of this trace: 32 hexadecimal digits.", Shape::Text(32)),
+        Parameter::new("since", INSTANT, Shape::Text(64)),
+        Parameter::new("until", INSTANT, Shape::Text(64)),
+    ],
+    headers: &[],
+    body: None,
+    answers: &[answer(200, "A page.", "Events")],
+};
+
+const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`).";
+
+#[derive(Serialize)]
+struct Events<'a> {
+    events: Vec<EventText<'a>>,
+    next: Option<String>,
+    complete: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    from: String,
+    until: String,
+}
+
+/// An event as answered; its order of fields is the contract's.
+#[derive(Serialize)]
+struct EventText<'a> {
+    id: String,
+    seq: u64,
+    at: String,
+    kind: &'static str,
+    namespace: Option<&'a str>,
+    service: Option<&'a str>,
+    instance: Option<&'a str>,
+    caller: Option<&'a str>,
+    trace_id: Option<TraceText>,
+    span_id: Option<SpanText>,
+    cause: Option<u64>,
+    data: Box<RawValue>,
+}
+
+struct TraceText(TraceId);
+
+struct SpanText(SpanId);
+
+impl Serialize for TraceText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl Serialize for SpanText {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+pub(super) async fn events(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mut faults = Faults::default();
+    let query = Query::read(request.uri().query(), &EVENTS, &mut faults);
+    let wanted = read(&api, &query, &mut faults);
+    faults.check()?;
+    let mut wanted = wanted;
+    wanted.cursor = query.get("cursor").map(|cursor| position(&api, cursor)).transpose()?;
+    drop(query);
+
+    let head = api.projection.head();
+    let history = Arc::clone(&api.history);
+    let page = tokio::task::spawn_blocking(move || history.events(&wanted)).await;
+    let page = match page {
+        Ok(Ok(page)) => page,
+        Ok(Err(error)) => return Err(unreadable(&error)),
+        Err(_) => return Err(Problem::Internal),
+    };
+    Ok(json_response(StatusCode::OK, text(&api, &page), head))
+}
+
+fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
+    let kind = query.get("kind").and_then(|word| {
+        let kind = Kind::parse(word);
+        if kind.is_none() {
+            let words: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+            faults.malformed("kind", format!("must be one of {}", words.join(", ")));
+        }
+        kind
+    });
+    let trace_id = query.get("trace_id").and_then(|text| {
+        let trace_id = TraceId::parse(text.as_bytes());
+        trace_id.map_err(|error| faults.malformed("trace_id", error.to_string())).ok()
+    });
+    let now = api.clock.wall();
+    let mut moment = |name: &str| {
+        query.get(name).and_then(|text| moment(name, text, now, api.projection.head(), faults))
+    };
+    let (since, until) = (moment("since"), moment("until"));
+    EventQuery {
+        limit: usize::try_from(query.count("limit")).unwrap_or(usize::MAX),
+        order: match query.get("order") {
+            Some("desc") => Order::Descending,
+            _ => Order::Ascending,
+        },
+        cursor: None,
+        namespace: query.namespace(faults),
+        service: query.service(faults),
+        instance: query.instance(faults),
+        kind,
+        caller: query.get("caller").map(Box::from),
+        trace_id: trace_id.map(TraceId::to_bytes),
+        since,
+        until,
+    }
+}
+
+/// Reads an instant in one of its three forms.
+fn moment(
+    name: &str,
+    text: &str,
+    now: Timestamp,
+    head: Seq,
+    faults: &mut Faults,
+) -> Option<Moment> {
+    let moment = if let Some(version) = text.strip_prefix('@') {
+        version.parse().ok().map(|seq| Moment::Version(Seq(seq)))
+    } else if let Some(age) = text.strip_prefix('-') {
+        Millis::parse(age).ok().map(|age| {
+            let micros = i64::try_from(age.micros()).unwrap_or(i64::MAX);
+            Moment::At(Timestamp(now.micros().saturating_sub(micros)))
+        })
+    } else {
+        rfc3339::parse(text).map(Moment::At)
+    };
+    match moment {
+        None => {
+            faults.malformed(
+                name,
+                "must be RFC 3339, an age such as -5m, or a version such as @1234",
+            );
+        }
+        Some(Moment::At(at)) if at > now => faults.invalid(name, "must not be in the future"),
+        Some(Moment::Version(seq)) if seq > head => {
+            faults.invalid(name, format!("must not be above the present version, which is {head}"));
+        }
+        Some(Moment::At(_) | Moment::Version(_)) => {}
+    }
+    moment
+}
+
+fn position(api: &Api, cursor: &str) -> Result<Position, Problem> {
+    let place = api.cursors.read(List::Events, cursor)?;
+    let numbers = place.split_once(',').and_then(|(change, traffic)| {
+        Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
+    });
+    numbers.ok_or(Problem::InvalidCursor { detail: "it was not given out by this list" })
+}
+
+fn text(api: &Api, page: &EventPage) -> bytes::Bytes {
+    let next = page.next.map(|Position { change, traffic }| {
+        api.cursors.write(List::Events, &format!("{change},{traffic}"))
+    });
+    let missing: Vec<Missing> = page
+        .missing
+        .iter()
+        .map(|gap| Missing { from: rfc3339::format(gap.from), until: rfc3339::format(gap.until) })
+        .collect();
+    wire::json(&Events {
+        events: page.events.iter().map(event_text).collect(),
+        next,
+        complete: missing.is_empty(),
+        missing,
+    })
+}
+
+fn event_text(record: &Record) -> EventText<'_> {
+    EventText {
+        id: match record.id {
+            EventId::Change(number) => number.to_string(),
+            EventId::Traffic(number) => format!("t{number}"),
+        },
+        seq: record.seq.0,
+        at: rfc3339::format(record.at),
+        kind: record.kind.as_str(),
+        namespace: record.namespace.as_deref(),
+        service: record.service.as_deref(),
+        instance: record.instance.as_deref(),
+        caller: record.caller.as_deref(),
+        trace_id: TraceId::from_bytes(record.trace.trace_id).map(TraceText),
+        span_id: SpanId::from_bytes(record.trace.span_id).map(SpanText),
+        cause: record.cause.map(|cause| cause.0),
+        // What the log holds was written as JSON; if a damaged file says otherwise, it is shown as nothing.
+        data: RawValue::from_string(record.data.to_string())
+            .unwrap_or_else(|_| RawValue::NULL.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::TraceRef;
+
+    #[test]
+    fn an_instant_has_three_forms_and_none_in_the_future() {
+        let now = Timestamp(1_795_248_000_000_000);
+        let read = |text: &str| {
+            let mut faults = Faults::default();
+            let found = moment("since", text, now, Seq(50), &mut faults);
+            faults.check().map(|()| found).map_err(|problem| problem.status().as_u16())
+        };
+        assert_eq!(read("@42"), Ok(Some(Moment::Version(Seq(42)))));
+        assert_eq!(read("-5m"), Ok(Some(Moment::At(Timestamp(now.0 - 300_000_000)))));
+        assert_eq!(read("2026-11-21T08:00:00Z"), Ok(Some(Moment::At(now))));
+        assert_eq!(read("2026-11-21T08:00:00.000001Z"), Err(422));
+        assert_eq!(read("@51"), Err(422));
+        for broken in ["", "@", "@x", "5m", "-5x", "yesterday", "2026-11-21"] {
+            assert_eq!(read(broken), Err(400), "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_event_reads_as_in_the_contract() {
+        let record = Record {
+            id: EventId::Traffic(1093),
+            seq: Seq(42),
+            at: Timestamp(1_795_248_000_000_000),
+            kind: Kind::Lookup,
+            namespace: Some("default".into()),
+            service: Some("orders".into()),
+            instance: None,
+            caller: Some("web".into()),
+            trace: TraceRef { trace_id: [0xab; 16], span_id: [0xcd; 8] },
+            cause: None,
+            data: r#"{"filter":"","revision":41}"#.into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&event_text(&record)).unwrap(),
+            r#"{"id":"t1093","seq":42,"at":"2026-11-21T08:00:00.000000Z","kind":"lookup","namespace":"default","service":"orders","instance":null,"caller":"web","trace_id":"abababababababababababababababab","span_id":"cdcdcdcdcdcdcdcd","cause":null,"data":{"filter":"","revision":41}}"#
+        );
+        let damaged = Record { data: "{".into(), trace: TraceRef::default(), ..record };
+        let text = serde_json::to_string(&event_text(&damaged)).unwrap();
+        assert!(
+            text.contains(r#""trace_id":null,"span_id":null,"#)
+                && text.ends_with(r#""data":null}"#)
+        );
+    }
+}

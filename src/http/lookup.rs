@@ -1,0 +1,413 @@
+//! The question that the registry exists for: who may be called now. And one instance with its lease.
+//!
+//! The default answer is a text that the view made once; with a filter, the texts of the instances are put
+//! together. Either way the event of the lookup has its place in the log's queue before the answer goes out.
+//! The head is read before the view, so that the event never claims to have seen less than it did.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use form_urlencoded::byte_serialize;
+
+use super::faults::Faults;
+use super::names::Path;
+use super::problem::Problem;
+use super::query::Query;
+use super::registration::json_response;
+use super::scope::Scope;
+use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer, empty};
+use super::{About, Api, Shared, etag, wire};
+use crate::domain::limits::{
+    LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
+};
+use crate::domain::traffic::Detail;
+use crate::domain::{Instance, InstanceId, Mode, Seq, ServiceKey, Status};
+use crate::projection::{Entry, ServiceView};
+use crate::telemetry::names::LookupOutcome;
+
+/// Longest filter, in bytes of its canonical form: it is written into the event of each lookup.
+const FILTER_BYTES_MAX: usize = 4 * 1024;
+
+const ANY: &str = "any";
+
+/// `GET /v1/services/{service}/instances`
+pub(super) const LOOKUP: Operation = Operation {
+    method: Method::Get,
+    id: "lookup",
+    summary: "Who may be called now: the best tier of those that the filters let through.",
+    query: &[
+        NAMESPACE,
+        Parameter::new(
+            "status",
+            "Those of this status, whatever their tier.",
+            Shape::Word(&[ANY, "healthy", "unstable", "failed"]),
+        ),
+        Parameter::new(
+            "mode",
+            "Those of this mode, whatever their tier.",
+            Shape::Word(&["active", "standby", "draining"]),
+        ),
+        Parameter::new(
+            "tag",
+            "Those that have this tag; all of them, if it repeats.",
+            Shape::Text(TAG_CHARS_MAX),
+        )
+        .repeated(),
+        Parameter::new("zone", "Those in this zone.", Shape::Text(LABEL_CHARS_MAX)),
+        Parameter::new("version", "Those of this version.", Shape::Text(LABEL_CHARS_MAX)),
+        Parameter::new(
+            "meta.*",
+            "Those whose metadata has this value for this key.",
+            Shape::Text(METADATA_VALUE_BYTES_MAX),
+        )
+        .repeated(),
+        Parameter::new(
+            "include",
+            "With `lease`, each instance comes with its lease.",
+            Shape::Word(&["lease"]),
+        ),
+        Parameter::new("at", "The answer that was given then.", Shape::Text(64)).later(),
+        Parameter::new("after", "Wait for a revision above this one.", Shape::Text(20)).later(),
+        Parameter::new("wait", "How long to wait.", Shape::Text(20)).later(),
+    ],
+    headers: &["if-none-match"],
+    body: None,
+    answers: &[
+        answer(200, "The list, which may be empty.", "Lookup"),
+        empty(304, "The client holds this revision."),
+    ],
+};
+
+/// `GET /v1/services/{service}/instances/{instance}`
+pub(super) const READ_INSTANCE: Operation = Operation {
+    method: Method::Get,
+    id: "instance",
+    summary: "One instance with its lease.",
+    query: &[NAMESPACE, Parameter::new("at", "As it was then.", Shape::Text(64)).later()],
+    headers: &[],
+    body: None,
+    answers: &[answer(200, "The instance.", "InstanceWithLease")],
+};
+
+/// What a lookup asks for.
+#[derive(Debug, Default, PartialEq)]
+struct Filter {
+    /// `Some(None)` is `any`.
+    status: Option<Option<Status>>,
+    mode: Option<Mode>,
+    tags: Vec<String>,
+    zone: Option<String>,
+    version: Option<String>,
+    metadata: Vec<(String, String)>,
+}
+
+impl Filter {
+    fn read(query: &Query<'_>, faults: &mut Faults) -> Self {
+        let mut filter = Self::default();
+        for (name, value) in query.pairs() {
+            match name {
+                "status" => filter.status = Some(Status::parse(value)),
+                "mode" => filter.mode = Mode::parse(value),
+                "tag" => filter.tags.push(value.to_owned()),
+                "zone" => filter.zone = Some(value.to_owned()),
+                "version" => filter.version = Some(value.to_owned()),
+                _ => {
+                    let key = name.strip_prefix("meta.").map(str::to_owned);
+                    filter.metadata.extend(key.map(|key| (key, value.to_owned())));
+                }
+            }
+        }
+        if filter.tags.len() > TAGS_MAX {
+            faults.invalid("tag", format!("may come at most {TAGS_MAX} times"));
+        }
+        if filter.metadata.len() > METADATA_KEYS_MAX {
+            faults.invalid("meta", format!("may come at most {METADATA_KEYS_MAX} times"));
+        }
+        filter
+    }
+
+    fn lets_through(&self, instance: &Instance) -> bool {
+        self.status.flatten().is_none_or(|status| instance.status == status)
+            && self.mode.is_none_or(|mode| instance.mode == mode)
+            && self.tags.iter().all(|tag| instance.tags.iter().any(|own| **own == **tag))
+            && self.zone.as_deref().is_none_or(|zone| instance.zone.as_deref() == Some(zone))
+            && self.version.as_deref().is_none_or(|v| instance.version.as_deref() == Some(v))
+            && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+    }
+
+    /// Whether the filter asks for a status or a mode, which switches the tiers off.
+    fn ignores_tiers(&self) -> bool {
+        self.status.is_some() || self.mode.is_some()
+    }
+
+    /// The filter as a query string in which equal filters are equal texts; empty is the default.
+    fn canonical(&self) -> String {
+        let status = self.status.map(|status| status.map_or(ANY, Status::as_str));
+        let mut pairs: Vec<(String, &str)> = Vec::new();
+        pairs.extend(status.map(|status| ("status".into(), status)));
+        pairs.extend(self.mode.map(|mode| ("mode".into(), mode.as_str())));
+        pairs.extend(self.tags.iter().map(|tag| ("tag".into(), tag.as_str())));
+        pairs.extend(self.zone.as_deref().map(|zone| ("zone".into(), zone)));
+        pairs.extend(self.version.as_deref().map(|version| ("version".into(), version)));
+        pairs.extend(self.metadata.iter().map(|(k, v)| (format!("meta.{k}"), v.as_str())));
+        pairs.sort();
+        pairs.dedup();
+        canonical(pairs.iter().map(|(name, value)| (name.as_str(), *value)))
+    }
+}
+
+/// Pairs as a query string.
+pub(super) fn canonical<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.extend(byte_serialize(name.as_bytes()));
+        text.push('=');
+        text.extend(byte_serialize(value.as_bytes()));
+    }
+    text
+}
+
+/// What a lookup answers, before its event is recorded.
+struct Found {
+    /// None is 304.
+    body: Option<Bytes>,
+    etag: Option<Bytes>,
+    returned: u32,
+    outcome: LookupOutcome,
+}
+
+pub(super) async fn lookup(
+    State(api): State<Shared>,
+    scope: Scope,
+    path: Path,
+    request: Request,
+) -> Result<Response, Problem> {
+    let head = api.projection.head();
+    // Nearly every lookup has no query, and its service is known: no name has to be made or checked then.
+    let plain = request.uri().query().is_none_or(str::is_empty);
+    if plain && let Some(view) = api.projection.service("default", path.service()) {
+        scope.about(&view.key.service, None);
+        let found = default_answer(&api, &view, request.headers());
+        return finish(&api, &scope, &view, head, String::new(), found).await;
+    }
+    let mut faults = Faults::default();
+    let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
+    let key = path.service_key(query.namespace(&mut faults), &mut faults);
+    let filter = Filter::read(&query, &mut faults);
+    let text = filter.canonical();
+    if text.len() > FILTER_BYTES_MAX {
+        let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
+        faults.invalid("filter", message);
+    }
+    faults.check()?;
+    let key = key.ok_or(Problem::Internal)?;
+    scope.about(&key.service, None);
+    let view = api.projection.service(key.namespace.as_str(), key.service.as_str());
+    let Some(view) = view else {
+        return Err(unknown(&api, &scope, key, None, head, text).await);
+    };
+    let leases = query.get("include").is_some();
+    let found = match text.is_empty() && !leases {
+        true => default_answer(&api, &view, request.headers()),
+        false => filtered(&api, &view, &filter, &text, leases, request.headers()),
+    };
+    finish(&api, &scope, &view, head, text, found).await
+}
+
+fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
+    let answer = view.answer(|view| wire::default_answer(view, &api.tags));
+    let held = etag::is_held(headers, &answer.etag);
+    Found {
+        body: (!held).then(|| answer.body.clone()),
+        etag: Some(answer.etag.clone()),
+        returned: if held { 0 } else { answer.returned },
+        outcome: outcome(held, answer.returned, answer.degraded),
+    }
+}
+
+fn filtered(
+    api: &Api,
+    view: &ServiceView,
+    filter: &Filter,
+    text: &str,
+    leases: bool,
+    headers: &HeaderMap,
+) -> Found {
+    let etag = (!leases).then(|| api.tags.tag(view.revision, text));
+    let (entries, degraded): (Vec<&Arc<Entry>>, bool) = if filter.ignores_tiers() {
+        let matching = view.entries.iter().filter(|entry| filter.lets_through(&entry.instance));
+        (matching.collect(), false)
+    } else {
+        let (offered, tier) = view.offered(|instance| filter.lets_through(instance));
+        (offered, tier.is_some_and(|tier| tier.degraded()))
+    };
+    let returned = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    if etag.as_ref().is_some_and(|etag| etag::is_held(headers, etag)) {
+        return Found { body: None, etag, returned: 0, outcome: LookupOutcome::NotModified };
+    }
+    let clock = leases.then_some(&*api.clock);
+    let body = wire::list(view, degraded, entries.iter().map(|entry| &***entry), clock);
+    Found { body: Some(body), etag, returned, outcome: outcome(false, returned, degraded) }
+}
+
+fn outcome(held: bool, returned: u32, degraded: bool) -> LookupOutcome {
+    match (held, returned, degraded) {
+        (true, ..) => LookupOutcome::NotModified,
+        (false, 0, _) => LookupOutcome::Empty,
+        (false, _, true) => LookupOutcome::Degraded,
+        (false, _, false) => LookupOutcome::Hit,
+    }
+}
+
+async fn finish(
+    api: &Api,
+    scope: &Scope,
+    view: &ServiceView,
+    head: Seq,
+    filter: String,
+    found: Found,
+) -> Result<Response, Problem> {
+    let status = if found.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED };
+    let about = About {
+        namespace: Some(view.key.namespace.clone()),
+        service: Some(view.key.service.clone()),
+        instance: None,
+    };
+    let detail = Detail::Lookup {
+        filter: filter.into(),
+        revision: view.revision,
+        returned: found.returned,
+        status: status.as_u16(),
+    };
+    record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
+    let mut response = match found.body {
+        Some(body) => json_response(status, body, view.revision),
+        None => not_modified(view.revision),
+    };
+    if let Some(etag) = &found.etag {
+        response.headers_mut().insert(header::ETAG, etag::header(etag));
+    }
+    Ok(response)
+}
+
+fn not_modified(revision: Seq) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response.headers_mut().insert("rollcall-seq", wire::seq_header(revision));
+    response
+}
+
+/// Records a lookup and counts it.
+pub(super) async fn record(
+    api: &Api,
+    scope: &Scope,
+    about: About,
+    seen: Seq,
+    detail: Detail,
+    outcome: LookupOutcome,
+) -> Result<(), Problem> {
+    let recorded = api.record(scope, about, seen, detail, None).await;
+    let outcome = if recorded.is_ok() { outcome } else { LookupOutcome::Error };
+    api.metrics.registry.lookups.get(outcome).increment(1);
+    recorded
+}
+
+/// Records a lookup that found nothing; the problem to answer, which is another one if that can't be recorded.
+async fn unknown(
+    api: &Api,
+    scope: &Scope,
+    key: ServiceKey,
+    known: Option<(&ServiceView, InstanceId)>,
+    head: Seq,
+    filter: String,
+) -> Problem {
+    let revision = known.as_ref().map_or(Seq::ZERO, |(view, _)| view.revision);
+    let (problem, instance) = match known {
+        Some((_, instance)) => (Problem::UnknownInstance, Some(instance)),
+        None => (Problem::UnknownService, None),
+    };
+    let detail = Detail::Lookup {
+        filter: filter.into(),
+        revision,
+        returned: 0,
+        status: problem.status().as_u16(),
+    };
+    let about = About { namespace: Some(key.namespace), service: Some(key.service), instance };
+    let outcome = LookupOutcome::Unknown;
+    scope.reflects(head.max(revision));
+    match record(api, scope, about, head.max(revision), detail, outcome).await {
+        Ok(()) => problem,
+        Err(other) => other,
+    }
+}
+
+pub(super) async fn instance(
+    State(api): State<Shared>,
+    scope: Scope,
+    path: Path,
+    request: Request,
+) -> Result<Response, Problem> {
+    let head = api.projection.head();
+    let mut faults = Faults::default();
+    let query = Query::read(request.uri().query(), &READ_INSTANCE, &mut faults);
+    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    faults.check()?;
+    let key = key.ok_or(Problem::Internal)?;
+    scope.about(&key.service.service, Some(&key.instance));
+    let ServiceKey { namespace, service } = &key.service;
+    let Some(view) = api.projection.service(namespace.as_str(), service.as_str()) else {
+        return Err(unknown(&api, &scope, key.service, None, head, String::new()).await);
+    };
+    let Some(entry) = view.entry(key.instance.as_str()) else {
+        let known = Some((&*view, key.instance));
+        return Err(unknown(&api, &scope, key.service, known, head, String::new()).await);
+    };
+    let body = wire::with_lease(entry, &*api.clock);
+    let detail = Detail::Lookup {
+        filter: Box::default(),
+        revision: view.revision,
+        returned: 1,
+        status: StatusCode::OK.as_u16(),
+    };
+    let about = About {
+        namespace: Some(key.service.namespace),
+        service: Some(key.service.service),
+        instance: Some(key.instance),
+    };
+    record(&api, &scope, about, head.max(view.revision), detail, LookupOutcome::Hit).await?;
+    Ok(json_response(StatusCode::OK, body, view.revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(raw: &str) -> Filter {
+        let mut faults = Faults::default();
+        let query = Query::read(Some(raw), &LOOKUP, &mut faults);
+        let filter = Filter::read(&query, &mut faults);
+        faults.check().unwrap();
+        filter
+    }
+
+    #[test]
+    fn equal_filters_have_equal_texts_that_read_back() {
+        for (raw, text) in [
+            ("", ""),
+            ("namespace=a&include=lease", ""),
+            ("zone=b&tag=y&tag=x&tag=y", "tag=x&tag=y&zone=b"),
+            ("meta.a%26b=1+2%3D3&status=any", "meta.a%26b=1+2%3D3&status=any"),
+            ("mode=draining&status=failed&version=1", "mode=draining&status=failed&version=1"),
+        ] {
+            assert_eq!(filter(raw).canonical(), text, "{raw}");
+            assert_eq!(filter(text).canonical(), text);
+        }
+    }
+}

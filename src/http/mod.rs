@@ -1,0 +1,198 @@
+//! The HTTP contract: requests in, commands and reads out, answers back.
+//!
+//! ```text
+//!   server ─▶ router ─▶ scope (ids, time, caller, limits; metrics and span at the end)
+//!                         └▶ handler ─▶ faults ─▶ 4xx
+//!                               │         (query, fields, etag: each part of a request has its reader)
+//!                               ├─ changes ─▶ registrar, and waits
+//!                               ├─ heartbeats ─▶ lease, then the registrar's traffic buffer
+//!                               └─ reads ─▶ projection, then the same buffer
+//! ```
+//!
+//! It must never see the log or SQL (the past comes through [`crate::history`]), never decide what a command
+//! does, and never answer a lookup or heartbeat whose event has no place in the log. Built by `app`, which
+//! hands in the listener, the clock and the end.
+
+mod accept;
+mod body;
+mod caller;
+mod cursor;
+mod etag;
+mod events;
+mod faults;
+mod fields;
+mod heartbeat;
+mod lookup;
+mod names;
+mod openapi;
+mod operation;
+mod problem;
+mod query;
+mod readiness;
+mod registration;
+mod router;
+mod scope;
+mod sd;
+mod server;
+mod services;
+mod spec;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use uuid::Uuid;
+
+use crate::clock::{Clock, Monotonic};
+use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName};
+use crate::history::EventReader;
+use crate::lease::Lease;
+use crate::projection::Projection;
+use crate::registrar::{Applied, Handle, QueuedTraffic, Refused, Request};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Tracer;
+use cursor::Cursors;
+use etag::Tags;
+use problem::Problem;
+pub use readiness::Readiness;
+pub use router::router;
+use scope::Scope;
+pub use server::serve;
+
+/// Settings of the HTTP server.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a client may take to send a body.
+    pub request_timeout: Duration,
+    /// How long a client may take to send a head, also the first one after connecting.
+    pub header_timeout: Duration,
+    /// How many connections may be open; the next ones wait to be accepted.
+    pub max_connections: usize,
+    /// How long requests in progress are waited for at the end.
+    pub shutdown_timeout: Duration,
+    /// Lease of an instance that registers without a ttl.
+    pub default_ttl: Millis,
+    /// From when on a read is slow enough for its span to be kept.
+    pub slow_read: Duration,
+    /// The same for a request that waits for the log.
+    pub slow_change: Duration,
+    /// Whether every request gets a log line.
+    pub log_requests: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            max_connections: 10_000,
+            shutdown_timeout: Duration::from_secs(10),
+            default_ttl: crate::domain::limits::TTL_DEFAULT,
+            slow_read: crate::telemetry::keep::SLOW_READ,
+            slow_change: crate::telemetry::keep::SLOW_CHANGE,
+            log_requests: false,
+        }
+    }
+}
+
+/// Everything that the API stands on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// What reads are answered from.
+    pub projection: Arc<Projection>,
+    /// Where changes and traffic go.
+    pub registrar: Handle,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Where requests are counted.
+    pub metrics: Arc<Metrics>,
+    /// Where spans go.
+    pub tracer: Tracer,
+    /// The id that the log was born with.
+    pub log_id: Uuid,
+    /// Settings.
+    pub config: Config,
+    /// Whether replay is done.
+    pub readiness: Arc<Readiness>,
+    /// The past.
+    pub history: Arc<dyn EventReader>,
+}
+
+/// What every handler holds.
+#[derive(Debug)]
+pub struct Api {
+    parts: Parts,
+    started_at: Monotonic,
+    log_header: HeaderValue,
+    tags: Tags,
+    cursors: Cursors,
+}
+
+type Shared = Arc<Api>;
+
+impl std::ops::Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+/// Whom a traffic event is about.
+#[derive(Debug, Default)]
+struct About {
+    namespace: Option<Namespace>,
+    service: Option<ServiceName>,
+    instance: Option<InstanceId>,
+}
+
+impl Api {
+    /// The API over these parts; the process counts as started now.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let log_id = parts.log_id;
+        let log_header = HeaderValue::try_from(log_id.to_string())
+            .expect("a UUID is written in hexadecimal digits and dashes");
+        Arc::new(Self {
+            started_at: parts.clock.monotonic(),
+            log_header,
+            tags: Tags::of(log_id),
+            cursors: Cursors::of(log_id),
+            parts,
+        })
+    }
+
+    /// Sends a command in the name of this request and waits until its effect can be read.
+    async fn submit(&self, scope: &Scope, command: Command) -> Result<Applied, Refused> {
+        let request =
+            Request { command, caller: Some(Arc::clone(scope.caller())), trace: scope.trace() };
+        scope.waits_for_log();
+        let applied = self.registrar.submit(request).await?;
+        scope.changed(&applied);
+        Ok(applied)
+    }
+
+    /// Gives a traffic event of this request its place on the way to the log.
+    async fn record(
+        &self,
+        scope: &Scope,
+        about: About,
+        seen: Seq,
+        detail: Detail,
+        lease: Option<Arc<Lease>>,
+    ) -> Result<(), Problem> {
+        let traffic = Traffic {
+            at: self.clock.wall(),
+            seen,
+            namespace: about.namespace,
+            service: about.service,
+            instance: about.instance,
+            caller: Arc::clone(scope.caller()),
+            trace: scope.trace(),
+            detail,
+        };
+        Ok(self.registrar.record(QueuedTraffic { traffic, lease }).await?)
+    }
+}

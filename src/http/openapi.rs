@@ -1,0 +1,341 @@
+//! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
+//! parameter and method in it is one that is served. Only the schemas of bodies are written here.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::router::{Resource, resources};
+use super::spec::{Answer, BodySpec, Operation, Parameter, Shape};
+
+/// The document as JSON text.
+pub(super) fn document() -> Bytes {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(build().to_string()));
+    DOCUMENT.clone()
+}
+
+fn build() -> Value {
+    let paths: Map<String, Value> = resources()
+        .iter()
+        .map(|resource| (resource.path.to_owned(), path_item(resource)))
+        .collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "rollcall",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "A service registry that remembers: every registration, heartbeat, expiry and \
+                lookup is an event with a trace id.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:7655"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "responses": {"Problem": {
+                "description": "It was not done, and why (RFC 9457).",
+                "content": {"application/problem+json": {"schema": reference("Problem")}},
+            }},
+            "headers": {
+                "rollcall-log": {"description": "The id of the log.", "schema": {"type": "string", "format": "uuid"}},
+                "traceresponse": {
+                    "description": "The trace and the span of this request (W3C Trace Context).",
+                    "schema": {"type": "string"},
+                },
+                "rollcall-seq": {
+                    "description": "The version of the state that the answer reflects; for a lookup, the service's revision.",
+                    "schema": {"type": "integer", "minimum": 0},
+                },
+            },
+        },
+    })
+}
+
+fn path_item(resource: &Resource) -> Value {
+    let mut item: Map<String, Value> = resource
+        .operations
+        .iter()
+        .map(|operation| (operation.method.key().to_owned(), describe(operation)))
+        .collect();
+    let names: Vec<Value> = ["service", "instance"]
+        .into_iter()
+        .filter(|name| resource.path.contains(&format!("{{{name}}}")))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": reference("Name")}))
+        .collect();
+    if !names.is_empty() {
+        item.insert("parameters".into(), names.into());
+    }
+    Value::Object(item)
+}
+
+fn describe(operation: &Operation) -> Value {
+    let query = operation.query.iter().map(query_parameter);
+    let headers = operation.headers.iter().chain(&["rollcall-caller", "traceparent", "tracestate"]).map(
+        |name| json!({"name": name, "in": "header", "required": false, "schema": {"type": "string"}}),
+    );
+    let mut answers: Map<String, Value> = operation
+        .answers
+        .iter()
+        .map(|answer| (answer.status.to_string(), response(answer)))
+        .collect();
+    answers.insert("default".into(), json!({"$ref": "#/components/responses/Problem"}));
+    let mut described = json!({
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "parameters": query.chain(headers).collect::<Vec<Value>>(),
+        "responses": answers,
+    });
+    if let Some(body) = &operation.body {
+        described["requestBody"] = request_body(body);
+    }
+    described
+}
+
+fn query_parameter(parameter: &Parameter) -> Value {
+    let mut schema = match parameter.shape {
+        Shape::Text(max) => json!({"type": "string", "maxLength": max}),
+        Shape::Word(words) => json!({"type": "string", "enum": words}),
+        Shape::Count(min, max, default) => {
+            json!({"type": "integer", "minimum": min, "maximum": max, "default": default})
+        }
+    };
+    if parameter.repeats {
+        schema = json!({"type": "array", "items": schema});
+    }
+    let mut about = parameter.about.to_owned();
+    if parameter.later {
+        about.push_str(" Not in this version: 501.");
+    }
+    json!({
+        "name": parameter.name, "in": "query", "required": false,
+        "description": about, "schema": schema,
+    })
+}
+
+fn request_body(body: &BodySpec) -> Value {
+    let content: Map<String, Value> = body
+        .media
+        .iter()
+        .map(|media| ((*media).to_owned(), json!({"schema": reference(body.schema)})))
+        .collect();
+    json!({
+        "required": !body.optional,
+        "description": format!("At most {} bytes.", body.limit),
+        "content": content,
+    })
+}
+
+fn response(answer: &Answer) -> Value {
+    let header = |name: &str| json!({"$ref": format!("#/components/headers/{name}")});
+    let mut described = json!({
+        "description": answer.about,
+        "headers": {
+            "rollcall-log": header("rollcall-log"),
+            "traceresponse": header("traceresponse"),
+            "rollcall-seq": header("rollcall-seq"),
+        },
+    });
+    if let Some(schema) = answer.schema {
+        let media = if schema == "Text" { "text/plain" } else { "application/json" };
+        described["content"] = json!({media: {"schema": reference(schema)}});
+    }
+    described
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+/// An object of which these fields are always there.
+fn object(required: &[&str], properties: Value) -> Value {
+    json!({"type": "object", "required": required, "properties": properties, "additionalProperties": false})
+}
+
+/// The same, of which all fields are always there.
+fn full(properties: Value) -> Value {
+    let names: Vec<&str> =
+        properties.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+    object(&names, properties.clone())
+}
+
+fn list(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+fn schemas() -> Value {
+    let (text, count, truth) = (
+        json!({"type": "string"}),
+        json!({"type": "integer", "minimum": 0}),
+        json!({"type": "boolean"}),
+    );
+    let maybe = |kind: &str| json!({"type": [kind, "null"]});
+    let word = |words: &[&str]| json!({"type": "string", "enum": words});
+    let instant = json!({"type": "string", "format": "date-time"});
+    let mode = word(&["active", "standby", "draining"]);
+    let status = word(&["healthy", "unstable", "failed"]);
+    let port = json!({"type": "integer", "minimum": 1, "maximum": 65535});
+    let weight = json!({"type": "integer", "minimum": 0, "maximum": 10000, "default": 100});
+    let label = json!({"type": "string", "maxLength": 128});
+    let tags = json!({"type": "array", "maxItems": 32, "items": {"type": "string", "minLength": 1, "maxLength": 128}});
+    let metadata =
+        json!({"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string"}});
+    let duration = reference("Duration");
+
+    let instance = json!({
+        "namespace": text, "service": text, "instance": text, "incarnation": count, "address": text, "port": port,
+        "protocol": text, "version": maybe("string"), "zone": maybe("string"), "weight": weight, "tags": tags,
+        "metadata": metadata, "mode": mode, "status": status, "ttl": duration, "registered_at": instant,
+        "revision": count,
+    });
+    let lease = full(json!({
+        "last_heartbeat_at": maybe("string"), "age_ms": count, "expires_in_ms": count, "missed": count,
+    }));
+    let mut with_lease = instance.clone();
+    with_lease["lease"] = reference("Lease");
+    let beat = json!({
+        "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number"},
+        "health": word(&["passing", "failing"]), "note": {"type": "string", "maxLength": 256},
+    });
+    let mut batch_beat =
+        json!({"namespace": text, "service": reference("Name"), "instance": reference("Name")});
+    merge(&mut batch_beat, &beat);
+    let named = json!({"namespace": text, "service": text, "instance": text});
+    let mut conflict = named.clone();
+    conflict["incarnation"] = count.clone();
+    let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
+    let fill = full(json!({"waiting": count, "capacity": count}));
+
+    json!({
+        "Name": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$", "maxLength": 128},
+        "Duration": {"type": "string", "examples": ["500ms", "15s", "2m", "24h"]},
+        "Registration": object(&["address", "port"], json!({
+            "address": text, "port": port, "protocol": text, "version": label, "zone": label, "weight": weight,
+            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"), "check": {"type": "null"},
+        })),
+        "Ttl": {
+            "description": "1 s to 24 h; a bare number is seconds.",
+            "anyOf": [duration, {"type": "number", "minimum": 1, "maximum": 86400}], "default": "15s",
+        },
+        "ShortRegistration": object(&["service_name", "host", "port"], json!({
+            "service_name": reference("Name"), "host": text, "port": port, "id": reference("Name"),
+            "metadata": metadata, "ttl": reference("Ttl"),
+        })),
+        "Patch": {
+            "type": "object", "minProperties": 1, "additionalProperties": false,
+            "description": "A merge patch: null takes a field back to its default.",
+            "properties": {
+                "mode": nullable(&mode), "weight": nullable(&weight), "tags": nullable(&tags),
+                "metadata": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
+            },
+        },
+        "Instance": full(instance),
+        "InstanceWithLease": full(with_lease),
+        "Lease": lease,
+        "Lookup": object(&["namespace", "service", "revision", "instances"], json!({
+            "namespace": text, "service": text, "revision": count,
+            "degraded": {"type": "boolean", "description": "Only there if nothing healthy is left."},
+            "instances": list(json!({"anyOf": [reference("Instance"), reference("InstanceWithLease")]})),
+        })),
+        "Heartbeat": object(&[], beat),
+        "Heartbeats": object(&["instances"], json!({
+            "instances": {"type": "array", "maxItems": 1000, "items": object(&["service", "instance"], batch_beat)},
+        })),
+        "Renewed": full(json!({"status": status, "mode": mode, "ttl": duration, "heartbeat_interval": duration})),
+        "RenewedBatch": full(json!({
+            "renewed": count, "unknown": list(full(named)), "conflicts": list(full(conflict)),
+        })),
+        "Services": full(json!({
+            "services": list(full(json!({
+                "namespace": text, "service": text, "revision": count, "instances": count, "healthy": count,
+            }))),
+            "next": maybe("string"),
+        })),
+        "Namespaces": full(json!({
+            "namespaces": list(full(json!({"namespace": text, "services": count, "instances": count}))),
+        })),
+        "Targets": list(full(json!({
+            "targets": list(text.clone()), "labels": {"type": "object", "additionalProperties": text},
+        }))),
+        "Event": full(json!({
+            "id": text, "seq": count, "at": instant, "kind": text, "namespace": maybe("string"),
+            "service": maybe("string"), "instance": maybe("string"), "caller": maybe("string"),
+            "trace_id": maybe("string"), "span_id": maybe("string"), "cause": maybe("integer"),
+            "data": {"type": ["object", "null"]},
+        })),
+        "Events": object(&["events", "next", "complete"], json!({
+            "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
+            "missing": list(full(json!({"from": instant, "until": instant}))),
+        })),
+        "Live": full(json!({"live": truth})),
+        "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
+        "Status": full(json!({
+            "version": text, "log_id": text, "uptime": duration, "head": count, "traffic_head": count,
+            "services": count, "instances": count, "log": {"type": "object"},
+            "queues": full(json!({"changes": fill, "traffic": fill})),
+            "replay": {"type": ["object", "null"]}, "guard": {"type": "null"},
+        })),
+        "Problem": {
+            "type": "object", "required": ["type", "title", "status", "detail", "trace_id"],
+            "properties": {
+                "type": text, "title": text, "status": count, "detail": text, "trace_id": text,
+                "incarnation": count,
+                "errors": list(full(json!({"field": text, "message": text}))),
+            },
+        },
+        "Text": text,
+        "OpenApi": {"type": "object"},
+    })
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    for (name, value) in from.as_object().into_iter().flatten() {
+        into[name] = value.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(object) => {
+                found.extend(object.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                object.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_schema_is_used() {
+        let document = build();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for reference in &found {
+            let pointer = reference.trim_start_matches('#');
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        }
+        for schema in document["components"]["schemas"].as_object().unwrap().keys() {
+            assert!(
+                found.contains(&format!("#/components/schemas/{schema}")),
+                "{schema} is not used"
+            );
+        }
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_parameters_once() {
+        let mut ids = BTreeSet::new();
+        for operation in resources().iter().flat_map(|resource| &resource.operations) {
+            assert!(ids.insert(operation.id), "{} twice", operation.id);
+            let names: BTreeSet<_> =
+                operation.query.iter().map(|parameter| parameter.name).collect();
+            assert_eq!(names.len(), operation.query.len(), "{}", operation.id);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The only map from what went wrong to what the client is told: RFC 9457, `application/problem+json`.
+//!
+//! A handler returns a [`Problem`] as its error; the request's scope turns it into the answer, because only
+//! the scope knows the trace id. A 5xx never shows the inside of the registry; a refused field is named, with
+//! what would be allowed. The types (`/problems/...`) are part of the contract: the table at the end of this
+//! file is their list.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::faults::FieldError;
+use crate::domain::{Rejection, Seq};
+use crate::registrar::Refused;
+use crate::telemetry::names::ErrorType;
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The body or the path is not what it says it is: not JSON, not UTF-8, cut off.
+    Malformed { detail: String },
+    /// Fields or parameters that the contract does not know, that came twice or that do not parse.
+    InvalidRequest { errors: Vec<FieldError> },
+    /// A page of another log, or no page's cursor at all.
+    InvalidCursor { detail: &'static str },
+    /// No such path.
+    UnknownPath,
+    /// No such service was ever registered.
+    UnknownService,
+    /// The instance does not live.
+    UnknownInstance,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// The answer exists in no form that `accept` allows.
+    NotAcceptable { produces: &'static str },
+    /// The body took too long to come.
+    BodyTimeout { seconds: u64 },
+    /// A heartbeat of another life of the instance.
+    OtherIncarnation { current: Seq, given: Seq },
+    /// `if-none-match: *`, and the id is in use.
+    InUse { incarnation: Seq },
+    /// `if-match`, and the instance has changed or left.
+    Stale,
+    /// The body is longer than allowed.
+    BodyTooLarge { limit: usize },
+    /// The path and query are longer than allowed.
+    UriTooLong { limit: usize },
+    /// The body is of another type than the request takes.
+    UnsupportedMediaType { accepted: &'static str },
+    /// Fields that are missing, of the wrong type or out of their range: all of them.
+    InvalidFields { errors: Vec<FieldError> },
+    /// Part of the contract, not of this version.
+    NotImplemented { parameter: &'static str },
+    /// A fault of the registry.
+    Internal,
+    /// Replay is still running.
+    NotReady { phase: String },
+    /// The log can't be written.
+    LogFailed { cause: String },
+    /// The log did not take the event in time.
+    LogSlow,
+    /// Too many changes wait.
+    Busy,
+    /// The registry is going down.
+    Stopping,
+}
+
+/// What a problem is, apart from its particulars.
+struct Kind {
+    status: StatusCode,
+    name: &'static str,
+    title: &'static str,
+}
+
+impl Problem {
+    /// Status, type and title.
+    fn kind(&self) -> Kind {
+        let (status, name, title) = match self {
+            Self::Malformed { .. } => (400, "malformed-request", "The request can't be read"),
+            Self::InvalidRequest { .. } => {
+                (400, "invalid-request", "The request has unknown or unreadable parts")
+            }
+            Self::InvalidCursor { .. } => {
+                (400, "invalid-cursor", "The cursor is not one of this list")
+            }
+            Self::UnknownPath => (404, "unknown-path", "There is nothing at this path"),
+            Self::UnknownService => (404, "unknown-service", "The service is not known"),
+            Self::UnknownInstance => (404, "unknown-instance", "The instance is not registered"),
+            Self::MethodNotAllowed => {
+                (405, "method-not-allowed", "The path does not have this method")
+            }
+            Self::NotAcceptable { .. } => {
+                (406, "not-acceptable", "The answer does not exist in the form asked for")
+            }
+            Self::BodyTimeout { .. } => (408, "body-timeout", "The body did not come in time"),
+            Self::OtherIncarnation { .. } => {
+                (409, "other-incarnation", "Another life of the instance is registered")
+            }
+            Self::InUse { .. } => (412, "id-in-use", "The id is in use"),
+            Self::Stale => (412, "instance-changed", "The instance has changed"),
+            Self::BodyTooLarge { .. } => (413, "body-too-large", "The body is too long"),
+            Self::UriTooLong { .. } => (414, "uri-too-long", "Path and query are too long"),
+            Self::UnsupportedMediaType { .. } => {
+                (415, "unsupported-media-type", "The body is of the wrong type")
+            }
+            Self::InvalidFields { .. } => {
+                (422, "invalid-fields", "Fields are missing or out of range")
+            }
+            Self::NotImplemented { .. } => {
+                (501, "not-implemented", "This version can't do that yet")
+            }
+            Self::Internal => (500, "internal", "The registry has made a mistake"),
+            Self::NotReady { .. } => (503, "not-ready", "The registry is not ready yet"),
+            Self::LogFailed { .. } => (503, "log-failed", "The log can't be written"),
+            Self::LogSlow => (503, "log-slow", "The log is slow"),
+            Self::Busy => (503, "busy", "Too many changes wait"),
+            Self::Stopping => (503, "stopping", "The registry is shutting down"),
+        };
+        let status = StatusCode::from_u16(status).expect("every status above is a valid one");
+        Kind { status, name, title }
+    }
+
+    /// What happened here, for the one who reads it.
+    fn detail(&self) -> String {
+        match self {
+            Self::Malformed { detail } => detail.clone(),
+            Self::InvalidRequest { .. } => "nothing was done; see errors for each part".into(),
+            Self::InvalidCursor { detail } => (*detail).into(),
+            Self::UnknownPath => "see /openapi.json for all paths".into(),
+            Self::UnknownService => {
+                "no service of this name was ever registered in this namespace".into()
+            }
+            Self::UnknownInstance => {
+                "it never was, or it has left; a client that heartbeats registers again".into()
+            }
+            Self::MethodNotAllowed => "the header allow names those that it has".into(),
+            Self::NotAcceptable { produces } => format!("it is {produces} only"),
+            Self::BodyTimeout { seconds } => {
+                format!("the whole body must be there after {seconds} s")
+            }
+            Self::OtherIncarnation { current, given } => {
+                format!("incarnation {current} is registered, the request is of {given}")
+            }
+            Self::InUse { incarnation } => format!("incarnation {incarnation} lives under this id"),
+            Self::Stale => "it is not the one that the etag was given for".into(),
+            Self::BodyTooLarge { limit } => format!("at most {limit} bytes are taken"),
+            Self::UriTooLong { limit } => format!("at most {limit} bytes are taken"),
+            Self::UnsupportedMediaType { accepted } => format!("send {accepted}"),
+            Self::InvalidFields { .. } => "nothing was done; see errors for each field".into(),
+            Self::NotImplemented { parameter } => {
+                format!("{parameter} is part of the contract but not of this version; leave it out")
+            }
+            Self::Internal => "the cause is in the registry's own log under this trace id".into(),
+            Self::NotReady { phase } => phase.clone(),
+            Self::LogFailed { cause } => {
+                format!("changes are refused until it can: {cause}; lookups and heartbeats go on")
+            }
+            Self::LogSlow => {
+                "the event found no place in time; a change that was sent may still take effect"
+                    .into()
+            }
+            Self::Busy => "nothing was done; try again".into(),
+            Self::Stopping => "nothing was done; try again when it is back".into(),
+        }
+    }
+
+    /// The status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind().status
+    }
+
+    /// Why the registry failed, for metrics; none where the caller was wrong.
+    pub(super) fn error_type(&self) -> ErrorType {
+        match self {
+            Self::Internal => ErrorType::Internal,
+            Self::NotReady { .. } | Self::Stopping => ErrorType::NotReady,
+            Self::LogFailed { .. } => ErrorType::LogFailed,
+            Self::LogSlow | Self::Busy => ErrorType::LogSlow,
+            Self::Malformed { .. }
+            | Self::InvalidRequest { .. }
+            | Self::InvalidCursor { .. }
+            | Self::UnknownPath
+            | Self::UnknownService
+            | Self::UnknownInstance
+            | Self::MethodNotAllowed
+            | Self::NotAcceptable { .. }
+            | Self::BodyTimeout { .. }
+            | Self::OtherIncarnation { .. }
+            | Self::InUse { .. }
+            | Self::Stale
+            | Self::BodyTooLarge { .. }
+            | Self::UriTooLong { .. }
+            | Self::UnsupportedMediaType { .. }
+            | Self::InvalidFields { .. }
+            | Self::NotImplemented { .. } => ErrorType::None,
+        }
+    }
+
+    /// Members beyond those that every problem has.
+    fn particulars(&self, members: &mut Map<String, Value>) {
+        match self {
+            Self::InvalidRequest { errors } | Self::InvalidFields { errors } => {
+                let errors = errors
+                    .iter()
+                    .map(|error| json!({"field": error.field, "message": error.message}))
+                    .collect();
+                members.insert("errors".into(), errors);
+            }
+            Self::OtherIncarnation { current, .. } | Self::InUse { incarnation: current } => {
+                members.insert("incarnation".into(), current.0.into());
+            }
+            _ => {}
+        }
+    }
+
+    /// The body, in the trace of this id.
+    fn body(&self, trace_id: &str) -> Vec<u8> {
+        let Kind { status, name, title } = self.kind();
+        let mut members = Map::new();
+        members.insert("type".into(), format!("/problems/{name}").into());
+        members.insert("title".into(), title.into());
+        members.insert("status".into(), status.as_u16().into());
+        members.insert("detail".into(), self.detail().into());
+        members.insert("trace_id".into(), trace_id.into());
+        self.particulars(&mut members);
+        Value::Object(members).to_string().into_bytes()
+    }
+
+    /// Fills `response`, which keeps its headers, with this problem.
+    pub(super) fn write(&self, response: &mut Response, trace_id: &str) {
+        *response.status_mut() = self.status();
+        *response.body_mut() = Body::from(self.body(trace_id));
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+    }
+
+    /// When to try again, in seconds: soon where a queue is full, later where a disk is.
+    fn retry_after(&self) -> Option<&'static str> {
+        match self {
+            Self::NotReady { .. } | Self::LogSlow | Self::Busy => Some("1"),
+            Self::LogFailed { .. } | Self::Stopping => Some("5"),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// A response that carries the problem to the scope of the request, which writes it.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::UnknownService => Self::UnknownService,
+            Rejection::UnknownInstance => Self::UnknownInstance,
+            Rejection::OtherIncarnation { current, given } => {
+                Self::OtherIncarnation { current, given }
+            }
+            Rejection::InUse { incarnation } => Self::InUse { incarnation },
+            Rejection::Stale => Self::Stale,
+            Rejection::TooMuchMetadata { .. } => {
+                let error =
+                    FieldError { field: "metadata".into(), message: rejection.to_string().into() };
+                Self::InvalidFields { errors: vec![error] }
+            }
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Rejected(rejection) => rejection.into(),
+            Refused::QueueFull => Self::Busy,
+            Refused::Slow(_) => Self::LogSlow,
+            Refused::Failed { cause } => Self::LogFailed { cause: cause.to_string() },
+            Refused::Stopping => Self::Stopping,
+        }
+    }
+}
+
+/// One of each, for the table and for the OpenAPI document.
+#[cfg(test)]
+fn examples() -> Vec<Problem> {
+    let errors =
+        vec![FieldError { field: "port".into(), message: "must be 1 to 65535, was 0".into() }];
+    vec![
+        Problem::Malformed { detail: "not JSON".into() },
+        Problem::InvalidRequest { errors: errors.clone() },
+        Problem::InvalidCursor { detail: "of another log" },
+        Problem::UnknownPath,
+        Problem::UnknownService,
+        Problem::UnknownInstance,
+        Problem::MethodNotAllowed,
+        Problem::NotAcceptable { produces: "application/json" },
+        Problem::BodyTimeout { seconds: 10 },
+        Problem::OtherIncarnation { current: Seq(41), given: Seq(7) },
+        Problem::InUse { incarnation: Seq(41) },
+        Problem::Stale,
+        Problem::BodyTooLarge { limit: 65_536 },
+        Problem::UriTooLong { limit: 16_384 },
+        Problem::UnsupportedMediaType { accepted: "application/json" },
+        Problem::InvalidFields { errors },
+        Problem::NotImplemented { parameter: "at" },
+        Problem::Internal,
+        Problem::NotReady { phase: "replaying".into() },
+        Problem::LogFailed { cause: "disk full".into() },
+        Problem::LogSlow,
+        Problem::Busy,
+        Problem::Stopping,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_and_statuses_are_the_contract() {
+        let table: Vec<String> = examples()
+            .iter()
+            .map(|problem| {
+                let Kind { status, name, .. } = problem.kind();
+                let retry =
+                    problem.retry_after().map_or(String::new(), |s| format!(" retry-after {s}"));
+                let failure = problem.error_type().as_str();
+                format!("{} {name}{retry} {failure}", status.as_u16()).trim_end().to_owned()
+            })
+            .collect();
+        assert_eq!(
+            table,
+            [
+                "400 malformed-request",
+                "400 invalid-request",
+                "400 invalid-cursor",
+                "404 unknown-path",
+                "404 unknown-service",
+                "404 unknown-instance",
+                "405 method-not-allowed",
+                "406 not-acceptable",
+                "408 body-timeout",
+                "409 other-incarnation",
+                "412 id-in-use",
+                "412 instance-changed",
+                "413 body-too-large",
+                "414 uri-too-long",
+                "415 unsupported-media-type",
+                "422 invalid-fields",
+                "501 not-implemented",
+                "500 internal internal",
+                "503 not-ready retry-after 1 not_ready",
+                "503 log-failed retry-after 5 log_failed",
+                "503 log-slow retry-after 1 log_slow",
+                "503 busy retry-after 1 log_slow",
+                "503 stopping retry-after 5 not_ready",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_body_has_the_members_of_the_contract() {
+        let body = |problem: Problem| String::from_utf8(problem.body("0af7")).unwrap();
+        let errors =
+            vec![FieldError { field: "port".into(), message: "must be 1 to 65535, was 0".into() }];
+        assert_eq!(
+            body(Problem::InvalidFields { errors }),
+            r#"{"type":"/problems/invalid-fields","title":"Fields are missing or out of range","status":422,"detail":"nothing was done; see errors for each field","trace_id":"0af7","errors":[{"field":"port","message":"must be 1 to 65535, was 0"}]}"#
+        );
+        assert!(
+            body(Problem::OtherIncarnation { current: Seq(41), given: Seq(7) })
+                .ends_with(r#""incarnation":41}"#)
+        );
+    }
+}

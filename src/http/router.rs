@@ -1,0 +1,95 @@
+//! Which path leads where. Each path is written once, with its operations beside their handlers; the OpenAPI
+//! document is made from the same list. Called by `app`, and by tests that want no socket.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::routing::{MethodRouter, any};
+
+use super::problem::Problem;
+use super::scope::{Route, ScopeLayer};
+use super::spec::Operation;
+use super::{Api, Shared, events, heartbeat, lookup, operation, registration, sd, services};
+use crate::telemetry::names;
+
+/// One path with all its methods.
+pub(super) struct Resource {
+    /// Its template, as the router and OpenAPI write it.
+    pub(super) path: &'static str,
+    /// What can be done with it.
+    pub(super) operations: Vec<&'static Operation>,
+    methods: MethodRouter<Shared>,
+    produces: Option<&'static str>,
+}
+
+impl Resource {
+    fn at(path: &'static str) -> Self {
+        let produces = Some("application/json");
+        Self { path, operations: Vec::new(), methods: MethodRouter::new(), produces }
+    }
+
+    /// An operation and who does it.
+    fn on<H, T>(mut self, operation: &'static Operation, handler: H) -> Self
+    where
+        H: Handler<T, Shared>,
+        T: 'static,
+    {
+        self.operations.push(operation);
+        self.methods = self.methods.on(operation.method.filter(), handler);
+        self
+    }
+
+    /// Answers in one form, whatever is asked for: scrapers ask for forms that come with a later version.
+    fn not_bargaining(mut self) -> Self {
+        self.produces = None;
+        self
+    }
+
+    /// Whether it has to do with the state, which is not there before replay is done.
+    fn needs_state(&self) -> bool {
+        self.path.starts_with("/v1/")
+    }
+}
+
+/// Every path of the API.
+pub(super) fn resources() -> Vec<Resource> {
+    vec![
+        Resource::at("/v1/services/{service}/instances").on(&lookup::LOOKUP, lookup::lookup),
+        Resource::at("/v1/services/{service}/instances/{instance}")
+            .on(&lookup::READ_INSTANCE, lookup::instance)
+            .on(&registration::REGISTER, registration::register)
+            .on(&registration::UPDATE, registration::update)
+            .on(&registration::DEREGISTER, registration::deregister),
+        Resource::at("/v1/services/{service}/instances/{instance}/heartbeat")
+            .on(&heartbeat::HEARTBEAT, heartbeat::heartbeat),
+        Resource::at("/v1/heartbeats").on(&heartbeat::HEARTBEATS, heartbeat::heartbeats),
+        Resource::at("/v1/register")
+            .on(&registration::REGISTER_SHORT, registration::register_short),
+        Resource::at("/v1/services").on(&services::SERVICES, services::services),
+        Resource::at("/v1/namespaces").on(&services::NAMESPACES, services::namespaces),
+        Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
+        Resource::at("/v1/events").on(&events::EVENTS, events::events),
+        Resource::at("/v1/status").on(&operation::STATUS, operation::status),
+        Resource::at("/livez").on(&operation::LIVE, operation::live),
+        Resource::at("/readyz").on(&operation::READY, operation::ready),
+        Resource::at("/metrics").on(&operation::METRICS, operation::metrics).not_bargaining(),
+        Resource::at("/openapi.json").on(&operation::OPENAPI, operation::openapi),
+    ]
+}
+
+/// The router over this API. Every path of it, and every path that is not there, answers within a scope.
+pub fn router(api: Arc<Api>) -> Router {
+    let scope = |template, produces, needs_state| ScopeLayer {
+        api: Arc::clone(&api),
+        route: Arc::new(Route { metrics: api.metrics.http.route(template), produces, needs_state }),
+    };
+    let mut router = Router::new();
+    for resource in resources() {
+        let layer = scope(resource.path, resource.produces, resource.needs_state());
+        router = router.route(resource.path, resource.methods.layer(layer));
+    }
+    let nothing = any(async || Problem::UnknownPath);
+    let layer = scope(names::ROUTE_UNMATCHED, None, false);
+    router.fallback_service(nothing.layer(layer).with_state(())).with_state(api)
+}

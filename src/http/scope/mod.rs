@@ -1,0 +1,328 @@
+//! What surrounds every request: ids and time at its start; headers, metrics, line and span at its end.
+//!
+//! The trace id and the span id are made before anything else, because the event of the request carries them
+//! whether or not a span is kept; the span itself is made at the end, and only if it is worth it. A handler
+//! reports what it found out through its [`Scope`]. Nothing here knows what a request means.
+
+mod remainder;
+mod span;
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method as HttpMethod, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use parking_lot::Mutex;
+use tower::{Layer, Service};
+
+use super::caller::{self, Peer};
+use super::problem::Problem;
+use super::{Shared, accept, wire};
+use crate::clock::Monotonic;
+use crate::domain::{Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
+use crate::registrar::{Applied, Timings};
+use crate::telemetry::metrics::{ActiveRequest, RouteMetrics};
+use crate::telemetry::names::{ErrorType, Method};
+use crate::telemetry::propagation::TraceContext;
+use crate::telemetry::signals::{self, Answered};
+use remainder::Remainder;
+use span::Seed;
+
+/// The log's id, in every answer.
+const LOG: HeaderName = HeaderName::from_static("rollcall-log");
+/// The trace that the request was part of, in every answer.
+const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
+/// Longest path and query together, in bytes: names, filters and cursors at their longest fit twice.
+const URI_BYTES_MAX: usize = 16 * 1024;
+/// The status that is counted for a request whose client went away, after nginx's.
+const CLIENT_CLOSED: u16 = 499;
+
+/// What a request finds out about itself.
+#[derive(Debug, Default)]
+struct Facts {
+    service: Option<ServiceName>,
+    instance: Option<InstanceId>,
+    change: Option<(Arc<Change>, Timings)>,
+    waited_for_log: bool,
+    reflects: Option<Seq>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: TraceContext,
+    caller: Arc<str>,
+    facts: Mutex<Facts>,
+}
+
+/// The request as its handler sees it: who asks, in which trace; and where it reports what it did.
+#[derive(Debug, Clone)]
+pub(super) struct Scope(Arc<Inner>);
+
+impl Scope {
+    /// Who asks.
+    pub(super) fn caller(&self) -> &Arc<str> {
+        &self.0.caller
+    }
+
+    /// The ids that the event of this request carries.
+    pub(super) fn trace(&self) -> TraceRef {
+        let context = &self.0.context;
+        TraceRef { trace_id: context.trace_id.to_bytes(), span_id: context.span_id.to_bytes() }
+    }
+
+    /// Says whom the request is about.
+    pub(super) fn about(&self, service: &ServiceName, instance: Option<&InstanceId>) {
+        let mut facts = self.0.facts.lock();
+        facts.service = Some(service.clone());
+        facts.instance = instance.cloned();
+    }
+
+    /// Says that the request waits for the log, so that another measure of slowness is for it.
+    pub(super) fn waits_for_log(&self) {
+        self.0.facts.lock().waited_for_log = true;
+    }
+
+    /// Says which version of the state a refusal reflects.
+    pub(super) fn reflects(&self, version: Seq) {
+        self.0.facts.lock().reflects = Some(version);
+    }
+
+    /// Says what the request changed.
+    pub(super) fn changed(&self, applied: &Applied) {
+        if let Some(change) = &applied.change {
+            self.0.facts.lock().change = Some((Arc::clone(change), applied.timings));
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Scope {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        // Every route is built with the layer of this file; one without it is a fault of the router.
+        parts.extensions.get::<Self>().cloned().ok_or(Problem::Internal)
+    }
+}
+
+/// A route as its scope needs to know it.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Its metrics, which know its template.
+    pub(super) metrics: RouteMetrics,
+    /// The media type of its answers; none for those that are not bargained for.
+    pub(super) produces: Option<&'static str>,
+    /// Whether it waits for replay.
+    pub(super) needs_state: bool,
+}
+
+/// Puts a scope around the requests of one route.
+#[derive(Debug, Clone)]
+pub(super) struct ScopeLayer {
+    /// The API.
+    pub(super) api: Shared,
+    /// The route.
+    pub(super) route: Arc<Route>,
+}
+
+impl<S> Layer<S> for ScopeLayer {
+    type Service = Scoped<S>;
+
+    fn layer(&self, inner: S) -> Scoped<S> {
+        Scoped { inner, layer: self.clone() }
+    }
+}
+
+/// A service within scopes.
+#[derive(Debug, Clone)]
+pub(super) struct Scoped<S> {
+    inner: S,
+    layer: ScopeLayer,
+}
+
+impl<S> Service<Request> for Scoped<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let exchange = Exchange::begin(&self.layer, &mut request);
+        let remainder = Remainder::share(&mut request);
+        let outcome = match refuse(&self.layer, &request) {
+            Some(problem) => Err(problem),
+            None => {
+                request.extensions_mut().insert(exchange.scope.clone());
+                Ok(self.inner.call(request))
+            }
+        };
+        Box::pin(async move {
+            let mut response = match outcome {
+                Ok(future) => {
+                    caught(future).await.unwrap_or_else(|| Problem::Internal.into_response())
+                }
+                Err(problem) => problem.into_response(),
+            };
+            if let Some(remainder) = remainder {
+                remainder.drain(&mut response).await;
+            }
+            Ok(exchange.end(response))
+        })
+    }
+}
+
+/// What no handler has to see: a registry that is not ready, an answer that nobody would take.
+fn refuse(layer: &ScopeLayer, request: &Request) -> Option<Problem> {
+    let route = &*layer.route;
+    let uri = request.uri();
+    let length = uri.path().len() + uri.query().map_or(0, str::len);
+    if length > URI_BYTES_MAX {
+        return Some(Problem::UriTooLong { limit: URI_BYTES_MAX });
+    }
+    if let Some(produces) = route.produces
+        && !accept::allows(request.headers(), produces)
+    {
+        return Some(Problem::NotAcceptable { produces });
+    }
+    if route.needs_state && !layer.api.readiness.is_ready() {
+        return Some(Problem::NotReady { phase: layer.api.readiness.phase() });
+    }
+    None
+}
+
+/// Runs a handler; none if it panicked. The panic itself has been reported by then, by the hook of the process.
+async fn caught<F: Future<Output = Result<Response, Infallible>>>(handler: F) -> Option<Response> {
+    let mut handler = pin!(handler);
+    let poll = |context: &mut Context<'_>| {
+        // A handler that panicked is never polled again, and what it shares is behind locks or atomics.
+        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(response))) => Poll::Ready(Some(response)),
+            Ok(Poll::Ready(Err(never))) => match never {},
+            Err(_) => Poll::Ready(None),
+        }
+    };
+    std::future::poll_fn(poll).await
+}
+
+/// A request from its first byte to its answer. Dropped before its end, it counts as cancelled.
+struct Exchange {
+    layer: ScopeLayer,
+    scope: Scope,
+    method: Method,
+    started: Monotonic,
+    started_wall: Timestamp,
+    seed: Option<Box<Seed>>,
+    ended: bool,
+    /// Counts down when the exchange is dropped, however it ends.
+    _active: ActiveRequest,
+}
+
+impl Exchange {
+    fn begin(layer: &ScopeLayer, request: &mut Request) -> Self {
+        let api = &layer.api;
+        let headers = request.headers();
+        let traceparent = headers.get_all("traceparent").iter().map(HeaderValue::as_bytes);
+        let context = TraceContext::from_headers(traceparent);
+        api.metrics.trace_context.get(context.result).increment(1);
+        let method = method_of(request.method());
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let caller = caller::of(headers, peer.map(|peer| &**peer));
+        let seed = api.tracer.is_on().then(|| Box::new(Seed::of(request, &context)));
+        Self {
+            layer: layer.clone(),
+            scope: Scope(Arc::new(Inner { context, caller, facts: Mutex::default() })),
+            method,
+            started: api.clock.monotonic(),
+            started_wall: api.clock.wall(),
+            seed,
+            ended: false,
+            _active: api.metrics.http.active(method),
+        }
+    }
+
+    fn end(mut self, mut response: Response) -> Response {
+        self.ended = true;
+        let inner = &*self.scope.0;
+        let problem = response.status().as_u16() >= 400;
+        let problem = problem.then(|| problem_of(&mut response));
+        if let Some(problem) = &problem {
+            let trace_id = inner.context.trace_id.to_hex();
+            problem.write(&mut response, std::str::from_utf8(&trace_id).unwrap_or_default());
+            if let Some(version) = inner.facts.lock().reflects {
+                response.headers_mut().insert("rollcall-seq", wire::seq_header(version));
+            }
+        }
+        let headers = response.headers_mut();
+        headers.insert(LOG, self.layer.api.log_header.clone());
+        if let Ok(value) = HeaderValue::from_bytes(&inner.context.traceresponse()) {
+            headers.insert(TRACERESPONSE, value);
+        }
+        let error = problem.map_or(ErrorType::None, |problem| problem.error_type());
+        self.account(response.status().as_u16(), error);
+        response
+    }
+
+    /// Metrics, line and span of a request that ended so.
+    fn account(&self, status: u16, error: ErrorType) {
+        let api = &*self.layer.api;
+        let now = api.clock.monotonic();
+        let elapsed = Duration::from_micros(now.micros_since(self.started));
+        let context = &self.scope.0.context;
+        let answered = Answered { context, method: self.method, status, error, elapsed };
+        signals::answered(&self.layer.route.metrics, &answered, api.config.log_requests);
+        if let Some(seed) = &self.seed {
+            self.keep(seed, &answered, Duration::from_micros(now.0));
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.account(CLIENT_CLOSED, ErrorType::Cancelled);
+        }
+    }
+}
+
+/// The problem that a response carries, or the one that stands for what the router answered on its own.
+fn problem_of(response: &mut Response) -> Problem {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return problem;
+    }
+    match response.status() {
+        StatusCode::METHOD_NOT_ALLOWED => Problem::MethodNotAllowed,
+        StatusCode::NOT_FOUND => Problem::UnknownPath,
+        status if status.is_client_error() => {
+            Problem::Malformed { detail: "the request can't be read".into() }
+        }
+        _ => Problem::Internal,
+    }
+}
+
+fn method_of(method: &HttpMethod) -> Method {
+    match *method {
+        HttpMethod::GET => Method::Get,
+        HttpMethod::HEAD => Method::Head,
+        HttpMethod::POST => Method::Post,
+        HttpMethod::PUT => Method::Put,
+        HttpMethod::PATCH => Method::Patch,
+        HttpMethod::DELETE => Method::Delete,
+        HttpMethod::OPTIONS => Method::Options,
+        HttpMethod::TRACE => Method::Trace,
+        HttpMethod::CONNECT => Method::Connect,
+        _ => Method::Other,
+    }
+}

@@ -1,0 +1,191 @@
+//! The span of a request, made at its end and only if it is kept: attributes after the stable HTTP
+//! conventions of OpenTelemetry (1.x, "HTTP server"), the steps of a change as children.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, Uri, Version, header};
+
+use super::{Exchange, Facts};
+use crate::domain::Timestamp;
+use crate::http::caller::Peer;
+use crate::registrar::Timings;
+use crate::telemetry::keep::{KeepReason, Outcome};
+use crate::telemetry::names::ErrorType;
+use crate::telemetry::propagation::{ContextResult, TraceContext, join_tracestate};
+use crate::telemetry::signals::Answered;
+use crate::telemetry::spans::{KeyValue, SpanKind, SpanRecord, Status};
+
+/// What is held of a request in case its span is kept; every part is a shared buffer or a number.
+#[derive(Debug)]
+pub(super) struct Seed {
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    peer: Option<Arc<Peer>>,
+    tracestate: Vec<HeaderValue>,
+}
+
+impl Seed {
+    pub(super) fn of(request: &Request, context: &TraceContext) -> Self {
+        let headers = request.headers();
+        let tracestate = match context.result {
+            ContextResult::Valid => headers.get_all("tracestate").iter().cloned().collect(),
+            ContextResult::Absent | ContextResult::Malformed => Vec::new(),
+        };
+        Self {
+            uri: request.uri().clone(),
+            version: request.version(),
+            host: headers.get(header::HOST).cloned(),
+            user_agent: headers.get(header::USER_AGENT).cloned(),
+            peer: request.extensions().get::<Arc<Peer>>().cloned(),
+            tracestate,
+        }
+    }
+
+    fn attributes(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("url.path", self.uri.path().to_owned()),
+        ];
+        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        attributes.extend(self.uri.query().map(|q| KeyValue::new("url.query", q.to_owned())));
+        attributes.extend(match self.version {
+            Version::HTTP_10 => Some(KeyValue::new("network.protocol.version", "1.0")),
+            Version::HTTP_11 => Some(KeyValue::new("network.protocol.version", "1.1")),
+            Version::HTTP_2 => Some(KeyValue::new("network.protocol.version", "2")),
+            _ => None,
+        });
+        let authority = self.uri.authority().map(|authority| authority.as_str().to_owned());
+        if let Some(authority) = authority.or_else(|| self.host.as_ref().and_then(text)) {
+            let (host, port) = split_authority(&authority);
+            attributes.push(KeyValue::new("server.address", host.to_owned()));
+            attributes.extend(port.map(|port| KeyValue::new("server.port", i64::from(port))));
+        }
+        if let Some(agent) = self.user_agent.as_ref().and_then(text) {
+            attributes.push(KeyValue::new("user_agent.original", agent));
+        }
+        if let Some(peer) = &self.peer {
+            let address = peer.address.ip().to_canonical().to_string();
+            attributes.push(KeyValue::new("client.address", address));
+        }
+        attributes
+    }
+}
+
+fn split_authority(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':').map(|(host, port)| (host, port.parse().ok())) {
+        Some((host, Some(port))) => (host.trim_matches(['[', ']']), Some(port)),
+        _ => (authority.trim_matches(['[', ']']), None),
+    }
+}
+
+fn system_time(instant: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_micros(u64::try_from(instant.micros()).unwrap_or(0))
+}
+
+impl Exchange {
+    /// Decides about the span, and makes it.
+    pub(super) fn keep(&self, seed: &Seed, answered: &Answered<'_>, now: Duration) {
+        let api = &*self.layer.api;
+        let facts = self.scope.0.facts.lock();
+        let slow_after = match facts.waited_for_log {
+            true => api.config.slow_change,
+            false => api.config.slow_read,
+        };
+        let outcome = Outcome {
+            failed: answered.error != ErrorType::None,
+            changed: facts.change.is_some(),
+            elapsed: answered.elapsed,
+            slow_after,
+            now,
+        };
+        let Some(reason) = api.tracer.keep(answered.context, &outcome) else { return };
+        api.tracer.emit(self.record(seed, answered, &facts, reason));
+        if let Some((_, timings)) = &facts.change
+            && reason.with_children()
+        {
+            for step in steps(answered.context, timings) {
+                api.tracer.emit(step);
+            }
+        }
+    }
+
+    fn record(
+        &self,
+        seed: &Seed,
+        answered: &Answered<'_>,
+        facts: &Facts,
+        reason: KeepReason,
+    ) -> SpanRecord {
+        let (method, route) = (answered.method.as_str(), self.layer.route.metrics.route());
+        let start = system_time(self.started_wall);
+        let mut record = SpanRecord::new(
+            format!("{method} {route}"),
+            SpanKind::Server,
+            *answered.context,
+            start,
+            start + answered.elapsed,
+        );
+        record.tracestate = join_tracestate(seed.tracestate.iter().map(HeaderValue::as_bytes));
+        record.attributes = seed.attributes();
+        record.attributes.extend([
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("http.route", route),
+            KeyValue::new("http.response.status_code", i64::from(answered.status)),
+            KeyValue::new("rollcall.keep", reason.as_str()),
+        ]);
+        if answered.error != ErrorType::None {
+            record.attributes.push(KeyValue::new("error.type", answered.error.as_str()));
+            record.status = Status::error("");
+        }
+        let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
+        let service =
+            facts.service.as_ref().map(|service| named("rollcall.service", service.as_str()));
+        let instance = facts.instance.as_ref().map(|id| named("rollcall.instance", id.as_str()));
+        record.attributes.extend(service.into_iter().chain(instance));
+        if let Some((change, _)) = &facts.change {
+            let seq = i64::try_from(change.seq.0).unwrap_or(i64::MAX);
+            record.attributes.push(KeyValue::new("rollcall.event.seq", seq));
+            let kind = change.event.kind().as_str();
+            record.attributes.push(KeyValue::new("rollcall.event.kind", kind));
+        }
+        record
+    }
+}
+
+/// The steps of a change, one after the other, as children of its request.
+fn steps(context: &TraceContext, timings: &Timings) -> [SpanRecord; 4] {
+    let step = |name: &'static str, from: Timestamp, until: Timestamp| {
+        let mut record = SpanRecord::new(
+            name,
+            SpanKind::Internal,
+            context.child(),
+            system_time(from),
+            system_time(until),
+        );
+        let batch = i64::try_from(timings.batch).unwrap_or(i64::MAX);
+        record.attributes.push(KeyValue::new("rollcall.batch.size", batch));
+        record
+    };
+    [
+        step("queue", timings.queued, timings.taken),
+        step("decide", timings.taken, timings.decided),
+        step("append", timings.decided, timings.appended),
+        step("publish", timings.appended, timings.published),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_splits_into_host_and_port() {
+        assert_eq!(split_authority("localhost:7655"), ("localhost", Some(7655)));
+        assert_eq!(split_authority("[::1]:7655"), ("::1", Some(7655)));
+        assert_eq!(split_authority("registry"), ("registry", None));
+    }
+}

@@ -1,0 +1,164 @@
+//! Sockets: accepts connections, speaks HTTP/1.1 and HTTP/2 (with prior knowledge) on them, ends in order.
+//!
+//! At most so many connections are open at once: further ones wait in the listener's backlog, where they cost
+//! nothing. A connection has its time for a head and is then cut; an error of accepting never ends the server.
+//! Called by `app`, which gives the listener and the token that ends it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+
+use super::Config;
+use super::caller::Peer;
+
+/// Pause after a failed accept: with no file descriptors left, trying at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 250;
+
+/// Serves `router` on `listener` until `stop` is cancelled, then finishes what was begun, within the time that
+/// the settings give it. Whether all of it was finished.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: &Config,
+    stop: CancellationToken,
+) -> bool {
+    let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    let cut = CancellationToken::new();
+    let server =
+        Arc::new(Server { builder: builder(config), router, stop, cut, config: config.clone() });
+    while let Some((place, stream, address)) = server.accept(&listener, &places).await {
+        let server = Arc::clone(&server);
+        connections.spawn(async move {
+            server.connection(stream, address).await;
+            drop(place);
+        });
+    }
+    // Nobody new is let in while the others finish.
+    drop(listener);
+    connections.close();
+    let finished = tokio::time::timeout(config.shutdown_timeout, connections.wait()).await.is_ok();
+    server.cut.cancel();
+    connections.wait().await;
+    finished
+}
+
+fn builder(config: &Config) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    builder
+}
+
+struct Server {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    /// Ends accepting and asks connections to finish.
+    stop: CancellationToken,
+    /// Ends connections that did not.
+    cut: CancellationToken,
+    config: Config,
+}
+
+impl Server {
+    /// The next connection, once there is a place for it; none when the server stops.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        places: &Arc<Semaphore>,
+    ) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+        let next = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(places).acquire_owned().await.ok()?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, address)) => return Some((place, stream, address)),
+                    Err(error) => {
+                        tracing::warn!("accepting a connection failed: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            accepted = next => accepted,
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, address: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("no TCP_NODELAY for {address}: {error}");
+        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let peer = Arc::new(Peer::at(address));
+        let service = Requests { router: self.router.clone(), peer, asked: Arc::clone(&asked) };
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
+        // one here, for both versions.
+        let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
+        let (mut waiting, mut finishing) = (true, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!("connection of {address}: {error}");
+                    }
+                    return;
+                }
+                () = self.cut.cancelled() => return,
+                () = self.stop.cancelled(), if !finishing => {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut first_request, if waiting => {
+                    waiting = false;
+                    if !asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The requests of one connection.
+#[derive(Clone)]
+struct Requests {
+    router: Router,
+    peer: Arc<Peer>,
+    asked: Arc<AtomicBool>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Requests {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        // A router is always ready; calling one borrows it mutably for no reason but the trait.
+        self.router.clone().call(request.map(Body::new))
+    }
+}

@@ -1,0 +1,268 @@
+//! The JSON text of answers. Separate from the domain's types and from what is stored: a field that is
+//! renamed there must not change the API. Called by the handlers.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
+
+use super::etag::Tags;
+use crate::clock::Clock;
+use crate::domain::instance::Metadata;
+use crate::domain::{Instance, Seq};
+use crate::lease::Lease;
+use crate::projection::{Answer, Entry, ServiceView};
+use crate::rfc3339;
+
+/// An instance as answered; its order of fields is the contract's.
+#[derive(Serialize)]
+struct InstanceText<'a> {
+    namespace: &'a str,
+    service: &'a str,
+    instance: &'a str,
+    incarnation: u64,
+    address: &'a str,
+    port: u16,
+    protocol: &'a str,
+    version: Option<&'a str>,
+    zone: Option<&'a str>,
+    weight: u16,
+    tags: &'a [Box<str>],
+    #[serde(serialize_with = "metadata")]
+    metadata: &'a Metadata,
+    mode: &'static str,
+    status: &'static str,
+    ttl: String,
+    registered_at: String,
+    revision: u64,
+}
+
+fn metadata<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(metadata.len()))?;
+    for (key, value) in metadata.iter() {
+        map.serialize_entry(key, value)?;
+    }
+    map.end()
+}
+
+/// Any answer as JSON.
+pub(super) fn json(value: &impl Serialize) -> Bytes {
+    let text =
+        serde_json::to_vec(value).expect("the answers' types have text keys and no failing parts");
+    Bytes::from(text)
+}
+
+/// An instance without its lease.
+pub(super) fn instance(instance: &Instance) -> Bytes {
+    json(&InstanceText {
+        namespace: instance.key.service.namespace.as_str(),
+        service: instance.key.service.service.as_str(),
+        instance: instance.key.instance.as_str(),
+        incarnation: instance.incarnation.0,
+        address: &instance.endpoint.address,
+        port: instance.endpoint.port,
+        protocol: &instance.endpoint.protocol,
+        version: instance.version.as_deref(),
+        zone: instance.zone.as_deref(),
+        weight: instance.weight,
+        tags: &instance.tags,
+        metadata: &instance.metadata,
+        mode: instance.mode.as_str(),
+        status: instance.status.as_str(),
+        ttl: instance.ttl.to_string(),
+        registered_at: rfc3339::format(instance.registered_at),
+        revision: instance.revision.0,
+    })
+}
+
+/// A lease as answered.
+#[derive(Serialize)]
+struct LeaseText {
+    last_heartbeat_at: Option<String>,
+    age_ms: u64,
+    expires_in_ms: u64,
+    missed: u64,
+}
+
+/// Where a lease stands now. `age_ms` counts from the last sign of life, or from the end of the last stall
+/// of the registry itself, which gives every lease a fresh ttl.
+fn lease(lease: &Lease, clock: &dyn Clock) -> LeaseText {
+    let age = clock.monotonic().since(lease.counts_from(clock.awake_since()));
+    let (age_ms, ttl_ms) = (age.millis(), lease.ttl().millis());
+    LeaseText {
+        last_heartbeat_at: lease.last_heartbeat_at().map(rfc3339::format),
+        age_ms,
+        expires_in_ms: ttl_ms.saturating_sub(age_ms),
+        missed: age_ms / (ttl_ms / 4).max(1),
+    }
+}
+
+/// An instance with its lease.
+pub(super) fn with_lease(entry: &Entry, clock: &dyn Clock) -> Bytes {
+    let mut out = BytesMut::new();
+    put_with_lease(&mut out, entry, clock);
+    out.freeze()
+}
+
+fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock) {
+    let plain = entry.text(instance);
+    // The text ends with the brace that the lease goes before.
+    out.put_slice(&plain[..plain.len() - 1]);
+    out.put_slice(b",\"lease\":");
+    out.put_slice(&json(&lease(&entry.lease, clock)));
+    out.put_u8(b'}');
+}
+
+/// The list of a service: who of it is handed out, and whether only for want of better ones.
+pub(super) fn list<'a>(
+    view: &ServiceView,
+    degraded: bool,
+    entries: impl Iterator<Item = &'a Entry> + Clone,
+    leases: Option<&dyn Clock>,
+) -> Bytes {
+    let size: usize = entries.clone().map(|entry| entry.text(instance).len() + 1).sum();
+    let mut out = BytesMut::with_capacity(size + 400);
+    // Names need no escaping: the rule of names lets nothing through that JSON would.
+    out.put_slice(b"{\"namespace\":\"");
+    out.put_slice(view.key.namespace.as_str().as_bytes());
+    out.put_slice(b"\",\"service\":\"");
+    out.put_slice(view.key.service.as_str().as_bytes());
+    out.put_slice(b"\",\"revision\":");
+    out.put_slice(view.revision.0.to_string().as_bytes());
+    if degraded {
+        out.put_slice(b",\"degraded\":true");
+    }
+    out.put_slice(b",\"instances\":[");
+    for (index, entry) in entries.enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        match leases {
+            Some(clock) => put_with_lease(&mut out, entry, clock),
+            None => out.put_slice(entry.text(instance)),
+        }
+    }
+    out.put_slice(b"]}");
+    out.freeze()
+}
+
+/// The default answer of a service: once per revision.
+pub(super) fn default_answer(view: &ServiceView, tags: &Tags) -> Answer {
+    let (offered, tier) = view.offered(|_| true);
+    let degraded = tier.is_some_and(|tier| tier.degraded());
+    Answer {
+        body: list(view, degraded, offered.iter().map(|entry| &***entry), None),
+        etag: tags.tag(view.revision, ""),
+        returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),
+        degraded,
+    }
+}
+
+/// The answer to a heartbeat.
+#[derive(Serialize)]
+pub(super) struct Renewed {
+    status: &'static str,
+    mode: &'static str,
+    ttl: String,
+    heartbeat_interval: String,
+}
+
+impl Renewed {
+    /// The answer for this instance.
+    pub(super) fn of(instance: &Instance) -> Self {
+        Self {
+            status: instance.status.as_str(),
+            mode: instance.mode.as_str(),
+            ttl: instance.ttl.to_string(),
+            heartbeat_interval: instance.heartbeat_interval().to_string(),
+        }
+    }
+}
+
+/// A version as a header.
+pub(super) fn seq_header(seq: Seq) -> axum::http::HeaderValue {
+    axum::http::HeaderValue::from(seq.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::domain::instance::Endpoint;
+    use crate::domain::{
+        InstanceId, InstanceKey, Millis, Mode, Namespace, ServiceKey, ServiceName, Status,
+        Timestamp,
+    };
+
+    fn orders(status: Status) -> Instance {
+        let service = ServiceKey {
+            namespace: Namespace::default(),
+            service: ServiceName::new("orders").unwrap(),
+        };
+        Instance {
+            key: InstanceKey { service, instance: InstanceId::new("orders-1").unwrap() },
+            incarnation: Seq(41),
+            endpoint: Endpoint { address: "10.0.0.7".into(), port: 8080, protocol: "http".into() },
+            version: Some("1.4.2".into()),
+            zone: Some("eu-1a".into()),
+            weight: 100,
+            tags: ["canary".into()].into(),
+            metadata: Metadata::from_iter([("env".into(), "prod".into())]),
+            mode: Mode::Active,
+            status,
+            ttl: Millis::from_millis(15_000),
+            registered_at: Timestamp(1_795_248_000_000_000),
+            revision: Seq(41),
+        }
+    }
+
+    const ORDERS: &str = r#"{"namespace":"default","service":"orders","instance":"orders-1","incarnation":41,"address":"10.0.0.7","port":8080,"protocol":"http","version":"1.4.2","zone":"eu-1a","weight":100,"tags":["canary"],"metadata":{"env":"prod"},"mode":"active","status":"healthy","ttl":"15s","registered_at":"2026-11-21T08:00:00.000000Z","revision":41}"#;
+
+    fn view(instance: Instance, clock: &ManualClock) -> ServiceView {
+        let lease = Arc::new(Lease::granted(instance.ttl, clock.monotonic()));
+        let key = instance.key.service.clone();
+        let entry = Arc::new(Entry::new(Arc::new(instance), lease));
+        ServiceView::new(key, Seq(41), [entry].into())
+    }
+
+    #[test]
+    fn an_instance_reads_as_in_the_contract() {
+        assert_eq!(instance(&orders(Status::Healthy)), ORDERS);
+    }
+
+    #[test]
+    fn a_list_says_only_what_is_so() {
+        let clock = ManualClock::new(Timestamp(0));
+        let tags = Tags::of(uuid::Uuid::nil());
+        let head = r#"{"namespace":"default","service":"orders","revision":41"#;
+        let healthy = default_answer(&view(orders(Status::Healthy), &clock), &tags);
+        assert_eq!(healthy.body, format!("{head},\"instances\":[{ORDERS}]}}"));
+        assert_eq!((healthy.returned, healthy.etag), (1, "\"00000000-41\"".into()));
+        let degraded = default_answer(&view(orders(Status::Unstable), &clock), &tags);
+        assert!(degraded.body.starts_with(format!("{head},\"degraded\":true,").as_bytes()));
+        let nobody = default_answer(&view(orders(Status::Failed), &clock), &tags);
+        assert_eq!(nobody.body, format!("{head},\"instances\":[]}}"));
+    }
+
+    #[test]
+    fn a_lease_tells_its_arithmetic() {
+        let clock = ManualClock::new(Timestamp(1_795_248_000_000_000));
+        let view = view(orders(Status::Healthy), &clock);
+        clock.advance(Millis::from_millis(8_000));
+        let told = |entry: &Entry| {
+            let text = String::from_utf8(with_lease(entry, &*clock).to_vec()).unwrap();
+            text.split_once(",\"lease\":").unwrap().1.trim_end_matches('}').to_owned()
+        };
+        let entry = &view.entries[0];
+        assert_eq!(
+            told(entry),
+            r#"{"last_heartbeat_at":null,"age_ms":8000,"expires_in_ms":7000,"missed":2"#
+        );
+        entry.lease.renew(clock.monotonic(), clock.wall()).unwrap();
+        assert!(
+            told(entry)
+                .starts_with(r#"{"last_heartbeat_at":"2026-11-21T08:00:08.000000Z","age_ms":0,"#)
+        );
+    }
+}
