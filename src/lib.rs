@@ -1,5 +1,6 @@
 //! rollcall, a service registry that remembers.
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod lease;
 pub mod log;
