@@ -1,4 +1,5 @@
 //! rollcall, a service registry that remembers.
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod domain;
