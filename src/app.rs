@@ -78,7 +78,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The registrar's thread panicked.
-    #[error("the registrar has ended unexpectedly: this is a defect, please report what the log lines say")]
+    #[error(
+        "the registrar has ended unexpectedly: this is a defect, please report what the log lines say"
+    )]
     Registrar,
 }
 
@@ -121,7 +123,7 @@ pub struct App {
     projection: Arc<Projection>,
     history: Arc<dyn PastOfLog>,
     telemetry: Telemetry,
-    shutdown_timeout: Duration,
+    http_config: http::Config,
 }
 
 impl App {
@@ -156,8 +158,8 @@ impl App {
             readiness: registrar.readiness.clone(),
             history: Arc::clone(&history) as Arc<dyn EventReader>,
         });
-        let shutdown_timeout = settings.shutdown_timeout;
-        Ok(Self { address, listener, api, registrar, projection, history, telemetry, shutdown_timeout })
+        let http_config = http_config(settings);
+        Ok(Self { address, listener, api, registrar, projection, history, telemetry, http_config })
     }
 
     /// The URL that was bound.
@@ -180,8 +182,9 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, projection, history, telemetry, shutdown_timeout, .. } =
+        let Self { listener, api, registrar, projection, history, telemetry, http_config, .. } =
             self;
+        let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
         let stop_http = CancellationToken::new();
         let mut upkeep = JoinSet::new();
@@ -194,14 +197,17 @@ impl App {
             history,
         ));
         let mut server = JoinSet::new();
-        let _ = server.spawn(http::serve(listener, api, stop_http.clone()));
+        let (stop, config) = (stop_http.clone(), http_config);
+        let _ = server.spawn(async move {
+            http::serve(listener, http::router(api), &config, stop).await;
+        });
 
         let failed = tokio::select! {
             () = shutdown.cancelled() => false,
             () = readiness.failed() => true,
         };
 
-        step("requests finish", shutdown_timeout, async {
+        step("requests finish", shutdown_timeout + Duration::from_secs(1), async {
             stop_http.cancel();
             while server.join_next().await.is_some() {}
         })
@@ -288,7 +294,6 @@ fn http_config(settings: &Settings) -> http::Config {
         slow_read: settings.trace_slow_read,
         slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
-        trace_url: settings.trace_url.clone(),
     }
 }
 

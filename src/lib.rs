@@ -1,6 +1,8 @@
 //! rollcall, a service registry that remembers.
 pub mod app;
+pub mod client;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod history;
 pub mod http;

@@ -28,7 +28,6 @@ mod openapi;
 mod operation;
 mod problem;
 mod query;
-mod readiness;
 mod registration;
 mod router;
 mod scope;
@@ -50,13 +49,12 @@ use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName};
 use crate::history::EventReader;
 use crate::lease::Lease;
 use crate::projection::Projection;
-use crate::registrar::{Applied, Handle, QueuedTraffic, Refused, Request};
+use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Tracer;
 use cursor::Cursors;
 use etag::Tags;
 use problem::Problem;
-pub use readiness::Readiness;
 pub use router::router;
 use scope::Scope;
 pub use server::serve;
@@ -115,7 +113,7 @@ pub struct Parts {
     /// Settings.
     pub config: Config,
     /// Whether replay is done.
-    pub readiness: Arc<Readiness>,
+    pub readiness: Readiness,
     /// The past.
     pub history: Arc<dyn EventReader>,
 }

@@ -73,7 +73,7 @@ pub(super) async fn ready(
 ) -> Result<Response, Problem> {
     refuse_query(&request, &READY)?;
     if !api.readiness.is_ready() {
-        return Err(Problem::NotReady { phase: api.readiness.phase() });
+        return Err(Problem::NotReady { phase: api.readiness.phase().to_string() });
     }
     let condition = api.registrar.log_condition();
     let (log, cause) = match &condition {

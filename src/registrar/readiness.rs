@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use std::fmt;
+
 use tokio::sync::watch;
 
 use crate::domain::event::Recovered;
@@ -20,6 +22,16 @@ pub enum Phase {
     Ready,
     /// The start has failed, or the registrar has ended without being told to: nothing can be served.
     Failed,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replaying { done, total } => write!(f, "replayed {done} of {total} changes"),
+            Self::Ready => f.write_str("ready"),
+            Self::Failed => f.write_str("failed"),
+        }
+    }
 }
 
 /// The phase, for those who wait for it and for those who ask.

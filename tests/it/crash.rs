@@ -85,13 +85,16 @@ async fn client(url: String, number: usize, cycle: usize, known: Arc<Known>) {
         let request = match turn % 4 {
             0 => {
                 let body = json!({"address": "10.0.0.1", "port": 1 + turn % 9, "metadata": {"cycle": cycle.to_string()}});
-                http.put(&instance).header("content-type", "application/json").body(body.to_string())
+                http.put(&instance)
+                    .header("content-type", "application/json")
+                    .body(body.to_string())
             }
             1 | 2 => http.put(format!("{instance}/heartbeat")),
             _ => http.get(format!("{url}/v1/services/s{}/instances", number % 7)),
         };
         let Ok(answer) = request.send().await else { return };
-        let seq = answer.headers().get("rollcall-seq").and_then(|seq| seq.to_str().ok()?.parse().ok());
+        let seq =
+            answer.headers().get("rollcall-seq").and_then(|seq| seq.to_str().ok()?.parse().ok());
         if turn % 4 == 0 && answer.status().is_success() {
             known.acknowledged.fetch_max(seq.unwrap(), Ordering::SeqCst);
         }
@@ -110,7 +113,9 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
         let child = Child::serve(&data);
         let known = Arc::new(Known::default());
         let clients: Vec<_> = (0..16)
-            .map(|number| tokio::task::spawn(client(child.url.clone(), number, cycle, Arc::clone(&known))))
+            .map(|number| {
+                tokio::task::spawn(client(child.url.clone(), number, cycle, Arc::clone(&known)))
+            })
             .collect();
         let target = 200 + random.u64(0..1_500);
         let begun = tokio::time::Instant::now();
@@ -126,7 +131,10 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
         let rows = sql(data.path(), "SELECT max(seq), count(*) FROM changes");
         let (head, count) = (rows[0][0].as_u64().unwrap(), rows[0][1].as_u64().unwrap());
         let acknowledged = known.acknowledged.load(Ordering::SeqCst);
-        assert!(head >= acknowledged, "cycle {cycle}: {acknowledged} was acknowledged, the log ends at {head}");
+        assert!(
+            head >= acknowledged,
+            "cycle {cycle}: {acknowledged} was acknowledged, the log ends at {head}"
+        );
         assert_eq!(head, count, "cycle {cycle}: a hole");
         let report = verify(data.path(), |_| {}).unwrap();
         assert!(report.is_clean(), "cycle {cycle}: {report:?}");

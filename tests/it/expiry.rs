@@ -6,7 +6,8 @@ use crate::harness::{Server, eventually};
 use rollcall::domain::Millis;
 
 async fn events(server: &Server, kind: &str, count: usize) -> Vec<Value> {
-    let query = format!("SELECT data, cause, trace_id FROM events WHERE kind = '{kind}' ORDER BY seq");
+    let query =
+        format!("SELECT data, cause, trace_id FROM events WHERE kind = '{kind}' ORDER BY seq");
     let rows = eventually(kind, async || server.sql(&query), |rows| rows.len() >= count).await;
     assert_eq!(rows.len(), count, "{rows:?}");
     rows.into_iter()
@@ -23,7 +24,8 @@ async fn silence_makes_unstable_then_gone_with_the_arithmetic() {
     let server = Server::start().await;
     server.register("orders", "orders-1", "15s").await;
     server.advance(3_000);
-    let beat = server.send("PUT", "/v1/services/orders/instances/orders-1/heartbeat", &[], None).await;
+    let beat =
+        server.send("PUT", "/v1/services/orders/instances/orders-1/heartbeat", &[], None).await;
     assert_eq!(beat.status, 200);
 
     server.advance(9_999);
@@ -32,7 +34,10 @@ async fn silence_makes_unstable_then_gone_with_the_arithmetic() {
     let status = async || server.status_of("orders", "orders-1").await;
     eventually("two thirds have passed", status, |s| s.as_deref() == Some("unstable")).await;
     let (_, answer) = server.call("GET", "/v1/services/orders/instances", None).await;
-    assert_eq!((&answer["degraded"], answer["instances"].as_array().unwrap().len()), (&json!(true), 1));
+    assert_eq!(
+        (&answer["degraded"], answer["instances"].as_array().unwrap().len()),
+        (&json!(true), 1)
+    );
 
     server.advance(5_021);
     eventually("the ttl has passed", status, Option::is_none).await;
@@ -42,7 +47,13 @@ async fn silence_makes_unstable_then_gone_with_the_arithmetic() {
     assert_eq!(expired["last_heartbeat"]["span_id"], span);
     assert_eq!(expired["last_heartbeat"]["at"], "2026-11-21T08:00:03.000000Z");
     assert_eq!(
-        (&expired["ttl"], &expired["gap_ms"], &expired["missed"], &expired["late_ms"], &expired["cause"]),
+        (
+            &expired["ttl"],
+            &expired["gap_ms"],
+            &expired["missed"],
+            &expired["late_ms"],
+            &expired["cause"]
+        ),
         (&json!("15s"), &json!(15_021), &json!(4), &json!(21), &json!(3))
     );
     let (status, problem) = server.beat("orders", "orders-1").await;

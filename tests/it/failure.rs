@@ -27,7 +27,10 @@ async fn a_failed_log_refuses_changes_and_nothing_else() {
 
     let body = json!({"address": "10.0.0.8", "port": 1});
     let refused = server.send("PUT", "/v1/services/orders/instances/new", &[], Some(body)).await;
-    assert_eq!((refused.status.as_u16(), &refused.json["type"]), (503, &json!("/problems/log-failed")));
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json["type"]),
+        (503, &json!("/problems/log-failed"))
+    );
     assert!(refused.json["detail"].as_str().unwrap().contains("told to fail"), "{}", refused.text);
     assert!(!refused.header("retry-after").is_empty());
     // Beyond what the queues hold: served all the same, and counted.
@@ -41,13 +44,27 @@ async fn a_failed_log_refuses_changes_and_nothing_else() {
     assert_eq!(server.offered("orders").await.len(), 2, "a minute of silence, and nobody left");
 
     log.set_fault(Fault::None);
-    let gap = async || log.changes().into_iter().find(|change| matches!(change.event, Event::Note(Note::LogGap(_))));
+    let gap = async || {
+        log.changes()
+            .into_iter()
+            .find(|change| matches!(change.event, Event::Note(Note::LogGap(_))))
+    };
     let gap = eventually("writing resumes", gap, Option::is_some).await.unwrap();
-    let Event::Note(Note::LogGap(figures)) = &gap.event else { unreachable!("it was found as one") };
+    let Event::Note(Note::LogGap(figures)) = &gap.event else {
+        unreachable!("it was found as one")
+    };
     let stored = log.traffic().len() as u64;
     assert_eq!(gap.seq.0, 5, "the first change after started, recovered and two registrations");
-    assert!(figures.lookups + figures.heartbeats >= 621 - 2 * 256, "{figures:?} with {stored} stored");
-    eventually("the silent one expires now", async || server.offered("orders").await, |ids| ids == &["beats"]).await;
+    assert!(
+        figures.lookups + figures.heartbeats >= 621 - 2 * 256,
+        "{figures:?} with {stored} stored"
+    );
+    eventually(
+        "the silent one expires now",
+        async || server.offered("orders").await,
+        |ids| ids == &["beats"],
+    )
+    .await;
     let seqs: Vec<u64> = log.changes().iter().map(|change| change.seq.0).collect();
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
     server.stop().await;
@@ -82,7 +99,8 @@ async fn a_full_disk_is_survived_by_the_real_program() {
         let url = format!("{}/v1/services/orders/instances/i{instance}", child.url);
         let tag = "x".repeat(120);
         let body = json!({"address": "10.0.0.8", "port": 1, "ttl": "24h", "tags": vec![tag; 32]});
-        let request = http.put(url).header("content-type", "application/json").body(body.to_string());
+        let request =
+            http.put(url).header("content-type", "application/json").body(body.to_string());
         request.send().await.unwrap().status().as_u16()
     };
     let mut accepted = 0;
@@ -94,9 +112,14 @@ async fn a_full_disk_is_survived_by_the_real_program() {
         assert!(accepted < 5_000, "the disk never filled up");
     };
     assert_eq!(refused, 503);
-    let lookup = http.get(format!("{}/v1/services/orders/instances", child.url)).send().await.unwrap();
+    let lookup =
+        http.get(format!("{}/v1/services/orders/instances", child.url)).send().await.unwrap();
     assert_eq!(lookup.status(), 200, "lookups go on");
-    let beat = http.put(format!("{}/v1/services/orders/instances/i0/heartbeat", child.url)).send().await.unwrap();
+    let beat = http
+        .put(format!("{}/v1/services/orders/instances/i0/heartbeat", child.url))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(beat.status(), 200, "heartbeats go on");
 
     unlimit(&child);
@@ -105,7 +128,11 @@ async fn a_full_disk_is_survived_by_the_real_program() {
     let kinds = sql(data.path(), "SELECT kind FROM changes WHERE kind = 'log_gap'");
     assert!(!kinds.is_empty(), "the gap is told");
     let count = sql(data.path(), "SELECT count(*) FROM changes WHERE kind = 'registered'");
-    assert_eq!(count[0][0], json!(accepted + 1), "what was refused is not there, what was accepted is");
+    assert_eq!(
+        count[0][0],
+        json!(accepted + 1),
+        "what was refused is not there, what was accepted is"
+    );
     let report = rollcall::log::verify::verify(data.path(), |_| {}).unwrap();
     assert!(report.is_clean(), "{report:?}");
 }

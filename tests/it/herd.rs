@@ -8,7 +8,8 @@ use crate::harness::{Options, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_registrations_from_a_thousand_clients() {
-    let server = Arc::new(Server::start_with(Options { system_clock: true, ..Options::default() }).await);
+    let server =
+        Arc::new(Server::start_with(Options { system_clock: true, ..Options::default() }).await);
     let clients: Vec<_> = (0..1_000)
         .map(|client| {
             let server = Arc::clone(&server);
@@ -27,9 +28,11 @@ async fn ten_thousand_registrations_from_a_thousand_clients() {
     }
     let (_, list) = server.call("GET", "/v1/services?limit=1000", None).await;
     let services = list["services"].as_array().unwrap();
-    let instances: u64 = services.iter().map(|service| service["instances"].as_u64().unwrap()).sum();
+    let instances: u64 =
+        services.iter().map(|service| service["instances"].as_u64().unwrap()).sum();
     assert_eq!((services.len(), instances), (50, 10_000));
-    let rows = server.sql("SELECT count(*), count(DISTINCT instance) FROM changes WHERE kind = 'registered'");
+    let rows = server
+        .sql("SELECT count(*), count(DISTINCT instance) FROM changes WHERE kind = 'registered'");
     assert_eq!(rows[0], [json!(10_000), json!(10_000)]);
     Arc::into_inner(server).unwrap().stop().await;
 }

@@ -41,7 +41,8 @@ async fn a_life_is_told_event_by_event() {
 
     let (status, beat) = server.beat("orders", "orders-1").await;
     assert_eq!(status, 200);
-    let expected = json!({"status": "healthy", "mode": "active", "ttl": "15s", "heartbeat_interval": "3.75s"});
+    let expected =
+        json!({"status": "healthy", "mode": "active", "ttl": "15s", "heartbeat_interval": "3.75s"});
     assert_eq!(beat, expected);
 
     let patch = server.send("PATCH", path, &headers, Some(json!({"mode": "draining"}))).await;
@@ -56,7 +57,16 @@ async fn a_life_is_told_event_by_event() {
     let kinds: Vec<&str> = rows.iter().map(|row| row[1].as_str().unwrap()).collect();
     assert_eq!(
         kinds,
-        ["registered", "lookup", "lookup", "heartbeat", "mode_changed", "lookup", "deregistered", "lookup"]
+        [
+            "registered",
+            "lookup",
+            "lookup",
+            "heartbeat",
+            "mode_changed",
+            "lookup",
+            "deregistered",
+            "lookup"
+        ]
     );
     assert_eq!(rows[0], [json!("3"), json!("registered"), json!("deploy"), json!(TRACE)]);
     assert_eq!(rows[1][2], "web/web-1");
@@ -64,7 +74,8 @@ async fn a_life_is_told_event_by_event() {
     assert!(traced, "every event has a trace: {rows:?}");
 
     let data = server.sql("SELECT data FROM events WHERE id IN ('5', 't2') ORDER BY id");
-    let data: Vec<Value> = data.iter().map(|row| serde_json::from_str(row[0].as_str().unwrap()).unwrap()).collect();
+    let data: Vec<Value> =
+        data.iter().map(|row| serde_json::from_str(row[0].as_str().unwrap()).unwrap()).collect();
     assert_eq!(data[0], json!({"reason": "scale-in"}));
     assert_eq!(data[1], json!({"filter": "", "revision": 3, "returned": 1, "status": 304}));
     server.stop().await;
@@ -79,7 +90,8 @@ async fn the_answer_names_the_span_that_the_event_holds() {
     let looked = server.send("GET", "/v1/services/orders/instances?tag=x", &[], None).await;
     for (answer, kind) in [(created, "registered"), (looked, "lookup")] {
         let query = format!("SELECT trace_id, span_id FROM events WHERE kind = '{kind}'");
-        let rows = eventually("the event is there", async || server.sql(&query), |r| !r.is_empty()).await;
+        let rows =
+            eventually("the event is there", async || server.sql(&query), |r| !r.is_empty()).await;
         let (trace, span) = (rows[0][0].as_str().unwrap(), rows[0][1].as_str().unwrap());
         let told = answer.header("traceresponse").to_owned();
         assert!(told.starts_with(&format!("00-{trace}-{span}-")), "{told} is not {trace} {span}");

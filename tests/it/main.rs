@@ -10,4 +10,3 @@ mod harness;
 mod herd;
 mod lifecycle;
 mod restart;
-mod tracing;

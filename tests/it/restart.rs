@@ -18,10 +18,21 @@ async fn the_state_is_the_same_to_the_byte() {
     for (service, instance) in [("orders", "a"), ("orders", "b"), ("web", "a"), ("gone", "a")] {
         server.register(service, instance, "15s").await;
     }
-    server.call("PATCH", "/v1/services/orders/instances/b", Some(json!({"mode": "standby", "weight": 7}))).await;
+    server
+        .call(
+            "PATCH",
+            "/v1/services/orders/instances/b",
+            Some(json!({"mode": "standby", "weight": 7})),
+        )
+        .await;
     server.call("DELETE", "/v1/services/gone/instances/a", None).await;
     let beat = server.send("PUT", "/v1/services/orders/instances/a/heartbeat", &[], None).await;
-    let paths = ["/v1/services/orders/instances?status=any", "/v1/services/web/instances", "/v1/services/gone/instances", "/v1/services"];
+    let paths = [
+        "/v1/services/orders/instances?status=any",
+        "/v1/services/web/instances",
+        "/v1/services/gone/instances",
+        "/v1/services",
+    ];
     let mut before = Vec::new();
     for path in paths {
         before.push(server.send("GET", path, &[], None).await.text);
@@ -32,13 +43,19 @@ async fn the_state_is_the_same_to_the_byte() {
     for (path, before) in paths.iter().zip(before) {
         assert_eq!(server.send("GET", path, &[], None).await.text, before, "{path}");
     }
-    let recovered = server.sql("SELECT data FROM events WHERE kind = 'recovered' ORDER BY seq DESC LIMIT 1");
-    let recovered: serde_json::Value = serde_json::from_str(recovered[0][0].as_str().unwrap()).unwrap();
-    assert_eq!((&recovered["instances"], &recovered["services"], &recovered["clean"]), (&json!(3), &json!(3), &json!(true)));
+    let recovered =
+        server.sql("SELECT data FROM events WHERE kind = 'recovered' ORDER BY seq DESC LIMIT 1");
+    let recovered: serde_json::Value =
+        serde_json::from_str(recovered[0][0].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&recovered["instances"], &recovered["services"], &recovered["clean"]),
+        (&json!(3), &json!(3), &json!(true))
+    );
 
     // An expiry after the restart still names the heartbeat from before it.
     server.advance(15_000);
-    let query = "SELECT data FROM events WHERE kind = 'expired' AND instance = 'a' AND service = 'orders'";
+    let query =
+        "SELECT data FROM events WHERE kind = 'expired' AND instance = 'a' AND service = 'orders'";
     let rows = eventually("expired", async || server.sql(query), |rows| rows.len() == 1).await;
     let expired: serde_json::Value = serde_json::from_str(rows[0][0].as_str().unwrap()).unwrap();
     assert_eq!(expired["last_heartbeat"]["trace_id"], beat.header("traceresponse")[3..35]);
@@ -66,11 +83,19 @@ async fn verify_says_what_is_wrong_and_where() {
     server.beat("orders", "a").await;
     server.stop().await;
     let connection = rusqlite::Connection::open(data.path().join("rollcall.db")).unwrap();
-    connection.execute("UPDATE changes SET data = replace(data, '10.0.0.7', '10.0.0.8') WHERE seq = 4", []).unwrap();
+    connection
+        .execute(
+            "UPDATE changes SET data = replace(data, '10.0.0.7', '10.0.0.8') WHERE seq = 4",
+            [],
+        )
+        .unwrap();
     connection.execute("UPDATE traffic SET statuses = x'343034'", []).unwrap();
     drop(connection);
     let report = verify(data.path(), |_| {}).unwrap();
     let places: Vec<&str> = report.findings.iter().map(|finding| finding.place.as_str()).collect();
-    assert!(places.contains(&"change 4") && places.contains(&"the traffic block from t1"), "{report:?}");
+    assert!(
+        places.contains(&"change 4") && places.contains(&"the traffic block from t1"),
+        "{report:?}"
+    );
     assert_eq!(sql(data.path(), "SELECT count(*) FROM changes")[0][0], 6, "verify changes nothing");
 }

@@ -197,7 +197,7 @@ fn refuse(layer: &ScopeLayer, request: &Request) -> Option<Problem> {
         return Some(Problem::NotAcceptable { produces });
     }
     if route.needs_state && !layer.api.readiness.is_ready() {
-        return Some(Problem::NotReady { phase: layer.api.readiness.phase() });
+        return Some(Problem::NotReady { phase: layer.api.readiness.phase().to_string() });
     }
     None
 }
