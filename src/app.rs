@@ -188,7 +188,6 @@ impl App {
         let readiness = registrar.readiness.clone();
         let stop_http = CancellationToken::new();
         let mut upkeep = JoinSet::new();
-        #[expect(clippy::disallowed_methods, reason = "a joined set: aborted and awaited below")]
         let _ = upkeep.spawn(keep_up(
             telemetry.clone(),
             Arc::clone(&projection),
