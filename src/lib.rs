@@ -1,6 +1,7 @@
 //! rollcall, a service registry that remembers.
 pub mod app;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod history;
 pub mod http;

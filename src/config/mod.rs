@@ -1,0 +1,319 @@
+//! The settings of the server: one table, three sources, one typed result.
+//!
+//! Each row of the table below is a flag, a variable `ROLLCALL_...`, a key of the TOML file, a default, a check and a
+//! line of the documentation at once, so that none of them can be forgotten. A setting is taken from the first source
+//! that has it:
+//!
+//! ```text
+//! flag --listen  >  variable ROLLCALL_LISTEN  >  key `listen` of the file  >  default
+//! ```
+//!
+//! What cannot be understood is refused, never replaced by a default, and all that is wrong is reported at once.
+//! This module must not act on settings: it opens nothing but the configuration file. Called by the command line, and
+//! by tests and the demo through [`Settings::default`].
+
+mod source;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+pub use source::{Effective, Error, Flags, Refused, Source, Variables, process_variables};
+use source::{Found, Spec};
+use value::Value;
+pub use value::{format_duration, parse_duration};
+
+/// Makes the typed [`Settings`], the table of their descriptions and the code that reads the one by the other.
+///
+/// A row is `/// help`, `name: Type = "default", "PLACEHOLDER", check;` where the check gets the parsed value and
+/// says what would be allowed.
+macro_rules! settings {
+    ($( $(#[doc = $help:literal])+ $name:ident : $type:ty = $default:literal, $placeholder:literal, $check:expr; )+) => {
+        /// Everything an operator can decide about a server. See the module for where values come from.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings {
+            $( $(#[doc = $help])+ pub $name: $type, )+
+        }
+
+        /// The rows of the table, in the order in which help and `--print-config` show them.
+        ///
+        /// A static, not a constant, because clap wants the names of flags to live as long as the process.
+        static SPECS: LazyLock<Vec<Spec>> = LazyLock::new(|| vec![
+            $( Spec {
+                name: stringify!($name),
+                flag: stringify!($name).replace('_', "-"),
+                variable: format!("ROLLCALL_{}", stringify!($name).to_ascii_uppercase()),
+                help: concat!($($help),+).trim(),
+                placeholder: $placeholder,
+                default: $default,
+                switch: <$type as Value>::SWITCH,
+            }, )+
+        ]);
+
+        impl Settings {
+            /// Reads all rows; collects what is refused into `refused` and then gives `None`.
+            fn read(found: &Found, refused: &mut Vec<Refused>) -> Option<Self> {
+                $( let $name = found.read::<$type>(stringify!($name), $check, refused); )+
+                Some(Self { $( $name: $name?, )+ })
+            }
+
+            /// Name and value of each setting, in the order of the table.
+            fn values(&self) -> Vec<(&'static str, toml::Value)> {
+                vec![ $( (stringify!($name), Value::to_toml(&self.$name)), )+ ]
+            }
+        }
+    };
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+settings! {
+    /// Directory that holds the log; made when it is missing.
+    data: PathBuf = "./rollcall-data", "DIR", |path: &PathBuf| check::not_empty(path.as_os_str().is_empty());
+    /// Address and port to listen on; port 0 takes a free one.
+    listen: SocketAddr = "127.0.0.1:7655", "ADDRESS:PORT", check::any;
+    /// When a change is acknowledged: full = it survives a power cut, normal = it survives a crash of the process.
+    synchronous: Synchronous = "full", "full|normal", check::any;
+    /// How long heartbeats and lookups are gathered before they are written; the contract allows 100ms at most.
+    traffic_flush: Duration = "50ms", "DURATION", |v| check::between(v, MS, 100 * MS);
+    /// How many changes may wait for the writer; one more is answered 503.
+    command_queue: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many heartbeats and lookups may wait for the writer; one more makes its caller wait.
+    traffic_queue: u32 = "65536", "COUNT", |v| check::number(v, 256, 1 << 24);
+    /// How long a caller waits for a slow log before it is answered 503.
+    write_timeout: Duration = "5s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// How long a client may take to send the body of a request.
+    request_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// How long a client may take to send the head of a request.
+    header_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// How many connections may be open; the next ones wait to be accepted.
+    max_connections: u32 = "10000", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// Lease of an instance that registers without a ttl.
+    default_ttl: Duration = "15s", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
+    /// How many changes lie between two checkpoint events, which carry a hash of the state.
+    checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// How many services have a series of their own in the metrics, the rest being one; 0 turns these series off.
+    service_series: u32 = "200", "COUNT", |v| check::number(v, 0, 10_000);
+    /// Form of the log lines on standard error; auto = text on a terminal, json elsewhere.
+    log_format: LogFormat = "auto", "auto|json|text", check::any;
+    /// What is logged: a level, or directives such as info,rollcall::http=debug.
+    log_level: String = "info", "LEVEL", check::log_level;
+    /// Write a log line for every request, lookups and heartbeats too.
+    log_requests: bool = "false", "BOOL", check::any;
+    /// Link to a trace in answers, with {trace_id} and {span_id} replaced; empty turns such links off.
+    trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
+    /// Share of the traces begun here that is kept though nothing was remarkable about them, 0 to 1.
+    trace_root_ratio: f64 = "0.01", "RATIO", check::ratio;
+    /// How many requests a second are kept because the caller sampled them.
+    trace_caller_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
+    /// A read that takes longer has its trace kept.
+    trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    /// A change that takes longer has its trace kept.
+    trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    /// How long requests in progress, the log and the spans are waited for when the server stops.
+    shutdown_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// Name of this server in its events; {hostname} stands for the name of the host.
+    node: NodeName = "{hostname}", "NAME", check::any;
+}
+
+impl Default for Settings {
+    /// The defaults of the table, without a look at environment or files.
+    fn default() -> Self {
+        let flags = Flags::default();
+        let effective = flags
+            .resolve(&|_| None)
+            .expect("a test reads the default of every row");
+        effective.settings
+    }
+}
+
+/// What an acknowledged change has survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Synced to the disk before it is acknowledged: it survives a power cut.
+    Full,
+    /// Handed to the operating system: it survives kill -9, a power cut may take the last ones.
+    Normal,
+}
+
+impl Value for Synchronous {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "normal" => Ok(Self::Normal),
+            _ => Err(format!("must be full or normal, was {text:?}")),
+        }
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::from(match self {
+            Self::Full => "full",
+            Self::Normal => "normal",
+        })
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// [`LogFormat::Text`] when standard error is a terminal, else [`LogFormat::Json`].
+    Auto,
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Value for LogFormat {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(format!("must be auto, json or text, was {text:?}")),
+        }
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::from(match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        })
+    }
+}
+
+/// The name of a server in its events: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, the first one alphanumeric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeName(String);
+
+impl NodeName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for NodeName {
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.replace("{hostname}", &host_name());
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.len() <= 128
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.chars().all(allowed)
+        {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "must be 1 to 128 characters of A-Z a-z 0-9 . _ -, the first one alphanumeric, was {name:?}"
+            ))
+        }
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.0.clone())
+    }
+}
+
+/// The name of the host as far as it fits a [`NodeName`], else `rollcall`.
+///
+/// Read from the kernel's file, because the standard library has no call for it; where that file is missing (not Linux),
+/// the name would be worth a dependency to nobody.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let fitting: String = name
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(64)
+        .collect();
+    if fitting.is_empty() {
+        "rollcall".to_owned()
+    } else {
+        fitting
+    }
+}
+
+/// The checks of the table: what a value of the right type must satisfy besides.
+mod check {
+    use super::{Duration, format_duration};
+
+    /// Every value of the type is allowed.
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "a row of the table needs a check, also one that allows all"
+    )]
+    pub(super) fn any<T>(_: &T) -> Result<(), String> {
+        Ok(())
+    }
+
+    pub(super) fn not_empty(empty: bool) -> Result<(), String> {
+        if empty {
+            Err("must not be empty".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn between(value: &Duration, least: Duration, most: Duration) -> Result<(), String> {
+        if (least..=most).contains(value) {
+            return Ok(());
+        }
+        let [value, least, most] = [*value, least, most].map(format_duration);
+        Err(format!("must be {least} to {most}, was {value}"))
+    }
+
+    pub(super) fn number(value: &u32, least: u32, most: u32) -> Result<(), String> {
+        if (least..=most).contains(value) {
+            Ok(())
+        } else {
+            Err(format!("must be {least} to {most}, was {value}"))
+        }
+    }
+
+    pub(super) fn ratio(value: &f64) -> Result<(), String> {
+        if (0.0..=1.0).contains(value) {
+            Ok(())
+        } else {
+            Err(format!("must be 0 to 1, was {value}"))
+        }
+    }
+
+    /// Besides what the filter itself refuses, a lone word that is no level is: the filter would take `inof` for the
+    /// name of a module and log all of that, which is nothing.
+    pub(super) fn log_level(text: &String) -> Result<(), String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let bare_words_are_levels = text
+            .split(',')
+            .filter(|part| !part.contains(['=', '[']))
+            .all(|word| LEVELS.contains(&word.trim().to_ascii_lowercase().as_str()));
+        if bare_words_are_levels && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+            Ok(())
+        } else {
+            let levels = LEVELS.join(", ");
+            Err(format!(
+                "must be one of {levels}, or directives such as info,rollcall::http=debug, was {text:?}"
+            ))
+        }
+    }
+
+    pub(super) fn trace_url(text: &String) -> Result<(), String> {
+        let link = text.starts_with("http://") || text.starts_with("https://");
+        if text.is_empty() || (link && text.contains("{trace_id}")) {
+            Ok(())
+        } else {
+            Err(format!(
+                "must be empty or an http(s) address with {{trace_id}} in it, was {text:?}"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
