@@ -1,5 +1,6 @@
 //! rollcall, a service registry that remembers.
 pub mod app;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod domain;
