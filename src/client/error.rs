@@ -102,19 +102,12 @@ impl Problem {
     /// Reads a refusal; one in other words, as from a proxy, becomes a problem with its first 200 characters.
     pub(super) fn from_answer(status: StatusCode, body: &[u8]) -> Self {
         let mut problem: Self = serde_json::from_slice(body).unwrap_or_else(|_| Self {
-            detail: String::from_utf8_lossy(body)
-                .trim()
-                .chars()
-                .take(200)
-                .collect(),
+            detail: String::from_utf8_lossy(body).trim().chars().take(200).collect(),
             ..Self::default()
         });
         problem.status = status.as_u16();
         if problem.title.is_empty() {
-            status
-                .canonical_reason()
-                .unwrap_or("refused")
-                .clone_into(&mut problem.title);
+            status.canonical_reason().unwrap_or("refused").clone_into(&mut problem.title);
         }
         problem
     }
@@ -137,11 +130,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = if self.detail.is_empty() {
-            &self.title
-        } else {
-            &self.detail
-        };
+        let said = if self.detail.is_empty() { &self.title } else { &self.detail };
         write!(f, "{said} (status {}", self.status)?;
         if let Some(trace_id) = &self.trace_id {
             write!(f, ", trace {trace_id}")?;
@@ -150,8 +139,7 @@ impl fmt::Display for Problem {
         for error in &self.errors {
             write!(f, "\n  {} {}", error.field, error.message)?;
         }
-        self.remedy()
-            .map_or(Ok(()), |remedy| write!(f, "\n{remedy}"))
+        self.remedy().map_or(Ok(()), |remedy| write!(f, "\n{remedy}"))
     }
 }
 
@@ -171,10 +159,7 @@ mod tests {
         );
         let body = br#"{"title":"Refused","errors":[{"field":"port","message":"must be 1 to 65535, was 0"}]}"#;
         let problem = Problem::from_answer(StatusCode::UNPROCESSABLE_ENTITY, body);
-        assert_eq!(
-            problem.to_string(),
-            "Refused (status 422)\n  port must be 1 to 65535, was 0"
-        );
+        assert_eq!(problem.to_string(), "Refused (status 422)\n  port must be 1 to 65535, was 0");
     }
 
     #[test]
@@ -182,9 +167,6 @@ mod tests {
         let problem = Problem::from_answer(StatusCode::BAD_GATEWAY, b"<html>no upstream</html>");
         assert_eq!(problem.to_string(), "<html>no upstream</html> (status 502)");
         let problem = Problem::from_answer(StatusCode::SERVICE_UNAVAILABLE, b"");
-        assert_eq!(
-            problem.to_string(),
-            "Service Unavailable (status 503)\ntry again in a moment"
-        );
+        assert_eq!(problem.to_string(), "Service Unavailable (status 503)\ntry again in a moment");
     }
 }

@@ -45,10 +45,7 @@ impl Client {
     /// # Errors
     /// [`Error::Address`] when `url` is not an `http://` address.
     pub fn new(url: &str, caller: &str) -> Result<Self, Error> {
-        let address = |why: String| Error::Address {
-            url: url.to_owned(),
-            why,
-        };
+        let address = |why: String| Error::Address { url: url.to_owned(), why };
         let base = Url::parse(url).map_err(|error| address(error.to_string()))?;
         if base.scheme() != "http" || base.cannot_be_a_base() {
             return Err(address("it must begin with http://".to_owned()));
@@ -61,13 +58,7 @@ impl Client {
             .timeout(ANSWER_TIMEOUT)
             .build()
             .map_err(|error| address(chain(&error)))?;
-        Ok(Self {
-            http,
-            base,
-            caller: caller.to_owned(),
-            namespace: None,
-            traceparent: None,
-        })
+        Ok(Self { http, base, caller: caller.to_owned(), namespace: None, traceparent: None })
     }
 
     /// The same client for names in `namespace`; `None` leaves the choice to the server.
@@ -111,10 +102,8 @@ impl Client {
         id: &str,
         incarnation: Option<u64>,
     ) -> Result<Renewal, Error> {
-        let request = self.request(
-            Method::PUT,
-            &["v1", "services", service, "instances", id, "heartbeat"],
-        )?;
+        let request =
+            self.request(Method::PUT, &["v1", "services", service, "instances", id, "heartbeat"])?;
         let body = incarnation.map(|incarnation| serde_json::json!({ "incarnation": incarnation }));
         self.json(match body {
             Some(body) => request.json(&body),
@@ -130,14 +119,9 @@ impl Client {
         id: &str,
         reason: Option<&str>,
     ) -> Result<(), Error> {
-        let request = self.request(
-            Method::DELETE,
-            &["v1", "services", service, "instances", id],
-        )?;
-        let reason: Vec<_> = reason
-            .map(|reason| ("reason", reason))
-            .into_iter()
-            .collect();
+        let request =
+            self.request(Method::DELETE, &["v1", "services", service, "instances", id])?;
+        let reason: Vec<_> = reason.map(|reason| ("reason", reason)).into_iter().collect();
         self.answer(request.query(&reason)).await.map(drop)
     }
 
@@ -149,8 +133,7 @@ impl Client {
 
     /// One instance with its lease.
     pub async fn instance(&self, service: &str, id: &str) -> Result<Instance, Error> {
-        self.json(self.request(Method::GET, &["v1", "services", service, "instances", id])?)
-            .await
+        self.json(self.request(Method::GET, &["v1", "services", service, "instances", id])?).await
     }
 
     /// One page of the services whose names begin with `prefix`, after `cursor`.
@@ -163,30 +146,22 @@ impl Client {
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| (name, value)))
             .collect();
-        self.json(
-            self.request(Method::GET, &["v1", "services"])?
-                .query(&query),
-        )
-        .await
+        self.json(self.request(Method::GET, &["v1", "services"])?.query(&query)).await
     }
 
     /// One page of events; the query's names are those of the contract.
     pub async fn events(&self, query: &[(&str, String)]) -> Result<EventPage, Error> {
-        self.json(self.request(Method::GET, &["v1", "events"])?.query(query))
-            .await
+        self.json(self.request(Method::GET, &["v1", "events"])?.query(query)).await
     }
 
     /// What the registry says of itself.
     pub async fn status(&self) -> Result<Value, Error> {
-        self.json(self.request(Method::GET, &["v1", "status"])?)
-            .await
+        self.json(self.request(Method::GET, &["v1", "status"])?).await
     }
 
     /// Succeeds when the registry has replayed its log and answers.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.answer(self.request(Method::GET, &["readyz"])?)
-            .await
-            .map(drop)
+        self.answer(self.request(Method::GET, &["readyz"])?).await.map(drop)
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Error> {
@@ -201,10 +176,7 @@ impl Client {
             .expect("the constructor refused addresses without a path")
             .pop_if_empty()
             .extend(path);
-        let mut request = self
-            .http
-            .request(method, url)
-            .header("rollcall-caller", &self.caller);
+        let mut request = self.http.request(method, url).header("rollcall-caller", &self.caller);
         if let Some(namespace) = &self.namespace {
             request = request.query(&[("namespace", namespace)]);
         }
@@ -225,22 +197,13 @@ impl Client {
             return Ok(response);
         }
         let body = response.bytes().await.map_err(unreachable)?;
-        Err(Error::Refused(Box::new(Problem::from_answer(
-            status, &body,
-        ))))
+        Err(Error::Refused(Box::new(Problem::from_answer(status, &body))))
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
-        let unreadable = |why: String| Error::Unreadable {
-            url: self.url().to_owned(),
-            why,
-        };
-        let body = self
-            .answer(request)
-            .await?
-            .bytes()
-            .await
-            .map_err(|error| unreadable(chain(&error)))?;
+        let unreadable = |why: String| Error::Unreadable { url: self.url().to_owned(), why };
+        let body =
+            self.answer(request).await?.bytes().await.map_err(|error| unreadable(chain(&error)))?;
         serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))
     }
 }
@@ -268,18 +231,9 @@ mod tests {
                 .request(Method::GET, path)
                 .map(|r| r.build().expect("complete").url().to_string())
         };
-        assert_eq!(
-            url(&["v1", "a/b?c"]).expect("a path"),
-            "http://localhost:1/base/v1/a%2Fb%3Fc"
-        );
+        assert_eq!(url(&["v1", "a/b?c"]).expect("a path"), "http://localhost:1/base/v1/a%2Fb%3Fc");
         assert!(matches!(url(&["v1", "..", "status"]), Err(Error::Name(_))));
-        assert!(matches!(
-            Client::new("https://localhost", "test"),
-            Err(Error::Address { .. })
-        ));
-        assert!(matches!(
-            Client::new("localhost:7655", "test"),
-            Err(Error::Address { .. })
-        ));
+        assert!(matches!(Client::new("https://localhost", "test"), Err(Error::Address { .. })));
+        assert!(matches!(Client::new("localhost:7655", "test"), Err(Error::Address { .. })));
     }
 }

@@ -119,9 +119,7 @@ impl Filter {
         let pair = |name: &str, value: &String| (name.to_owned(), value.clone());
         let mut query: Vec<_> = self.tags.iter().map(|tag| pair("tag", tag)).collect();
         query.extend(
-            self.metadata
-                .iter()
-                .map(|(key, value)| (format!("meta.{key}"), value.clone())),
+            self.metadata.iter().map(|(key, value)| (format!("meta.{key}"), value.clone())),
         );
         for (name, value) in [
             ("zone", &self.zone),

@@ -124,9 +124,7 @@ impl Default for Settings {
     /// The defaults of the table, without a look at environment or files.
     fn default() -> Self {
         let flags = Flags::default();
-        let effective = flags
-            .resolve(&|_| None)
-            .expect("a test reads the default of every row");
+        let effective = flags.resolve(&|_| None).expect("a test reads the default of every row");
         effective.settings
     }
 }
@@ -233,11 +231,7 @@ fn host_name() -> String {
         .skip_while(|c| !c.is_ascii_alphanumeric())
         .take(64)
         .collect();
-    if fitting.is_empty() {
-        "rollcall".to_owned()
-    } else {
-        fitting
-    }
+    if fitting.is_empty() { "rollcall".to_owned() } else { fitting }
 }
 
 /// The checks of the table: what a value of the right type must satisfy besides.
@@ -254,11 +248,7 @@ mod check {
     }
 
     pub(super) fn not_empty(empty: bool) -> Result<(), String> {
-        if empty {
-            Err("must not be empty".to_owned())
-        } else {
-            Ok(())
-        }
+        if empty { Err("must not be empty".to_owned()) } else { Ok(()) }
     }
 
     pub(super) fn between(value: &Duration, least: Duration, most: Duration) -> Result<(), String> {

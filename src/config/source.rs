@@ -43,19 +43,14 @@ pub(super) struct Spec {
 
 impl Spec {
     fn arg(&'static self) -> Arg {
-        let (help, variable, default) = (
-            self.help.trim_end_matches('.'),
-            &self.variable,
-            self.default,
-        );
+        let (help, variable, default) =
+            (self.help.trim_end_matches('.'), &self.variable, self.default);
         let arg = Arg::new(self.name)
             .long(self.flag.as_str())
             .value_name(self.placeholder)
             .help(format!("{help} [env: {variable}] [default: {default}]"));
         if self.switch {
-            arg.num_args(0..=1)
-                .require_equals(true)
-                .default_missing_value("true")
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true")
         } else {
             arg
         }
@@ -89,9 +84,7 @@ impl clap::Args for Flags {
 impl clap::FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = |spec: &Spec| {
-            matches
-                .get_one::<String>(spec.name)
-                .map(|text| (spec.name, text.clone()))
+            matches.get_one::<String>(spec.name).map(|text| (spec.name, text.clone()))
         };
         Ok(Self {
             given: SPECS.iter().filter_map(given).collect(),
@@ -116,15 +109,11 @@ impl Flags {
         let mut refused = Vec::new();
         let mut found = Found(BTreeMap::new());
         for spec in SPECS.iter() {
-            found
-                .0
-                .insert(spec.name, (spec.default.to_owned(), Source::Default));
+            found.0.insert(spec.name, (spec.default.to_owned(), Source::Default));
         }
         let variable = |name: &str| variables(name).filter(|text| !text.is_empty());
-        if let Some(path) = self
-            .file
-            .clone()
-            .or_else(|| variable("ROLLCALL_CONFIG").map(PathBuf::from))
+        if let Some(path) =
+            self.file.clone().or_else(|| variable("ROLLCALL_CONFIG").map(PathBuf::from))
         {
             found.take_file(path, &mut refused)?;
         }
@@ -136,10 +125,7 @@ impl Flags {
                 None => {}
             }
             if let Some(text) = self.given.get(spec.name) {
-                found.0.insert(
-                    spec.name,
-                    (text.clone(), Source::Flag(format!("--{}", spec.flag))),
-                );
+                found.0.insert(spec.name, (text.clone(), Source::Flag(format!("--{}", spec.flag))));
             }
         }
         let settings = Settings::read(&found, &mut refused);
@@ -163,10 +149,7 @@ impl Found {
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
             Err(source) => {
-                return Err(Error::NotToml {
-                    path,
-                    source: Box::new(source),
-                });
+                return Err(Error::NotToml { path, source: Box::new(source) });
             }
         };
         for (key, value) in table {
@@ -206,14 +189,10 @@ impl Found {
         check: impl FnOnce(&T) -> Result<(), String>,
         refused: &mut Vec<Refused>,
     ) -> Option<T> {
-        let (text, source) = self
-            .0
-            .get(name)
-            .expect("every row was given its default before it is read");
+        let (text, source) =
+            self.0.get(name).expect("every row was given its default before it is read");
         let checked = T::parse(text).and_then(|value| check(&value).map(|()| value));
-        checked
-            .map_err(|why| refused.push(Refused::new(name, source.clone(), &why)))
-            .ok()
+        checked.map_err(|why| refused.push(Refused::new(name, source.clone(), &why))).ok()
     }
 }
 
@@ -256,11 +235,7 @@ impl Effective {
         for (spec, (name, value)) in SPECS.iter().zip(self.settings.values()) {
             let source = &self.found.0[name].1;
             // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "# {}\n# from: {source}\n{name} = {value}\n",
-                spec.help
-            );
+            let _ = writeln!(text, "# {}\n# from: {source}\n{name} = {value}\n", spec.help);
         }
         text.truncate(text.trim_end().len() + 1);
         text
@@ -280,11 +255,7 @@ pub struct Refused {
 
 impl Refused {
     fn new(setting: &str, source: Source, why: &str) -> Self {
-        Self {
-            setting: setting.to_owned(),
-            source,
-            why: why.to_owned(),
-        }
+        Self { setting: setting.to_owned(), source, why: why.to_owned() }
     }
 }
 
@@ -320,10 +291,7 @@ pub enum Error {
 
 fn list(refused: &[Refused]) -> String {
     let lines: Vec<String> = refused.iter().map(|one| format!("  {one}")).collect();
-    let noun = if lines.len() == 1 {
-        "1 setting is"
-    } else {
-        &format!("{} settings are", lines.len())
-    };
+    let noun =
+        if lines.len() == 1 { "1 setting is" } else { &format!("{} settings are", lines.len()) };
     format!("{noun} refused:\n{}", lines.join("\n"))
 }

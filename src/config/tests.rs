@@ -14,12 +14,7 @@ fn flags(args: &[&str]) -> Flags {
 fn variables(
     pairs: &'static [(&'static str, &'static str)],
 ) -> impl Fn(&str) -> Option<std::ffi::OsString> {
-    move |name| {
-        pairs
-            .iter()
-            .find(|pair| pair.0 == name)
-            .map(|pair| pair.1.into())
-    }
+    move |name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.into())
 }
 
 fn file(text: &str) -> (tempfile::TempDir, String) {
@@ -55,19 +50,9 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 
 #[test]
 fn a_switch_may_stand_alone_or_have_a_value() {
+    assert!(flags(&["--log-requests"]).resolve(&|_| None).expect("valid").settings.log_requests);
     assert!(
-        flags(&["--log-requests"])
-            .resolve(&|_| None)
-            .expect("valid")
-            .settings
-            .log_requests
-    );
-    assert!(
-        !flags(&["--log-requests=off"])
-            .resolve(&|_| None)
-            .expect("valid")
-            .settings
-            .log_requests
+        !flags(&["--log-requests=off"]).resolve(&|_| None).expect("valid").settings.log_requests
     );
 }
 
@@ -75,20 +60,11 @@ fn a_switch_may_stand_alone_or_have_a_value() {
 fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
     let (_folder, path) =
         file("default_ttl = '48h'\nlissen = '127.0.0.1:1'\nnode = ['a']\ntraffic_flush = '1s'");
-    let environment = variables(&[
-        ("ROLLCALL_LOG_LEVEL", "inof"),
-        ("ROLLCALL_COMMAND_QUEUE", "-1"),
-    ]);
-    let error = flags(&[
-        "--config",
-        &path,
-        "--listen",
-        "example.org:80",
-        "--trace-url",
-        "jaeger",
-    ])
-    .resolve(&environment)
-    .expect_err("much is wrong");
+    let environment =
+        variables(&[("ROLLCALL_LOG_LEVEL", "inof"), ("ROLLCALL_COMMAND_QUEUE", "-1")]);
+    let error = flags(&["--config", &path, "--listen", "example.org:80", "--trace-url", "jaeger"])
+        .resolve(&environment)
+        .expect_err("much is wrong");
     let text = error.to_string().replace(&path, "FILE");
     for line in [
         "8 settings are refused:",
@@ -108,24 +84,14 @@ fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
 #[test]
 fn what_is_printed_can_be_fed_back_and_names_the_sources() {
     let environment = variables(&[("ROLLCALL_DATA", "/a \"quoted\" place")]);
-    let given = flags(&[
-        "--trace-slow-read=1.5ms",
-        "--synchronous",
-        "normal",
-        "--trace-url=",
-    ]);
+    let given = flags(&["--trace-slow-read=1.5ms", "--synchronous", "normal", "--trace-url="]);
     let first = given.resolve(&environment).expect("valid");
     let printed = first.to_toml();
     assert!(printed.contains("# from: ROLLCALL_DATA\n"), "{printed}");
-    assert!(
-        printed.contains("# from: --synchronous\nsynchronous = \"normal\"\n"),
-        "{printed}"
-    );
+    assert!(printed.contains("# from: --synchronous\nsynchronous = \"normal\"\n"), "{printed}");
 
     let (_folder, path) = file(&printed);
-    let second = flags(&["--config", &path])
-        .resolve(&|_| None)
-        .expect("its own output is valid");
+    let second = flags(&["--config", &path]).resolve(&|_| None).expect("its own output is valid");
     assert_eq!(second.settings, first.settings);
 }
 
@@ -134,8 +100,5 @@ fn a_file_that_is_missing_or_broken_is_an_error_with_its_cause() {
     let missing = flags(&["--config", "/nowhere/rollcall.toml"]).resolve(&|_| None);
     assert!(matches!(missing, Err(Error::Unreadable { .. })));
     let (_folder, path) = file("listen = ");
-    assert!(matches!(
-        flags(&["--config", &path]).resolve(&|_| None),
-        Err(Error::NotToml { .. })
-    ));
+    assert!(matches!(flags(&["--config", &path]).resolve(&|_| None), Err(Error::NotToml { .. })));
 }

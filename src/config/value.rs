@@ -42,12 +42,8 @@ impl Value for bool {
 
 impl Value for u32 {
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| {
-            format!(
-                "must be a whole number from 0 to {}, was {text:?}",
-                u32::MAX
-            )
-        })
+        text.parse()
+            .map_err(|_| format!("must be a whole number from 0 to {}, was {text:?}", u32::MAX))
     }
 
     fn to_toml(&self) -> toml::Value {
@@ -92,9 +88,7 @@ impl Value for SocketAddr {
     fn parse(text: &str) -> Result<Self, String> {
         // The name is accepted for what everybody means by it; other names would need a resolver, and a registry that
         // listens where a resolver says is a surprise.
-        let numeric = text
-            .strip_prefix("localhost:")
-            .map(|port| format!("127.0.0.1:{port}"));
+        let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
             format!("must be an IP address and a port, such as 127.0.0.1:7655 or [::]:7655, was {text:?}")
         })
@@ -132,16 +126,10 @@ const UNITS: [(&str, u128); 6] = [
 /// overlong durations (over 2^64 nanoseconds, some 584 years) are refused, and so is a fraction finer than a nanosecond.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refused = || format!("must be a duration such as 500ms, 15s, 2m or 24h, was {text:?}");
-    let digits_end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits_end);
     let unit = if unit.is_empty() { "s" } else { unit };
-    let nanos_per_unit = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or_else(refused)?
-        .1;
+    let nanos_per_unit = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?.1;
     // Whole and fraction are scaled apart, in integers: a float would turn "0.1s" into 100000001 ns or the like.
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.len() > 20 || fraction.len() > 15 {
@@ -154,9 +142,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(refused());
     }
     let nanos = whole * nanos_per_unit + fraction / scale;
-    u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| refused())
+    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| refused())
 }
 
 /// Writes a duration as the API does: in the longest unit that gives a whole number, else in seconds with a fraction.
@@ -197,11 +183,7 @@ mod tests {
             ("0s", 0),
         ];
         for (text, nanos) in table {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_nanos(nanos)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
         }
     }
 
