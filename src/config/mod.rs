@@ -23,7 +23,9 @@ use std::time::Duration;
 pub use source::{Effective, Error, Flags, Refused, Source, Variables, process_variables};
 use source::{Found, Spec};
 use value::Value;
-pub use value::{format_duration, parse_duration};
+
+pub use crate::log::sqlite::Synchronous;
+pub use crate::telemetry::logs::LogFormat;
 
 /// Makes the typed [`Settings`], the table of their descriptions and the code that reads the one by the other.
 ///
@@ -111,9 +113,9 @@ settings! {
     /// How many requests a second are kept because the caller sampled them.
     trace_caller_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
     /// A read that takes longer has its trace kept.
-    trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, MS, HOUR);
     /// A change that takes longer has its trace kept.
-    trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, MS, HOUR);
     /// How long requests in progress, the log and the spans are waited for when the server stops.
     shutdown_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Name of this server in its events; {hostname} stands for the name of the host.
@@ -126,62 +128,6 @@ impl Default for Settings {
         let flags = Flags::default();
         let effective = flags.resolve(&|_| None).expect("a test reads the default of every row");
         effective.settings
-    }
-}
-
-/// What an acknowledged change has survived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Synchronous {
-    /// Synced to the disk before it is acknowledged: it survives a power cut.
-    Full,
-    /// Handed to the operating system: it survives kill -9, a power cut may take the last ones.
-    Normal,
-}
-
-impl Value for Synchronous {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "full" => Ok(Self::Full),
-            "normal" => Ok(Self::Normal),
-            _ => Err(format!("must be full or normal, was {text:?}")),
-        }
-    }
-
-    fn to_toml(&self) -> toml::Value {
-        toml::Value::from(match self {
-            Self::Full => "full",
-            Self::Normal => "normal",
-        })
-    }
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// [`LogFormat::Text`] when standard error is a terminal, else [`LogFormat::Json`].
-    Auto,
-    /// One JSON object a line, for machines.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl Value for LogFormat {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "json" => Ok(Self::Json),
-            "text" => Ok(Self::Text),
-            _ => Err(format!("must be auto, json or text, was {text:?}")),
-        }
-    }
-
-    fn to_toml(&self) -> toml::Value {
-        toml::Value::from(match self {
-            Self::Auto => "auto",
-            Self::Json => "json",
-            Self::Text => "text",
-        })
     }
 }
 
@@ -236,7 +182,9 @@ fn host_name() -> String {
 
 /// The checks of the table: what a value of the right type must satisfy besides.
 mod check {
-    use super::{Duration, format_duration};
+    use super::Duration;
+    use crate::domain::Millis;
+    use crate::telemetry::logs;
 
     /// Every value of the type is allowed.
     #[expect(
@@ -255,7 +203,7 @@ mod check {
         if (least..=most).contains(value) {
             return Ok(());
         }
-        let [value, least, most] = [*value, least, most].map(format_duration);
+        let [value, least, most] = [*value, least, most].map(Millis::from);
         Err(format!("must be {least} to {most}, was {value}"))
     }
 
@@ -283,7 +231,7 @@ mod check {
             .split(',')
             .filter(|part| !part.contains(['=', '[']))
             .all(|word| LEVELS.contains(&word.trim().to_ascii_lowercase().as_str()));
-        if bare_words_are_levels && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+        if bare_words_are_levels && logs::filter(text).is_ok() {
             Ok(())
         } else {
             let levels = LEVELS.join(", ");

@@ -84,7 +84,7 @@ fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
 #[test]
 fn what_is_printed_can_be_fed_back_and_names_the_sources() {
     let environment = variables(&[("ROLLCALL_DATA", "/a \"quoted\" place")]);
-    let given = flags(&["--trace-slow-read=1.5ms", "--synchronous", "normal", "--trace-url="]);
+    let given = flags(&["--trace-slow-read=1.5s", "--synchronous", "normal", "--trace-url="]);
     let first = given.resolve(&environment).expect("valid");
     let printed = first.to_toml();
     assert!(printed.contains("# from: ROLLCALL_DATA\n"), "{printed}");
