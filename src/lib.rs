@@ -1,8 +1,10 @@
 //! rollcall, a service registry that remembers.
 pub mod app;
+pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod domain;
 pub mod history;
 pub mod http;
