@@ -6,6 +6,7 @@
 //! programs loses none. Called by the command line and the demo.
 
 mod error;
+mod lease;
 mod wire;
 
 use std::fmt;
@@ -16,8 +17,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use error::{Error, FieldError, Problem};
+pub use lease::{Lease, Renewed};
 pub use wire::{
     Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
+    authority,
 };
 
 /// Where a registry listens unless somebody says otherwise.
@@ -209,7 +212,7 @@ impl Client {
 }
 
 /// An error with its causes: the HTTP library's own text ends at "error sending request".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

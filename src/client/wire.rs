@@ -64,12 +64,7 @@ impl Instance {
     /// `address:port`, with brackets around an IPv6 address.
     #[must_use]
     pub fn authority(&self) -> String {
-        let (address, port) = (&self.address, self.port);
-        if address.contains(':') {
-            format!("[{address}]:{port}")
-        } else {
-            format!("{address}:{port}")
-        }
+        authority(&self.address, self.port)
     }
 
     /// A field of the rest as text for people: empty when absent or null.
@@ -81,6 +76,12 @@ impl Instance {
             Some(other) => other.to_string(),
         }
     }
+}
+
+/// `address:port`, with brackets around an IPv6 address.
+#[must_use]
+pub fn authority(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// The answer to a heartbeat.

@@ -1,0 +1,84 @@
+//! Which registry the demo plays on: the one it was told, the one that is there, or one of its own.
+//!
+//! A registry of its own is the same server that `rollcall serve` runs, on a free port and in a temporary folder that is
+//! removed at the end. Called by [`super::run`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::cli::Error;
+use crate::client::{Client, DEFAULT_URL};
+
+/// How long a registry that was named may take to become ready: in a compose file both start at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A registry, and whether it is the demo's own.
+pub(super) struct Registry {
+    url: String,
+    own: Option<Own>,
+}
+
+/// A registry in this process.
+struct Own {
+    folder: PathBuf,
+}
+
+/// Finds a registry or starts one.
+pub(super) async fn find(url: Option<String>) -> Result<Registry, Error> {
+    if let Some(url) = url.filter(|url| !url.is_empty()) {
+        let client = Client::new(&url, "demo")?;
+        let ready = async {
+            while client.ready().await.is_err() {
+                sleep(Duration::from_millis(200)).await;
+            }
+        };
+        if timeout(PATIENCE, ready).await.is_err() {
+            client.ready().await?;
+        }
+        return Ok(Registry { url: client.url().to_owned(), own: None });
+    }
+    if Client::new(DEFAULT_URL, "demo")?.ready().await.is_ok() {
+        return Ok(Registry { url: DEFAULT_URL.to_owned(), own: None });
+    }
+    let folder = std::env::temp_dir().join(format!("rollcall-demo-{}", uuid::Uuid::now_v7()));
+    let (url, own) = Own::start(folder).await?;
+    Ok(Registry { url, own: Some(own) })
+}
+
+impl Registry {
+    /// Its address.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What else there is to say of it.
+    pub(super) fn remark(&self) -> String {
+        self.own.as_ref().map_or_else(String::new, |own| {
+            format!(", started by the demo; its log is {} until the end", own.folder.display())
+        })
+    }
+
+    /// Stops it if it is the demo's own, and removes its folder.
+    pub(super) async fn stop(self) -> Result<(), Error> {
+        match self.own {
+            Some(own) => own.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Own {
+    /// Starts a registry in the folder, on a free port; gives its address.
+    async fn start(folder: PathBuf) -> Result<(String, Self), Error> {
+        let doing = format!("start a registry in {}", folder.display());
+        Err(Error::failed(doing, "not wired"))
+    }
+
+    /// Stops it and removes the folder.
+    async fn stop(self) -> Result<(), Error> {
+        let removed = std::fs::remove_dir_all(&self.folder);
+        removed.map_err(|error| Error::failed(format!("remove {}", self.folder.display()), error))
+    }
+}
