@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +13,12 @@ use serde_json::Value;
 use super::output::{self, Output};
 use super::{Error, Exit, Interrupt, Registry};
 use crate::client::{Client, Event, EventPage};
+use crate::clock::{Clock as _, SystemClock};
+use crate::domain::event::Kind;
+use crate::domain::{InstanceId, ServiceName};
+use crate::history::{EventQuery, EventReader as _, Moment, Order, Position};
+use crate::log::sqlite::{History, database_of};
+use crate::telemetry::propagation::TraceId;
 
 /// How long to wait at the end of the log before looking again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -78,27 +84,83 @@ impl Args {
 /// Where pages come from.
 enum Pages {
     Server(Client),
-    Log(PathBuf),
+    Log(History),
 }
 
 impl Pages {
     async fn page(&self, query: &[(&str, String)]) -> Result<EventPage, Error> {
         match self {
             Self::Server(client) => Ok(client.events(query).await?),
-            Self::Log(data) => page_of_log(data, query),
+            Self::Log(history) => page_of_log(history, query),
         }
     }
 }
 
 /// The page that a server on this log would answer to `GET /v1/events` with this query.
-fn page_of_log(data: &Path, _query: &[(&str, String)]) -> Result<EventPage, Error> {
-    Err(Error::failed(format!("read the log in {}", data.display()), "not wired"))
+fn page_of_log(history: &History, query: &[(&str, String)]) -> Result<EventPage, Error> {
+    let page =
+        history.events(&query_of(query)?).map_err(|error| Error::failed("read the log", error))?;
+    let events =
+        page.events.iter().map(|record| serde_json::from_value(serde_json::to_value(record)?));
+    let events: Result<Vec<Event>, serde_json::Error> = events.collect();
+    Ok(EventPage {
+        events: events.map_err(|error| Error::failed("read an event of the log", error))?,
+        next: page.next.map(|Position { change, traffic }| format!("{change},{traffic}")),
+    })
+}
+
+/// The query as the log understands it.
+fn query_of(query: &[(&str, String)]) -> Result<EventQuery, Error> {
+    let refused = |name: &str, why: &dyn std::fmt::Display| {
+        Error::Refused(format!("--{} {why}", name.replace('_', "-")))
+    };
+    let mut wanted = EventQuery { limit: PAGE, ..EventQuery::default() };
+    let now = SystemClock::start().map_err(|error| Error::failed("start the clock", error))?.wall();
+    for (name, value) in query {
+        match *name {
+            "limit" => wanted.limit = value.parse().unwrap_or(PAGE),
+            "order" if value == "desc" => wanted.order = Order::Descending,
+            "cursor" => {
+                let numbers = value.split_once(',');
+                wanted.cursor = numbers.and_then(|(change, traffic)| {
+                    Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
+                });
+            }
+            "service" => {
+                let service = ServiceName::new(value);
+                wanted.service = Some(service.map_err(|error| refused(name, &error))?);
+            }
+            "instance" => {
+                let instance = InstanceId::new(value);
+                wanted.instance = Some(instance.map_err(|error| refused(name, &error))?);
+            }
+            "kind" => {
+                let kind = Kind::parse(value);
+                wanted.kind = Some(kind.ok_or_else(|| refused(name, &"is no kind of event"))?);
+            }
+            "trace_id" => {
+                let trace_id = TraceId::parse(value.as_bytes());
+                wanted.trace_id = Some(trace_id.map_err(|error| refused(name, &error))?.to_bytes());
+            }
+            "since" => {
+                let since = Moment::parse(value, now);
+                let why = "must be RFC 3339, an age such as -5m, or a version such as @1234";
+                wanted.since = Some(since.ok_or_else(|| refused(name, &why))?);
+            }
+            _ => {}
+        }
+    }
+    Ok(wanted)
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let pages = match &args.data {
-        Some(data) => Pages::Log(data.clone()),
+        Some(data) => {
+            let doing = || format!("read the log in {}", data.display());
+            let opened = History::open(&database_of(data));
+            Pages::Log(opened.map_err(|error| Error::failed(doing(), error))?)
+        }
         None => Pages::Server(args.registry.client()?),
     };
     let newest = newest(&pages, &args).await?;

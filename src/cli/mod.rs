@@ -101,6 +101,9 @@ pub(crate) enum Error {
     /// Settings were refused.
     #[error(transparent)]
     Settings(#[from] config::Error),
+    /// An argument was refused that the command line could not judge by itself.
+    #[error("{0}")]
+    Refused(String),
     /// Standard output or another channel to the user failed.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
@@ -125,7 +128,7 @@ impl Error {
 
     fn exit(&self) -> Exit {
         match self {
-            Self::Settings(_) => Exit::Usage,
+            Self::Settings(_) | Self::Refused(_) => Exit::Usage,
             Self::Client(client::Error::Address { .. } | client::Error::Name(_)) => Exit::Usage,
             Self::Client(error) => match error.status() {
                 Some(404 | 409 | 410 | 412) => Exit::No,
@@ -154,7 +157,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out).await,
-        Command::Verify(args) => verify::run(&args, out),
+        Command::Verify(args) => verify::run(&args, out, errors),
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),
     };

@@ -4,8 +4,13 @@
 
 use std::io::Write;
 
-use super::{Error, Exit};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Exit, Interrupt};
+use crate::app;
 use crate::config::{Flags, Settings, process_variables};
+use crate::telemetry::spans::Tracer;
+use crate::telemetry::{logs, signals};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -36,10 +41,31 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Exit
         out.write_all(effective.to_toml().as_bytes())?;
         return Ok(Exit::Done);
     }
-    serve(effective.settings).await
+    serve(effective.settings, out).await
 }
 
 /// Runs a registry until it is told to stop.
-async fn serve(settings: Settings) -> Result<Exit, Error> {
-    Err(Error::failed("run a registry", format!("not wired: {settings:?}")))
+async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit, Error> {
+    let failed = |error: app::Error| Error::failed("run the registry", error);
+    let mut interrupt =
+        Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
+    let tracing = app::tracing_config(&settings, |name| std::env::var(name).ok());
+    let tracing = tracing.map_err(|error| failed(error.into()))?;
+    let metrics = app::metrics(&settings);
+    let tracer = Tracer::start(&tracing, &metrics).map_err(|error| failed(error.into()))?;
+    logs::init_logs(settings.log_format, &settings.log_level, &tracer)
+        .map_err(|error| Error::failed("write log lines", error))?;
+    tracing.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
+    let shutdown = CancellationToken::new();
+    let end = shutdown.clone();
+    let serving = app::serve(&settings, tracer, metrics, out, shutdown);
+    let mut serving = std::pin::pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = interrupt.wait() => {
+            end.cancel();
+            serving.await
+        }
+    };
+    served.map(|()| Exit::Done).map_err(failed)
 }

@@ -3,13 +3,20 @@
 //! A registry of its own is the same server that `rollcall serve` runs, on a free port and in a temporary folder that is
 //! removed at the end. Called by [`super::run`].
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{self, App};
 
 use crate::cli::Error;
 use crate::client::{Client, DEFAULT_URL};
+use crate::config::Settings;
+use crate::telemetry::spans::Tracer;
 
 /// How long a registry that was named may take to become ready: in a compose file both start at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +30,8 @@ pub(super) struct Registry {
 /// A registry in this process.
 struct Own {
     folder: PathBuf,
+    shutdown: CancellationToken,
+    serving: JoinSet<Result<(), app::Error>>,
 }
 
 /// Finds a registry or starts one.
@@ -73,11 +82,35 @@ impl Own {
     /// Starts a registry in the folder, on a free port; gives its address.
     async fn start(folder: PathBuf) -> Result<(String, Self), Error> {
         let doing = format!("start a registry in {}", folder.display());
-        Err(Error::failed(doing, "not wired"))
+        let failed = |error: app::Error| Error::failed(doing.as_str(), error);
+        let settings = Settings {
+            data: folder.clone(),
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            ..Settings::default()
+        };
+        let tracing = app::tracing_config(&settings, |name| std::env::var(name).ok());
+        let metrics = app::metrics(&settings);
+        let tracer = tracing
+            .map_err(app::Error::from)
+            .and_then(|tracing| Ok(Tracer::start(&tracing, &metrics)?));
+        let tracer = tracer.map_err(failed)?;
+        let parts = app::production(&settings, tracer, metrics).await.map_err(failed)?;
+        let app = App::build(&settings, parts).map_err(failed)?;
+        let (url, readiness) = (app.url(), app.readiness().clone());
+        let shutdown = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        let _ = serving.spawn(app.run(shutdown.clone()));
+        readiness.settled().await;
+        Ok((url, Self { folder, shutdown, serving }))
     }
 
     /// Stops it and removes the folder.
-    async fn stop(self) -> Result<(), Error> {
+    async fn stop(mut self) -> Result<(), Error> {
+        self.shutdown.cancel();
+        while let Some(ended) = self.serving.join_next().await {
+            let ended = ended.unwrap_or(Err(app::Error::Registrar));
+            ended.map_err(|error| Error::failed("stop the registry", error))?;
+        }
         let removed = std::fs::remove_dir_all(&self.folder);
         removed.map_err(|error| Error::failed(format!("remove {}", self.folder.display()), error))
     }

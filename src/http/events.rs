@@ -6,7 +6,6 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::cursor::List;
 use super::faults::Faults;
@@ -18,10 +17,10 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
-use crate::domain::{Millis, Seq, Timestamp};
-use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::domain::{Seq, Timestamp};
+use crate::history::{EventPage, EventQuery, Moment, Order, Position, Record};
 use crate::rfc3339;
-use crate::telemetry::propagation::{SpanId, TraceId};
+use crate::telemetry::propagation::TraceId;
 
 /// `GET /v1/events`
 pub(super) const EVENTS: Operation = Operation {
@@ -54,7 +53,7 @@ const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234
 
 #[derive(Serialize)]
 struct Events<'a> {
-    events: Vec<EventText<'a>>,
+    events: &'a [Record],
     next: Option<String>,
     complete: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -65,39 +64,6 @@ struct Events<'a> {
 struct Missing {
     from: String,
     until: String,
-}
-
-/// An event as answered; its order of fields is the contract's.
-#[derive(Serialize)]
-struct EventText<'a> {
-    id: String,
-    seq: u64,
-    at: String,
-    kind: &'static str,
-    namespace: Option<&'a str>,
-    service: Option<&'a str>,
-    instance: Option<&'a str>,
-    caller: Option<&'a str>,
-    trace_id: Option<TraceText>,
-    span_id: Option<SpanText>,
-    cause: Option<u64>,
-    data: Box<RawValue>,
-}
-
-struct TraceText(TraceId);
-
-struct SpanText(SpanId);
-
-impl Serialize for TraceText {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl Serialize for SpanText {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
 }
 
 pub(super) async fn events(
@@ -167,16 +133,7 @@ fn moment(
     head: Seq,
     faults: &mut Faults,
 ) -> Option<Moment> {
-    let moment = if let Some(version) = text.strip_prefix('@') {
-        version.parse().ok().map(|seq| Moment::Version(Seq(seq)))
-    } else if let Some(age) = text.strip_prefix('-') {
-        Millis::parse(age).ok().map(|age| {
-            let micros = i64::try_from(age.micros()).unwrap_or(i64::MAX);
-            Moment::At(Timestamp(now.micros().saturating_sub(micros)))
-        })
-    } else {
-        rfc3339::parse(text).map(Moment::At)
-    };
+    let moment = Moment::parse(text, now);
     match moment {
         None => {
             faults.malformed(
@@ -210,40 +167,12 @@ fn text(api: &Api, page: &EventPage) -> bytes::Bytes {
         .iter()
         .map(|gap| Missing { from: rfc3339::format(gap.from), until: rfc3339::format(gap.until) })
         .collect();
-    wire::json(&Events {
-        events: page.events.iter().map(event_text).collect(),
-        next,
-        complete: missing.is_empty(),
-        missing,
-    })
-}
-
-fn event_text(record: &Record) -> EventText<'_> {
-    EventText {
-        id: match record.id {
-            EventId::Change(number) => number.to_string(),
-            EventId::Traffic(number) => format!("t{number}"),
-        },
-        seq: record.seq.0,
-        at: rfc3339::format(record.at),
-        kind: record.kind.as_str(),
-        namespace: record.namespace.as_deref(),
-        service: record.service.as_deref(),
-        instance: record.instance.as_deref(),
-        caller: record.caller.as_deref(),
-        trace_id: TraceId::from_bytes(record.trace.trace_id).map(TraceText),
-        span_id: SpanId::from_bytes(record.trace.span_id).map(SpanText),
-        cause: record.cause.map(|cause| cause.0),
-        // What the log holds was written as JSON; if a damaged file says otherwise, it is shown as nothing.
-        data: RawValue::from_string(record.data.to_string())
-            .unwrap_or_else(|_| RawValue::NULL.to_owned()),
-    }
+    wire::json(&Events { events: &page.events, next, complete: missing.is_empty(), missing })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::TraceRef;
 
     #[test]
     fn an_instant_has_three_forms_and_none_in_the_future() {
@@ -261,32 +190,5 @@ mod tests {
         for broken in ["", "@", "@x", "5m", "-5x", "yesterday", "2026-11-21"] {
             assert_eq!(read(broken), Err(400), "{broken}");
         }
-    }
-
-    #[test]
-    fn an_event_reads_as_in_the_contract() {
-        let record = Record {
-            id: EventId::Traffic(1093),
-            seq: Seq(42),
-            at: Timestamp(1_795_248_000_000_000),
-            kind: Kind::Lookup,
-            namespace: Some("default".into()),
-            service: Some("orders".into()),
-            instance: None,
-            caller: Some("web".into()),
-            trace: TraceRef { trace_id: [0xab; 16], span_id: [0xcd; 8] },
-            cause: None,
-            data: r#"{"filter":"","revision":41}"#.into(),
-        };
-        assert_eq!(
-            serde_json::to_string(&event_text(&record)).unwrap(),
-            r#"{"id":"t1093","seq":42,"at":"2026-11-21T08:00:00.000000Z","kind":"lookup","namespace":"default","service":"orders","instance":null,"caller":"web","trace_id":"abababababababababababababababab","span_id":"cdcdcdcdcdcdcdcd","cause":null,"data":{"filter":"","revision":41}}"#
-        );
-        let damaged = Record { data: "{".into(), trace: TraceRef::default(), ..record };
-        let text = serde_json::to_string(&event_text(&damaged)).unwrap();
-        assert!(
-            text.contains(r#""trace_id":null,"span_id":null,"#)
-                && text.ends_with(r#""data":null}"#)
-        );
     }
 }

@@ -1,6 +1,5 @@
 //! A registry for one test, and what tests ask of it.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +47,6 @@ pub struct Options {
 /// A running registry.
 pub struct Server {
     pub url: String,
-    pub address: SocketAddr,
     pub clock: Option<Arc<ManualClock>>,
     pub http: reqwest::Client,
     data: PathBuf,
@@ -110,7 +108,6 @@ impl Server {
             }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let parts = Parts { listener, clock, log, history, tracer, metrics };
         let app = App::build(&settings, parts).unwrap();
         let (url, readiness) = (app.url(), app.readiness().clone());
@@ -118,12 +115,7 @@ impl Server {
         let task = tokio::task::spawn(app.run(shutdown.clone()));
         assert_eq!(readiness.settled().await, Phase::Ready);
         let http = reqwest::Client::new();
-        Self { url, address, clock: manual, http, data, _own: own, shutdown, task }
-    }
-
-    /// The directory of the log.
-    pub fn data(&self) -> &Path {
-        &self.data
+        Self { url, clock: manual, http, data, _own: own, shutdown, task }
     }
 
     /// Stops the registry in order.

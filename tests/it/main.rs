@@ -3,6 +3,8 @@
 //! Most tests run the very server that production runs, in this process, on a port of its own, with a SQLite log in a directory of
 //! its own; those that kill or starve a process run the built program. Time that leases see is a manual clock.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+
 mod crash;
 mod expiry;
 mod failure;
