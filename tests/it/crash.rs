@@ -14,14 +14,14 @@ use tempfile::TempDir;
 use crate::harness::sql;
 
 /// The built program, running; killed when dropped.
-pub struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl Child {
     /// Starts `command` and reads the URL from its first line.
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut process = command.spawn().unwrap();
         let mut line = String::new();
         let stdout = process.stdout.as_mut().unwrap();
@@ -30,7 +30,7 @@ impl Child {
     }
 
     /// Starts a registry on `data`.
-    pub fn serve(data: &TempDir) -> Self {
+    pub(crate) fn serve(data: &TempDir) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -38,18 +38,18 @@ impl Child {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// SIGTERM, and the status 0 that must follow.
-    pub fn terminate(mut self) {
+    pub(crate) fn terminate(mut self) {
         kill_process(self.pid(), Signal::TERM).unwrap();
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");

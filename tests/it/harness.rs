@@ -24,31 +24,31 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// 2026-11-21T08:00:00Z, where every manual clock begins.
-pub const START: Timestamp = Timestamp(1_795_248_000_000_000);
+pub(crate) const START: Timestamp = Timestamp(1_795_248_000_000_000);
 
 /// How long a condition may take to come true. Far beyond what it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test wants to be different.
 #[derive(Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// The directory of the log; a new one if there is none.
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Leases run on the system's clock.
-    pub system_clock: bool,
+    pub(crate) system_clock: bool,
     /// A log in memory instead of SQLite.
-    pub memory: Option<MemoryLog>,
+    pub(crate) memory: Option<MemoryLog>,
     /// Spans go to this address.
-    pub otlp: Option<String>,
+    pub(crate) otlp: Option<String>,
     /// Edits of the settings.
-    pub settings: Option<fn(&mut Settings)>,
+    pub(crate) settings: Option<fn(&mut Settings)>,
 }
 
 /// A running registry.
-pub struct Server {
-    pub url: String,
-    pub clock: Option<Arc<ManualClock>>,
-    pub http: reqwest::Client,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) clock: Option<Arc<ManualClock>>,
+    pub(crate) http: reqwest::Client,
     data: PathBuf,
     _own: Option<TempDir>,
     shutdown: CancellationToken,
@@ -75,12 +75,12 @@ impl PastOfLog for NoPast {
 
 impl Server {
     /// Starts a registry and waits until it is ready.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Options::default()).await
     }
 
     /// Starts a registry that differs in `options`.
-    pub async fn start_with(options: Options) -> Self {
+    pub(crate) async fn start_with(options: Options) -> Self {
         let own = options.data.is_none().then(|| TempDir::new().unwrap());
         let data = options.data.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
         let mut settings = Settings { data: data.clone(), ..Settings::default() };
@@ -119,24 +119,29 @@ impl Server {
     }
 
     /// Stops the registry in order.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
     }
 
     /// Lets time pass in steps, as it does: the registrar sees each of them.
-    pub fn advance(&self, millis: u64) {
+    pub(crate) fn advance(&self, millis: u64) {
         self.clock.as_ref().unwrap().advance(Millis::from_millis(millis));
     }
 
     /// Sends a request and gives status and JSON (null without a body).
-    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let answer = self.send(method, path, &[], body).await;
         (answer.status, answer.json)
     }
 
     /// Sends a request with headers and gives the whole answer.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
@@ -159,7 +164,7 @@ impl Server {
     }
 
     /// Registers `service/instance` with this ttl; gives its JSON.
-    pub async fn register(&self, service: &str, instance: &str, ttl: &str) -> Value {
+    pub(crate) async fn register(&self, service: &str, instance: &str, ttl: &str) -> Value {
         let body = json!({"address": "10.0.0.7", "port": 8080, "ttl": ttl});
         let path = format!("/v1/services/{service}/instances/{instance}");
         let (status, json) = self.call("PUT", &path, Some(body)).await;
@@ -168,33 +173,33 @@ impl Server {
     }
 
     /// Beats for `service/instance`.
-    pub async fn beat(&self, service: &str, instance: &str) -> (StatusCode, Value) {
+    pub(crate) async fn beat(&self, service: &str, instance: &str) -> (StatusCode, Value) {
         let path = format!("/v1/services/{service}/instances/{instance}/heartbeat");
         self.call("PUT", &path, None).await
     }
 
     /// The ids that a lookup of `service` hands out.
-    pub async fn offered(&self, service: &str) -> Vec<String> {
+    pub(crate) async fn offered(&self, service: &str) -> Vec<String> {
         let (_, json) = self.call("GET", &format!("/v1/services/{service}/instances"), None).await;
         let instances = json["instances"].as_array().cloned().unwrap_or_default();
         instances.iter().map(|i| i["instance"].as_str().unwrap().to_owned()).collect()
     }
 
     /// The status of an instance; none if it is not registered.
-    pub async fn status_of(&self, service: &str, instance: &str) -> Option<String> {
+    pub(crate) async fn status_of(&self, service: &str, instance: &str) -> Option<String> {
         let path = format!("/v1/services/{service}/instances/{instance}");
         let (status, json) = self.call("GET", &path, None).await;
         status.is_success().then(|| json["status"].as_str().unwrap().to_owned())
     }
 
     /// Rows of a query on the log's file, each value as JSON.
-    pub fn sql(&self, query: &str) -> Vec<Vec<Value>> {
+    pub(crate) fn sql(&self, query: &str) -> Vec<Vec<Value>> {
         sql(&self.data, query)
     }
 }
 
 /// Rows of a query on the log in `data`, read as anybody with SQLite would.
-pub fn sql(data: &Path, query: &str) -> Vec<Vec<Value>> {
+pub(crate) fn sql(data: &Path, query: &str) -> Vec<Vec<Value>> {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let connection =
         rusqlite::Connection::open_with_flags(data.join("rollcall.db"), flags).unwrap();
@@ -218,22 +223,22 @@ pub fn sql(data: &Path, query: &str) -> Vec<Vec<Value>> {
 }
 
 /// An answer, read to its end.
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
-    pub text: String,
-    pub json: Value,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+    pub(crate) json: Value,
 }
 
 impl Answer {
     /// A header as text; empty if it is not there.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
 /// Asks until `ask` gives what `holds` of; panics with the last answer when it takes too long.
-pub async fn eventually<T: std::fmt::Debug, F: Future<Output = T>>(
+pub(crate) async fn eventually<T: std::fmt::Debug, F: Future<Output = T>>(
     what: &str,
     mut ask: impl FnMut() -> F,
     holds: impl Fn(&T) -> bool,

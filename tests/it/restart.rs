@@ -97,5 +97,5 @@ async fn verify_says_what_is_wrong_and_where() {
         places.contains(&"change 4") && places.contains(&"the traffic block from t1"),
         "{report:?}"
     );
-    assert_eq!(sql(data.path(), "SELECT count(*) FROM changes")[0][0], 6, "verify changes nothing");
+    assert_eq!(sql(data.path(), "SELECT count(*) FROM changes")[0][0], 5, "verify changes nothing");
 }
