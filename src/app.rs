@@ -94,23 +94,11 @@ pub struct Parts {
     /// Where events go.
     pub log: Box<dyn Log>,
     /// Where the past is read from.
-    pub history: Arc<dyn PastOfLog>,
+    pub history: Arc<dyn EventReader>,
     /// Where spans go.
     pub tracer: Tracer,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
-}
-
-/// The past of the log, which is told the figures of the replay so that `/v1/status` can show them.
-pub trait PastOfLog: EventReader {
-    /// Notes the figures.
-    fn recovered(&self, figures: crate::domain::event::Recovered);
-}
-
-impl PastOfLog for History {
-    fn recovered(&self, figures: crate::domain::event::Recovered) {
-        Self::recovered(self, figures);
-    }
 }
 
 /// A registry that is built and bound, and replays.
@@ -121,7 +109,7 @@ pub struct App {
     api: Arc<http::Api>,
     registrar: Running,
     projection: Arc<Projection>,
-    history: Arc<dyn PastOfLog>,
+    history: Arc<dyn EventReader>,
     telemetry: Telemetry,
     http_config: http::Config,
 }
@@ -156,7 +144,7 @@ impl App {
             log_id,
             config: http_config(settings),
             readiness: registrar.readiness.clone(),
-            history: Arc::clone(&history) as Arc<dyn EventReader>,
+            history: Arc::clone(&history),
         });
         let http_config = http_config(settings);
         Ok(Self { address, listener, api, registrar, projection, history, telemetry, http_config })
@@ -241,21 +229,15 @@ async fn keep_up(
     projection: Arc<Projection>,
     handle: registrar::Handle,
     readiness: Readiness,
-    history: Arc<dyn PastOfLog>,
+    history: Arc<dyn EventReader>,
 ) {
     let mut ticks = tokio::time::interval(UPKEEP);
-    let mut told = false;
     for turn in 0_u32.. {
         ticks.tick().await;
-        match readiness.phase() {
-            Phase::Replaying { done, total } if turn > 0 => signals::replaying(done, total),
-            Phase::Ready if !told => {
-                told = true;
-                if let Some(figures) = readiness.figures() {
-                    history.recovered(figures);
-                }
-            }
-            Phase::Replaying { .. } | Phase::Ready | Phase::Failed => {}
+        if let Phase::Replaying { done, total } = readiness.phase()
+            && turn > 0
+        {
+            signals::replaying(done, total);
         }
         observe::gauges(&telemetry.metrics, &projection, &handle);
         if turn.is_multiple_of(SIZES_EVERY) {

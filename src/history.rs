@@ -9,7 +9,7 @@ use std::fmt::{self, Debug};
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 use serde_json::value::RawValue;
 
-use crate::domain::event::{Kind, Recovered};
+use crate::domain::event::Kind;
 use crate::domain::{InstanceId, Millis, Namespace, Seq, ServiceName, Timestamp, TraceRef};
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
@@ -184,8 +184,6 @@ pub struct LogFigures {
     pub traffic_bytes: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
-    /// The replay of this start; none before it is done.
-    pub replay: Option<Recovered>,
 }
 
 /// The past could not be read. The text is for the operator's log, not for the one who asked.

@@ -77,15 +77,18 @@ pub enum LogError {
 /// Reads a filter in the form of `RUST_LOG`.
 ///
 /// OpenTelemetry's own lines are off unless named: it would write one a failed export, and rollcall says when
-/// exports begin to fail and when they work again.
+/// exports begin to fail and when they work again. Of migrations only what goes wrong is told.
 ///
 /// # Errors
 /// [`LogError::Filter`] if a directive does not parse.
 pub fn filter(directives: &str) -> Result<EnvFilter, LogError> {
-    let quiet = if directives.contains("opentelemetry") { "" } else { ",opentelemetry=off" };
+    let quiet = [("opentelemetry", "off"), ("refinery_core", "warn")]
+        .into_iter()
+        .filter(|(target, _)| !directives.contains(target))
+        .map(|(target, level)| format!(",{target}={level}"));
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse(format!("{directives}{quiet}"))
+        .parse(format!("{directives}{}", quiet.collect::<String>()))
         .map_err(|source| LogError::Filter { text: directives.to_owned(), source })
 }
 

@@ -108,6 +108,8 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
     metrics.events.get(change.kind, change.outcome).increment(1);
     let Change { seq, service, instance, .. } = *change;
     let kind = change.kind.as_str();
+    // The registry's own events are about nobody.
+    let (separator, slash) = if service.is_empty() { ("", "") } else { (" ", "/") };
     info!(
         event.seq = seq,
         event.kind = kind,
@@ -116,7 +118,7 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
         instance,
         trace_id = %change.context.trace_id,
         span_id = %change.context.span_id,
-        "{kind} {service}/{instance}"
+        "{kind}{separator}{service}{slash}{instance}"
     );
 }
 

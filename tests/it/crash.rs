@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::sql;
+use crate::harness::{eventually, sql};
 
 /// The built program, running; killed when dropped.
 pub(crate) struct Child {
@@ -35,6 +35,14 @@ impl Child {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         Self::spawn(command)
+    }
+
+    /// Waits until its replay is done.
+    pub(crate) async fn ready(self) -> Self {
+        let url = format!("{}/readyz", self.url);
+        let status = async || reqwest::get(&url).await.unwrap().status().as_u16();
+        eventually("the registry is ready", status, |status| *status == 200).await;
+        self
     }
 
     /// Its process id.
@@ -110,7 +118,7 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
     let data = TempDir::new().unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     for cycle in 0..cycles() {
-        let child = Child::serve(&data);
+        let child = Child::serve(&data).ready().await;
         let known = Arc::new(Known::default());
         let clients: Vec<_> = (0..16)
             .map(|number| {

@@ -93,7 +93,7 @@ fn unlimit(child: &Child) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_survived_by_the_real_program() {
     let data = TempDir::new().unwrap();
-    let child = limited(&data);
+    let child = limited(&data).ready().await;
     let http = reqwest::Client::new();
     let put = async |instance: usize| {
         let url = format!("{}/v1/services/orders/instances/i{instance}", child.url);

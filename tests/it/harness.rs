@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
-use rollcall::app::{self, App, Parts, PastOfLog};
+use rollcall::app::{self, App, Parts};
 use rollcall::clock::{Clock, ManualClock, SystemClock};
 use rollcall::config::Settings;
-use rollcall::domain::event::Recovered;
 use rollcall::domain::{Millis, Timestamp};
 use rollcall::history::{EventPage, EventQuery, EventReader, LogFigures, Unreadable};
 use rollcall::log::Log;
@@ -69,10 +68,6 @@ impl EventReader for NoPast {
     }
 }
 
-impl PastOfLog for NoPast {
-    fn recovered(&self, _: Recovered) {}
-}
-
 impl Server {
     /// Starts a registry and waits until it is ready.
     pub(crate) async fn start() -> Self {
@@ -99,7 +94,7 @@ impl Server {
         };
         let tracing: TelemetryConfig = app::tracing_config(&settings, variable).unwrap();
         let tracer = Tracer::start(&tracing, &metrics).unwrap();
-        let (log, history): (Box<dyn Log>, Arc<dyn PastOfLog>) = match options.memory {
+        let (log, history): (Box<dyn Log>, Arc<dyn EventReader>) = match options.memory {
             Some(memory) => (Box::new(memory), Arc::new(NoPast)),
             None => {
                 let log = SqliteLog::open(&data, settings.synchronous, "test").unwrap();

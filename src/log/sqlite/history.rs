@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{OpenError, Reader};
-use crate::domain::event::{Kind, Recovered};
+use crate::domain::event::Kind;
 use crate::domain::{Change, Seq};
 use crate::history::{
     EventId, EventPage, EventQuery, EventReader, LogFigures, Moment, Order, Position, Record,
@@ -37,7 +37,6 @@ pub struct History {
 struct Shared {
     path: PathBuf,
     idle: Mutex<Vec<Reader>>,
-    replay: Mutex<Option<Recovered>>,
 }
 
 impl History {
@@ -48,13 +47,8 @@ impl History {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let first = Reader::open(path)?;
         let idle = Mutex::new(vec![first]);
-        let shared = Shared { path: path.to_owned(), idle, replay: Mutex::new(None) };
+        let shared = Shared { path: path.to_owned(), idle };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// Notes the figures of the replay of this run.
-    pub fn recovered(&self, figures: Recovered) {
-        *self.shared.replay.lock() = Some(figures);
     }
 
     fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, ReadError>) -> Result<T, Unreadable> {
@@ -80,7 +74,6 @@ impl EventReader for History {
     }
 
     fn figures(&self) -> Result<LogFigures, Unreadable> {
-        let replay = self.shared.replay.lock().clone();
         self.read(|reader| {
             let (_, _, next_traffic) = reader.next()?;
             let sizes = reader.sizes()?;
@@ -89,7 +82,6 @@ impl EventReader for History {
                 changes_bytes: sizes.changes,
                 traffic_bytes: sizes.traffic,
                 wal_bytes: sizes.wal,
-                replay,
             })
         })
     }
