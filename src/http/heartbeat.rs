@@ -256,27 +256,30 @@ pub(super) async fn heartbeats(
     // Those that have to wait for the log wait together: their commands fall into one group commit.
     let mut waiting = JoinSet::new();
     for beat in beats {
-        let entry = find(&api, &beat.key);
-        let quick = entry.is_ok_and(|entry| {
-            !flips(&beat, &entry.instance) && entry.lease.word().read().mark() == Mark::Open
-        });
-        if quick {
+        if !waits_for_log(&api, &beat) {
             let name = Name::of(&beat.key);
             batch.note(name, renew(&api, &scope, beat).await, &mut seen)?;
-        } else {
-            let (api, scope) = (Arc::clone(&api), scope.clone());
-            waiting.spawn(async move {
-                let name = Name::of(&beat.key);
-                let outcome = renew(&api, &scope, beat).await;
-                (name, outcome)
-            });
+            continue;
         }
+        let (api, scope) = (Arc::clone(&api), scope.clone());
+        waiting.spawn(async move {
+            let name = Name::of(&beat.key);
+            let outcome = renew(&api, &scope, beat).await;
+            (name, outcome)
+        });
     }
     while let Some(joined) = waiting.join_next().await {
         let (name, outcome) = joined.map_err(|_| Problem::Internal)?;
         batch.note(name, outcome, &mut seen)?;
     }
     Ok(json_response(StatusCode::OK, wire::json(&batch), seen))
+}
+
+/// Whether a beat will have to become a command, as far as one can see beforehand.
+fn waits_for_log(api: &Api, beat: &Beat) -> bool {
+    find(api, &beat.key).is_ok_and(|entry| {
+        flips(beat, &entry.instance) || entry.lease.word().read().mark() != Mark::Open
+    })
 }
 
 impl RenewedBatch {

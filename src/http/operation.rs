@@ -181,7 +181,7 @@ pub(super) async fn status(
             changes: fill(api.registrar.inbox_fill()),
             traffic: fill(api.registrar.buffer_fill()),
         },
-        replay: figures.replay.as_ref().map(replay_of),
+        replay: api.readiness.figures().as_ref().map(replay_of),
         guard: None,
     });
     Ok(json_response(StatusCode::OK, body, head))
