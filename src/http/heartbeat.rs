@@ -6,7 +6,7 @@
 //!   lease open, health as it was ─▶ renew ─────────────────▶ record ─▶ 200
 //!   lease marked, or health flips ─▶ registrar ─▶ accepted ─▶ record ─▶ 200
 //!                                             ├▶ rejected ─▶ 404, 409
-//!                                             └▶ log failed ─▶ renew all the same ─▶ 200, or 503 for a flip
+//!                                             └▶ log failed ─▶ renew all the same ─▶ 200, status as it was
 //! ```
 
 use std::sync::Arc;
@@ -152,23 +152,20 @@ async fn renew_through_registrar(
         Ok(applied) => {
             let instance = applied.instance.ok_or(Problem::UnknownInstance)?;
             let lease = applied.lease.as_ref().unwrap_or(&entry.lease);
-            lease.saw_heartbeat(api.clock.wall());
             record(api, scope, beat, applied.head, instance.incarnation, lease).await?;
             Ok((instance, applied.head))
         }
         Err(Refused::Failed { cause }) => {
+            // The log failed under this very beat; the registrar answers those that follow in the same way.
             // The status can't change while the log can't be written, but the living must not lose their
-            // lease over it. A closed one is being taken back by the registrar: the next beat finds it open.
-            let failed = Problem::LogFailed { cause: cause.to_string() };
-            let now = api.clock.monotonic();
-            entry.lease.word().renew_unless_closed(now.0).map_err(|_| failed.clone())?;
+            // lease over it. A closed one is being taken back: the next beat finds it open.
+            let failed = || Problem::LogFailed { cause: cause.to_string() };
+            let (now, wall) = (api.clock.monotonic(), api.clock.wall());
+            entry.lease.word().renew_unless_closed(now.0).map_err(|_| failed())?;
+            entry.lease.saw_heartbeat(wall);
             let living = &entry.instance;
-            entry.lease.saw_heartbeat(api.clock.wall());
             record(api, scope, beat, seen, living.incarnation, &entry.lease).await?;
-            match flips(beat, living) {
-                true => Err(failed),
-                false => Ok((Arc::clone(living), seen)),
-            }
+            Ok((Arc::clone(living), seen))
         }
         Err(other) => Err(other.into()),
     }
@@ -256,27 +253,30 @@ pub(super) async fn heartbeats(
     // Those that have to wait for the log wait together: their commands fall into one group commit.
     let mut waiting = JoinSet::new();
     for beat in beats {
-        let entry = find(&api, &beat.key);
-        let quick = entry.is_ok_and(|entry| {
-            !flips(&beat, &entry.instance) && entry.lease.word().read().mark() == Mark::Open
-        });
-        if quick {
+        if !waits_for_log(&api, &beat) {
             let name = Name::of(&beat.key);
             batch.note(name, renew(&api, &scope, beat).await, &mut seen)?;
-        } else {
-            let (api, scope) = (Arc::clone(&api), scope.clone());
-            waiting.spawn(async move {
-                let name = Name::of(&beat.key);
-                let outcome = renew(&api, &scope, beat).await;
-                (name, outcome)
-            });
+            continue;
         }
+        let (api, scope) = (Arc::clone(&api), scope.clone());
+        waiting.spawn(async move {
+            let name = Name::of(&beat.key);
+            let outcome = renew(&api, &scope, beat).await;
+            (name, outcome)
+        });
     }
     while let Some(joined) = waiting.join_next().await {
         let (name, outcome) = joined.map_err(|_| Problem::Internal)?;
         batch.note(name, outcome, &mut seen)?;
     }
     Ok(json_response(StatusCode::OK, wire::json(&batch), seen))
+}
+
+/// Whether a beat will have to become a command, as far as one can see beforehand.
+fn waits_for_log(api: &Api, beat: &Beat) -> bool {
+    find(api, &beat.key).is_ok_and(|entry| {
+        flips(beat, &entry.instance) || entry.lease.word().read().mark() != Mark::Open
+    })
 }
 
 impl RenewedBatch {

@@ -37,6 +37,9 @@ mod services;
 mod spec;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

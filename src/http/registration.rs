@@ -157,7 +157,7 @@ pub(super) async fn update(
     let object = read_body(&api, &UPDATE, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
     if fields.is_empty() {
-        fields.invalid("", format!("must hold at least one of {PATCHABLE}"));
+        fields.invalid("(body)", format!("must hold at least one of {PATCHABLE}"));
     }
     let mode = nulled(&mut fields, "mode", Mode::Active, read_mode);
     let weight = nulled(&mut fields, "weight", WEIGHT_DEFAULT, |fields| fields.weight("weight"));

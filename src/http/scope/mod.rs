@@ -326,3 +326,19 @@ fn method_of(method: &HttpMethod) -> Method {
         _ => Method::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_told_from_one_that_answers() {
+        let answered = caught(async { Ok(Response::default()) }).await;
+        assert_eq!(answered.map(|response| response.status()), Some(StatusCode::OK));
+        let panicked = caught(async {
+            tokio::task::yield_now().await;
+            panic!("a defect, made for this test");
+        });
+        assert!(panicked.await.is_none());
+    }
+}
