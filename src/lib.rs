@@ -12,3 +12,5 @@ pub mod projection;
 pub mod registrar;
 pub mod rfc3339;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
