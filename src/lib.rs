@@ -26,3 +26,5 @@ pub mod projection;
 pub mod registrar;
 pub mod rfc3339;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
