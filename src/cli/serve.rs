@@ -4,8 +4,13 @@
 
 use std::io::Write;
 
-use super::{Error, Exit};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Exit, Interrupt};
+use crate::app;
 use crate::config::{Flags, Settings, process_variables};
+use crate::telemetry::logs;
+use crate::telemetry::spans::Tracer;
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -36,10 +41,33 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Exit
         out.write_all(effective.to_toml().as_bytes())?;
         return Ok(Exit::Done);
     }
-    serve(effective.settings).await
+    // Boxed: it holds the whole server, which would otherwise make every command's future as large.
+    Box::pin(serve(effective.settings, out)).await
 }
 
 /// Runs a registry until it is told to stop.
-async fn serve(settings: Settings) -> Result<Exit, Error> {
-    Err(Error::failed("run a registry", format!("not wired: {settings:?}")))
+async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit, Error> {
+    let failed = |error: app::Error| Error::failed("run the registry", error);
+    let mut interrupt =
+        Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
+    let config = app::tracing_config(&settings, |name| std::env::var(name).ok())
+        .map_err(|error| Error::Usage(error.to_string()))?;
+    let metrics = app::metrics(&settings);
+    let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
+    logs::init_logs(settings.log_format, &settings.log_level, &tracer)
+        .map_err(|error| Error::failed("write log lines", error))?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let shutdown = CancellationToken::new();
+    let serving = app::serve(&settings, tracer, metrics, out, shutdown.clone());
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = interrupt.wait() => {
+            shutdown.cancel();
+            serving.await
+        }
+    };
+    ended.map(|()| Exit::Done).map_err(failed)
 }

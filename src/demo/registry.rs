@@ -3,13 +3,19 @@
 //! A registry of its own is the same server that `rollcall serve` runs, on a free port and in a temporary folder that is
 //! removed at the end. Called by [`super::run`].
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
+use crate::app::{self, App};
 use crate::cli::Error;
 use crate::client::{Client, DEFAULT_URL};
+use crate::config::Settings;
+use crate::telemetry::spans::Tracer;
 
 /// How long a registry that was named may take to become ready: in a compose file both start at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,20 +29,15 @@ pub(super) struct Registry {
 /// A registry in this process.
 struct Own {
     folder: PathBuf,
+    shutdown: CancellationToken,
+    running: JoinSet<Result<(), app::Error>>,
 }
 
 /// Finds a registry or starts one.
 pub(super) async fn find(url: Option<String>) -> Result<Registry, Error> {
     if let Some(url) = url.filter(|url| !url.is_empty()) {
         let client = Client::new(&url, "demo")?;
-        let ready = async {
-            while client.ready().await.is_err() {
-                sleep(Duration::from_millis(200)).await;
-            }
-        };
-        if timeout(PATIENCE, ready).await.is_err() {
-            client.ready().await?;
-        }
+        wait_until_ready(&client).await?;
         return Ok(Registry { url: client.url().to_owned(), own: None });
     }
     if Client::new(DEFAULT_URL, "demo")?.ready().await.is_ok() {
@@ -72,13 +73,49 @@ impl Registry {
 impl Own {
     /// Starts a registry in the folder, on a free port; gives its address.
     async fn start(folder: PathBuf) -> Result<(String, Self), Error> {
-        let doing = format!("start a registry in {}", folder.display());
-        Err(Error::failed(doing, "not wired"))
+        let failed = |error| Error::failed("start a registry", error);
+        let settings = Settings {
+            data: folder.clone(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            ..Settings::default()
+        };
+        let config = app::tracing_config(&settings, |name| std::env::var(name).ok())
+            .map_err(|error| Error::Usage(error.to_string()))?;
+        let metrics = app::metrics(&settings);
+        let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
+        let parts = app::production(&settings, tracer, metrics).await.map_err(failed)?;
+        let app = App::build(&settings, parts).map_err(failed)?;
+        let (url, shutdown) = (app.url(), CancellationToken::new());
+        let mut running = JoinSet::new();
+        running.spawn(app.run(shutdown.clone()));
+        wait_until_ready(&Client::new(&url, "demo")?).await?;
+        Ok((url, Self { folder, shutdown, running }))
     }
 
     /// Stops it and removes the folder.
-    async fn stop(self) -> Result<(), Error> {
-        let removed = std::fs::remove_dir_all(&self.folder);
-        removed.map_err(|error| Error::failed(format!("remove {}", self.folder.display()), error))
+    async fn stop(mut self) -> Result<(), Error> {
+        self.shutdown.cancel();
+        let ended = self.running.join_next().await;
+        let folder = self.folder.display();
+        std::fs::remove_dir_all(&self.folder)
+            .map_err(|error| Error::failed(format!("remove {folder}"), error))?;
+        match ended {
+            Some(Ok(Err(error))) => Err(Error::failed("stop the registry", error)),
+            Some(Err(error)) => Err(Error::failed("stop the registry", error)),
+            Some(Ok(Ok(()))) | None => Ok(()),
+        }
+    }
+}
+
+/// Waits until the registry is ready; the error is its last answer.
+async fn wait_until_ready(client: &Client) -> Result<(), Error> {
+    let ready = async {
+        while client.ready().await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match timeout(PATIENCE, ready).await {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(client.ready().await?),
     }
 }

@@ -3,9 +3,11 @@
 //! The pages come from a server or from the file of a log; both answer the same questions in the same form, so that this
 //! module asks once. It never changes what it reads. Called by [`super::run`].
 
+mod stored;
+
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +15,8 @@ use serde_json::Value;
 use super::output::{self, Output};
 use super::{Error, Exit, Interrupt, Registry};
 use crate::client::{Client, Event, EventPage};
+use crate::domain::Timestamp;
+use crate::rfc3339;
 
 /// How long to wait at the end of the log before looking again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -62,47 +66,51 @@ pub(super) struct Args {
     registry: Registry,
 }
 
-impl Args {
-    /// The filters as the contract writes them.
-    fn filters(&self) -> Vec<(&'static str, String)> {
-        let filters = [
-            ("service", &self.service),
-            ("instance", &self.instance),
-            ("kind", &self.kind),
-            ("trace_id", &self.trace_id),
-        ];
-        filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
-    }
+/// A part of the log: at most so many events, the newest first, from where a cursor or an instant says.
+struct Window<'a> {
+    limit: usize,
+    cursor: Option<&'a str>,
+    since: Option<&'a str>,
 }
 
 /// Where pages come from.
 enum Pages {
     Server(Client),
-    Log(PathBuf),
+    Log(stored::Stored),
 }
 
 impl Pages {
-    async fn page(&self, query: &[(&str, String)]) -> Result<EventPage, Error> {
+    async fn page(&self, args: &Args, window: &Window<'_>) -> Result<EventPage, Error> {
         match self {
-            Self::Server(client) => Ok(client.events(query).await?),
-            Self::Log(data) => page_of_log(data, query),
+            Self::Server(client) => Ok(client.events(&query(args, window)).await?),
+            Self::Log(stored) => stored.page(window),
         }
     }
 }
 
-/// The page that a server on this log would answer to `GET /v1/events` with this query.
-fn page_of_log(data: &Path, _query: &[(&str, String)]) -> Result<EventPage, Error> {
-    Err(Error::failed(format!("read the log in {}", data.display()), "not wired"))
+/// The query as the contract writes it.
+fn query(args: &Args, window: &Window<'_>) -> Vec<(&'static str, String)> {
+    let given = [
+        ("service", args.service.as_deref()),
+        ("instance", args.instance.as_deref()),
+        ("kind", args.kind.as_deref()),
+        ("trace_id", args.trace_id.as_deref()),
+        ("since", window.since.or(args.since.as_deref())),
+        ("cursor", window.cursor),
+        ("order", Some("desc")),
+    ];
+    let given = given.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
+    given.chain([("limit", window.limit.to_string())]).collect()
 }
 
 /// Runs the command.
 pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> {
     let pages = match &args.data {
-        Some(data) => Pages::Log(data.clone()),
+        Some(data) => Pages::Log(stored::Stored::open(data, &args)?),
         None => Pages::Server(args.registry.client()?),
     };
-    let newest = newest(&pages, &args).await?;
-    for event in &newest {
+    let newest = newest(&pages, &args, args.limit, None).await?;
+    for event in newest.iter().rev() {
         show(out, args.registry.output, event)?;
     }
     out.flush()?;
@@ -117,62 +125,67 @@ pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> 
     }
 }
 
-/// The newest events up to the limit, the oldest first.
-async fn newest(pages: &Pages, args: &Args) -> Result<Vec<Event>, Error> {
+/// The newest events since an instant, at most so many, the newest first.
+async fn newest(
+    pages: &Pages,
+    args: &Args,
+    limit: usize,
+    since: Option<&str>,
+) -> Result<Vec<Event>, Error> {
     let mut events = Vec::new();
-    let mut cursor = None;
-    while events.len() < args.limit {
-        let mut query = args.filters();
-        query.extend(args.since.iter().map(|since| ("since", since.clone())));
-        query.push(("order", "desc".to_owned()));
-        query.push(("limit", PAGE.min(args.limit - events.len()).to_string()));
-        query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        let mut page = pages.page(&query).await?;
+    let mut cursor: Option<String> = None;
+    while events.len() < limit {
+        let limit = PAGE.min(limit - events.len());
+        let mut page =
+            pages.page(args, &Window { limit, cursor: cursor.as_deref(), since }).await?;
         events.append(&mut page.events);
         cursor = page.next;
         if cursor.is_none() {
             break;
         }
     }
-    events.reverse();
     Ok(events)
 }
 
 /// Shows what comes after `shown`, for ever.
 ///
-/// The last page is asked for again and again, by the same cursor, until it is full: what is on it already was shown
-/// and is known by its id. So nothing is missed or shown twice, and what is remembered stays as small as a page.
+/// It asks for the last two seconds again and again, from the newest event backwards, and shows what it does not know by
+/// its id yet. Going forward from the last one would miss heartbeats and lookups: they reach the log up to 100 ms
+/// after the changes among which they belong.
 async fn follow(
     pages: &Pages,
     args: &Args,
     shown: &[Event],
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let since = shown.last().map(|event| event.at.clone()).or_else(|| args.since.clone());
-    let mut known: HashSet<String> = shown.iter().map(|event| event.id.clone()).collect();
-    let mut cursor: Option<String> = None;
+    // Events of that window that were not asked for at first are known to be old, too.
+    let mut since = window_of(shown);
+    let before = newest(pages, args, usize::MAX, since.as_deref()).await?;
+    let shown_until = shown.first().map(|event| event.at.as_str());
+    let mut known: HashSet<String> = before
+        .iter()
+        .filter(|event| Some(event.at.as_str()) <= shown_until)
+        .chain(shown)
+        .map(|event| event.id.clone())
+        .collect();
     loop {
-        let mut query = args.filters();
-        query.extend(since.iter().map(|since| ("since", since.clone())));
-        query.push(("order", "asc".to_owned()));
-        query.push(("limit", PAGE.to_string()));
-        query.extend(cursor.iter().map(|cursor| ("cursor", cursor.clone())));
-        let page = pages.page(&query).await?;
-        let mut news = false;
-        for event in &page.events {
-            if known.insert(event.id.clone()) {
-                show(out, args.registry.output, event)?;
-                news = true;
-            }
+        let found = newest(pages, args, usize::MAX, since.as_deref()).await?;
+        for event in found.iter().rev().filter(|event| !known.contains(&event.id)) {
+            show(out, args.registry.output, event)?;
         }
         out.flush()?;
-        if let Some(next) = page.next {
-            cursor = Some(next);
-            known.clear();
-        } else if !news {
-            tokio::time::sleep(PAUSE).await;
+        if !found.is_empty() {
+            since = window_of(&found);
+            known = found.into_iter().map(|event| event.id).collect();
         }
+        tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Two seconds before the newest of these events.
+fn window_of(events: &[Event]) -> Option<String> {
+    let newest = rfc3339::parse(&events.first()?.at)?;
+    Some(rfc3339::format(Timestamp(newest.micros() - 2_000_000)))
 }
 
 fn show(out: &mut dyn Write, form: Output, event: &Event) -> io::Result<()> {

@@ -1,0 +1,129 @@
+//! Events from the file of a log, in the form in which a server answers them.
+//!
+//! It reads beside a server that runs, and changes nothing. Used by [`super`] for `--data`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Args, Window};
+use crate::cli::Error;
+use crate::client::{Event, EventPage};
+use crate::clock::{Clock, SystemClock};
+use crate::domain::event::Kind;
+use crate::domain::{InstanceId, Millis, Namespace, Seq, ServiceName, Timestamp};
+use crate::history::{EventId, EventQuery, EventReader, Moment, Order, Position, Record};
+use crate::log::sqlite::{History, database_of};
+use crate::rfc3339;
+use crate::telemetry::propagation::{SpanId, TraceId};
+
+/// A log that is read.
+pub(super) struct Stored {
+    history: History,
+    /// The filters of the command line; a page adds its limit, cursor and since.
+    filters: EventQuery,
+    since: Option<Moment>,
+}
+
+impl Stored {
+    /// Opens the log in a data directory.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or a filter is not understood: then with the status of a wrong command line.
+    pub(super) fn open(data: &Path, args: &Args) -> Result<Self, Error> {
+        let doing = || format!("read the log in {}", data.display());
+        let history =
+            History::open(&database_of(data)).map_err(|error| Error::failed(doing(), error))?;
+        let namespace =
+            named("--namespace", args.registry.namespace.as_ref(), |name| Namespace::new(name))?;
+        let filters = EventQuery {
+            order: Order::Descending,
+            namespace,
+            service: named("--service", args.service.as_ref(), |name| ServiceName::new(name))?,
+            instance: named("--instance", args.instance.as_ref(), |name| InstanceId::new(name))?,
+            kind: named("--kind", args.kind.as_ref(), |word| {
+                Kind::parse(word).ok_or("no such kind")
+            })?,
+            trace_id: named("--trace-id", args.trace_id.as_ref(), |id| {
+                TraceId::parse(id.as_bytes())
+            })?
+            .map(TraceId::to_bytes),
+            ..EventQuery::default()
+        };
+        Ok(Self {
+            history,
+            filters,
+            since: named("--since", args.since.as_ref(), |text| moment(text))?,
+        })
+    }
+
+    /// A page, the newest event first.
+    pub(super) fn page(&self, window: &Window<'_>) -> Result<EventPage, Error> {
+        let cursor = window.cursor.and_then(|cursor| {
+            let (change, traffic) = cursor.split_once(',')?;
+            Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
+        });
+        let since = window.since.and_then(rfc3339::parse).map(Moment::At);
+        let query = EventQuery {
+            limit: window.limit,
+            cursor,
+            since: since.or(self.since),
+            ..self.filters.clone()
+        };
+        let page =
+            self.history.events(&query).map_err(|error| Error::failed("read the log", error))?;
+        let next = page.next.map(|Position { change, traffic }| format!("{change},{traffic}"));
+        Ok(EventPage { events: page.events.iter().map(event).collect(), next })
+    }
+}
+
+/// Reads a filter that was given.
+fn named<T, E: std::fmt::Display>(
+    flag: &str,
+    given: Option<&String>,
+    read: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
+    let read =
+        given.map(|text| read(text).map_err(|why| Error::Usage(format!("{flag} {text:?}: {why}"))));
+    read.transpose()
+}
+
+/// Reads an instant in one of the three forms of the contract.
+fn moment(text: &str) -> Result<Moment, &'static str> {
+    const FORMS: &str = "must be RFC 3339, an age such as -5m, or a version such as @1234";
+    if let Some(version) = text.strip_prefix('@') {
+        return version.parse().map(|seq| Moment::Version(Seq(seq))).map_err(|_| FORMS);
+    }
+    if let Some(age) = text.strip_prefix('-') {
+        let age = Millis::parse(age).map_err(|_| FORMS)?;
+        let clock = SystemClock::start().map_err(|_| "the system refuses a clock")?;
+        let micros = i64::try_from(age.micros()).unwrap_or(i64::MAX);
+        return Ok(Moment::At(Timestamp(clock.wall().micros().saturating_sub(micros))));
+    }
+    rfc3339::parse(text).map(Moment::At).ok_or(FORMS)
+}
+
+/// The event as the contract writes it.
+fn event(record: &Record) -> Event {
+    let mut rest = Map::new();
+    let mut put = |field: &str, value: Value| drop(rest.insert(field.to_owned(), value));
+    put("seq", json!(record.seq.0));
+    put("namespace", json!(record.namespace));
+    put("service", json!(record.service));
+    put("instance", json!(record.instance));
+    put("caller", json!(record.caller));
+    put("trace_id", json!(TraceId::from_bytes(record.trace.trace_id).map(|id| id.to_string())));
+    put("span_id", json!(SpanId::from_bytes(record.trace.span_id).map(|id| id.to_string())));
+    put("cause", json!(record.cause.map(|cause| cause.0)));
+    // What the log holds was written as JSON; if a damaged file says otherwise, it is shown as nothing.
+    put("data", serde_json::from_str(&record.data).unwrap_or(Value::Null));
+    Event {
+        id: match record.id {
+            EventId::Change(number) => number.to_string(),
+            EventId::Traffic(number) => format!("t{number}"),
+        },
+        at: rfc3339::format(record.at),
+        kind: record.kind.as_str().to_owned(),
+        rest,
+    }
+}
