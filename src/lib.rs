@@ -1,8 +1,5 @@
 //! rollcall, a service registry that remembers.
 pub mod app;
-pub mod client;
-pub mod clock;
-pub mod config;
 pub mod cli;
 pub mod client;
 pub mod clock;

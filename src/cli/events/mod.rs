@@ -95,7 +95,7 @@ fn query(args: &Args, window: &Window<'_>) -> Vec<(&'static str, String)> {
         ("instance", args.instance.as_deref()),
         ("kind", args.kind.as_deref()),
         ("trace_id", args.trace_id.as_deref()),
-        ("since", window.since.or(args.since.as_deref())),
+        ("since", window.since),
         ("cursor", window.cursor),
         ("order", Some("desc")),
     ];
@@ -109,7 +109,7 @@ pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> 
         Some(data) => Pages::Log(stored::Stored::open(data, &args)?),
         None => Pages::Server(args.registry.client()?),
     };
-    let newest = newest(&pages, &args, args.limit, None).await?;
+    let newest = newest(&pages, &args, args.limit, args.since.as_deref()).await?;
     for event in newest.iter().rev() {
         show(out, args.registry.output, event)?;
     }
@@ -147,7 +147,7 @@ async fn newest(
     Ok(events)
 }
 
-/// Shows what comes after `shown`, for ever.
+/// Shows what comes after `shown` (the newest first), for ever.
 ///
 /// It asks for the last two seconds again and again, from the newest event backwards, and shows what it does not know by
 /// its id yet. Going forward from the last one would miss heartbeats and lookups: they reach the log up to 100 ms
@@ -158,18 +158,18 @@ async fn follow(
     shown: &[Event],
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    // Events of that window that were not asked for at first are known to be old, too.
-    let mut since = window_of(shown);
-    let before = newest(pages, args, usize::MAX, since.as_deref()).await?;
-    let shown_until = shown.first().map(|event| event.at.as_str());
-    let mut known: HashSet<String> = before
-        .iter()
-        .filter(|event| Some(event.at.as_str()) <= shown_until)
-        .chain(shown)
-        .map(|event| event.id.clone())
-        .collect();
+    let mut since = window_of(shown).or_else(|| args.since.clone());
+    let mut known: HashSet<String> = shown.iter().map(|event| event.id.clone()).collect();
+    // What lies in the window and was beyond the limit is old, too.
+    if let Some(last) = shown.first() {
+        let window = newest(pages, args, usize::MAX, since.as_deref()).await?;
+        let old = window.into_iter().filter(|event| event.at <= last.at);
+        known.extend(old.map(|event| event.id));
+    }
     loop {
-        let found = newest(pages, args, usize::MAX, since.as_deref()).await?;
+        // Until something is found, any age does that is longer than the pause, and not the age of the whole log.
+        let window = since.as_deref().or(Some("-30s"));
+        let found = newest(pages, args, usize::MAX, window).await?;
         for event in found.iter().rev().filter(|event| !known.contains(&event.id)) {
             show(out, args.registry.output, event)?;
         }

@@ -3,6 +3,7 @@
 //! It reads beside a server that runs, and changes nothing. Used by [`super`] for `--data`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -22,7 +23,8 @@ pub(super) struct Stored {
     history: History,
     /// The filters of the command line; a page adds its limit, cursor and since.
     filters: EventQuery,
-    since: Option<Moment>,
+    /// What an age is counted from.
+    clock: Arc<SystemClock>,
 }
 
 impl Stored {
@@ -34,13 +36,12 @@ impl Stored {
         let doing = || format!("read the log in {}", data.display());
         let history =
             History::open(&database_of(data)).map_err(|error| Error::failed(doing(), error))?;
-        let namespace =
-            named("--namespace", args.registry.namespace.as_ref(), |name| Namespace::new(name))?;
+        let namespace = named("--namespace", args.registry.namespace.as_ref(), Namespace::new)?;
         let filters = EventQuery {
             order: Order::Descending,
             namespace,
-            service: named("--service", args.service.as_ref(), |name| ServiceName::new(name))?,
-            instance: named("--instance", args.instance.as_ref(), |name| InstanceId::new(name))?,
+            service: named("--service", args.service.as_ref(), ServiceName::new)?,
+            instance: named("--instance", args.instance.as_ref(), InstanceId::new)?,
             kind: named("--kind", args.kind.as_ref(), |word| {
                 Kind::parse(word).ok_or("no such kind")
             })?,
@@ -50,11 +51,9 @@ impl Stored {
             .map(TraceId::to_bytes),
             ..EventQuery::default()
         };
-        Ok(Self {
-            history,
-            filters,
-            since: named("--since", args.since.as_ref(), |text| moment(text))?,
-        })
+        let clock =
+            SystemClock::start().map_err(|error| Error::failed("start the clock", error))?;
+        Ok(Self { history, filters, clock })
     }
 
     /// A page, the newest event first.
@@ -63,17 +62,30 @@ impl Stored {
             let (change, traffic) = cursor.split_once(',')?;
             Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
         });
-        let since = window.since.and_then(rfc3339::parse).map(Moment::At);
-        let query = EventQuery {
-            limit: window.limit,
-            cursor,
-            since: since.or(self.since),
-            ..self.filters.clone()
-        };
+        let since = window.since.map(|text| self.moment(text)).transpose()?;
+        let query = EventQuery { limit: window.limit, cursor, since, ..self.filters.clone() };
         let page =
             self.history.events(&query).map_err(|error| Error::failed("read the log", error))?;
         let next = page.next.map(|Position { change, traffic }| format!("{change},{traffic}"));
         Ok(EventPage { events: page.events.iter().map(event).collect(), next })
+    }
+
+    /// Reads an instant in one of the three forms of the contract.
+    fn moment(&self, text: &str) -> Result<Moment, Error> {
+        let moment = if let Some(version) = text.strip_prefix('@') {
+            version.parse().ok().map(|seq| Moment::Version(Seq(seq)))
+        } else if let Some(age) = text.strip_prefix('-') {
+            Millis::parse(age).ok().map(|age| {
+                let micros = i64::try_from(age.micros()).unwrap_or(i64::MAX);
+                Moment::At(Timestamp(self.clock.wall().micros().saturating_sub(micros)))
+            })
+        } else {
+            rfc3339::parse(text).map(Moment::At)
+        };
+        moment.ok_or_else(|| {
+            let forms = "must be RFC 3339, an age such as -5m, or a version such as @1234";
+            Error::Usage(format!("--since {text:?}: {forms}"))
+        })
     }
 }
 
@@ -86,21 +98,6 @@ fn named<T, E: std::fmt::Display>(
     let read =
         given.map(|text| read(text).map_err(|why| Error::Usage(format!("{flag} {text:?}: {why}"))));
     read.transpose()
-}
-
-/// Reads an instant in one of the three forms of the contract.
-fn moment(text: &str) -> Result<Moment, &'static str> {
-    const FORMS: &str = "must be RFC 3339, an age such as -5m, or a version such as @1234";
-    if let Some(version) = text.strip_prefix('@') {
-        return version.parse().map(|seq| Moment::Version(Seq(seq))).map_err(|_| FORMS);
-    }
-    if let Some(age) = text.strip_prefix('-') {
-        let age = Millis::parse(age).map_err(|_| FORMS)?;
-        let clock = SystemClock::start().map_err(|_| "the system refuses a clock")?;
-        let micros = i64::try_from(age.micros()).unwrap_or(i64::MAX);
-        return Ok(Moment::At(Timestamp(clock.wall().micros().saturating_sub(micros))));
-    }
-    rfc3339::parse(text).map(Moment::At).ok_or(FORMS)
 }
 
 /// The event as the contract writes it.
