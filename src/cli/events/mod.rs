@@ -38,8 +38,8 @@ Examples:
 
 Exit code 1: no event matches.")]
 pub(super) struct Args {
-    /// Read the log in this data directory instead of asking a registry; it may be running
-    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    /// Read the log in this data directory instead of asking a registry, which may be running
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Go on with what happens, until Ctrl-C
     #[arg(long, short)]
@@ -208,9 +208,20 @@ fn line(event: &Event) -> String {
             line.push_str(&format!("  {word} {value}"));
         }
     }
-    match event.rest.get("data") {
-        None | Some(Value::Null) => {}
-        Some(data) => line.push_str(&format!("  {data}")),
+    let data = event.rest.get("data").and_then(Value::as_object);
+    for (name, value) in data.into_iter().flatten() {
+        match value {
+            Value::Null => {}
+            // A whole instance would fill the line and the next ones; where it is called says enough.
+            Value::Object(instance) if name == "instance" => {
+                let part = |field: &str| instance.get(field).map(Value::to_string);
+                let (address, port) = (part("address"), part("port"));
+                let address = address.unwrap_or_default();
+                line.push_str(&format!("  at {}:{}", address.trim_matches('"'), port.unwrap_or_default()));
+            }
+            Value::String(text) => line.push_str(&format!("  {name}={text:?}")),
+            other => line.push_str(&format!("  {name}={other}")),
+        }
     }
     line
 }
