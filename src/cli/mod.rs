@@ -101,9 +101,9 @@ pub(crate) enum Error {
     /// Settings were refused.
     #[error(transparent)]
     Settings(#[from] config::Error),
-    /// An argument was refused that the command line could not judge by itself.
+    /// What was asked for is not understood.
     #[error("{0}")]
-    Refused(String),
+    Usage(String),
     /// Standard output or another channel to the user failed.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
@@ -128,7 +128,7 @@ impl Error {
 
     fn exit(&self) -> Exit {
         match self {
-            Self::Settings(_) | Self::Refused(_) => Exit::Usage,
+            Self::Settings(_) | Self::Usage(_) => Exit::Usage,
             Self::Client(client::Error::Address { .. } | client::Error::Name(_)) => Exit::Usage,
             Self::Client(error) => match error.status() {
                 Some(404 | 409 | 410 | 412) => Exit::No,

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Exit, Interrupt};
 use crate::app;
 use crate::config::{Flags, Settings, process_variables};
+use crate::telemetry::logs;
 use crate::telemetry::spans::Tracer;
-use crate::telemetry::{logs, signals};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,8 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Exit
         out.write_all(effective.to_toml().as_bytes())?;
         return Ok(Exit::Done);
     }
-    serve(effective.settings, out).await
+    // Boxed: it holds the whole server, which would otherwise make every command's future as large.
+    Box::pin(serve(effective.settings, out)).await
 }
 
 /// Runs a registry until it is told to stop.
@@ -49,23 +50,24 @@ async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit,
     let failed = |error: app::Error| Error::failed("run the registry", error);
     let mut interrupt =
         Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
-    let tracing = app::tracing_config(&settings, |name| std::env::var(name).ok());
-    let tracing = tracing.map_err(|error| failed(error.into()))?;
+    let config = app::tracing_config(&settings, |name| std::env::var(name).ok())
+        .map_err(|error| Error::Usage(error.to_string()))?;
     let metrics = app::metrics(&settings);
-    let tracer = Tracer::start(&tracing, &metrics).map_err(|error| failed(error.into()))?;
+    let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
     logs::init_logs(settings.log_format, &settings.log_level, &tracer)
         .map_err(|error| Error::failed("write log lines", error))?;
-    tracing.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let shutdown = CancellationToken::new();
-    let end = shutdown.clone();
-    let serving = app::serve(&settings, tracer, metrics, out, shutdown);
-    let mut serving = std::pin::pin!(serving);
-    let served = tokio::select! {
-        served = &mut serving => served,
+    let serving = app::serve(&settings, tracer, metrics, out, shutdown.clone());
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
         () = interrupt.wait() => {
-            end.cancel();
+            shutdown.cancel();
             serving.await
         }
     };
-    served.map(|()| Exit::Done).map_err(failed)
+    ended.map(|()| Exit::Done).map_err(failed)
 }

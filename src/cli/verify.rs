@@ -1,13 +1,13 @@
 //! `rollcall verify`: is this log whole?
 //!
-//! It shows what [`crate::log`] finds and changes nothing. Called by [`super::run`].
+//! It shows what [`crate::log::verify`] finds and changes nothing. Called by [`super::run`].
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use super::output::{self, Output};
 use super::{Error, Exit};
-use crate::log::verify::{Finding, verify};
+use crate::log::verify;
 
 /// Events between two lines of progress.
 const PROGRESS_EVERY: u64 = 1_000_000;
@@ -15,12 +15,12 @@ const PROGRESS_EVERY: u64 = 1_000_000;
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Folds the whole log and checks numbers, checksums and invariants. Exit code 0: clean; 1: damaged, and the output says
-what is wrong and where.
+Folds the whole log and checks numbers, checksums and invariants. It may be run beside a server.
+Exit code 0: clean; 1: damaged, and the output says what is wrong and where; 3: it could not be read.
 
 Examples:
   rollcall verify ./rollcall-data
-  rollcall verify backup/rollcall.db")]
+  rollcall verify backup/rollcall.db --output json")]
 pub(super) struct Args {
     /// A data directory, or the file of a log
     path: PathBuf,
@@ -31,39 +31,37 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, out: &mut dyn Write, errors: &mut dyn Write) -> Result<Exit, Error> {
-    let shown = args.path.display();
     let mut told = 0;
-    let progress = |rows: u64| {
-        if rows >= told + PROGRESS_EVERY {
-            told = rows;
+    let progress = |events: u64| {
+        if events >= told + PROGRESS_EVERY {
+            told = events;
             // Progress is a courtesy: a closed standard error does not end the check.
-            let _ = writeln!(errors, "read {rows} events");
+            let _ = writeln!(errors, "read {events} events");
         }
     };
-    let report = verify(&args.path, progress)
-        .map_err(|error| Error::failed(format!("verify {shown}"), error))?;
-    match args.output {
-        Output::Json => output::json(out, &report)?,
-        Output::Table => {
-            for Finding { place, what } in &report.findings {
-                writeln!(out, "{place}: {what}")?;
-            }
-            let more = report.findings_total - report.findings.len() as u64;
-            if more > 0 {
-                writeln!(out, "and {more} findings more")?;
-            }
-            writeln!(
-                out,
-                "{}: {} changes and {} traffic events read, {} instances in {} services at {}, digest {}",
-                if report.is_clean() { "clean" } else { "DAMAGED" },
-                report.changes,
-                report.traffic,
-                report.instances,
-                report.services,
-                report.head,
-                report.digest
-            )?;
-        }
+    let report = verify::verify(&args.path, progress)
+        .map_err(|error| Error::failed(format!("verify {}", args.path.display()), error))?;
+    if args.output == Output::Json {
+        output::json(out, &report)?;
+    } else {
+        tell(out, &report)?;
     }
     Ok(if report.is_clean() { Exit::Done } else { Exit::No })
+}
+
+fn tell(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
+    let verify::Report { log_id, head, changes, traffic, instances, services, digest, .. } = report;
+    writeln!(out, "log       {log_id}")?;
+    writeln!(out, "head      {head}")?;
+    writeln!(out, "read      {changes} changes, {traffic} heartbeats and lookups")?;
+    writeln!(out, "state     {instances} instances of {services} services, hash {digest}")?;
+    for finding in &report.findings {
+        writeln!(out, "damaged   {}: {}", finding.place, finding.what)?;
+    }
+    let told = u64::try_from(report.findings.len()).unwrap_or(u64::MAX);
+    match report.findings_total - told {
+        0 if told == 0 => writeln!(out, "clean"),
+        0 => Ok(()),
+        more => writeln!(out, "and {more} more findings"),
+    }
 }

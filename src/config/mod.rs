@@ -90,8 +90,8 @@ settings! {
     write_timeout: Duration = "5s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How long a client may take to send the body of a request.
     request_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
-    /// How long a client may take to send the head of a request.
-    header_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// How long a client may take to send the head of a request; an idle connection is closed after as long.
+    header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How many connections may be open; the next ones wait to be accepted.
     max_connections: u32 = "10000", "COUNT", |v| check::number(v, 1, 1 << 24);
     /// Lease of an instance that registers without a ttl.
@@ -106,8 +106,6 @@ settings! {
     log_level: String = "info", "LEVEL", check::log_level;
     /// Write a log line for every request, lookups and heartbeats too.
     log_requests: bool = "false", "BOOL", check::any;
-    /// Link to a trace in answers, with {trace_id} and {span_id} replaced; empty turns such links off.
-    trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
     /// Share of the traces begun here that is kept though nothing was remarkable about them, 0 to 1.
     trace_root_ratio: f64 = "0.01", "RATIO", check::ratio;
     /// How many requests a second are kept because the caller sampled them.
@@ -237,17 +235,6 @@ mod check {
             let levels = LEVELS.join(", ");
             Err(format!(
                 "must be one of {levels}, or directives such as info,rollcall::http=debug, was {text:?}"
-            ))
-        }
-    }
-
-    pub(super) fn trace_url(text: &String) -> Result<(), String> {
-        let link = text.starts_with("http://") || text.starts_with("https://");
-        if text.is_empty() || (link && text.contains("{trace_id}")) {
-            Ok(())
-        } else {
-            Err(format!(
-                "must be empty or an http(s) address with {{trace_id}} in it, was {text:?}"
             ))
         }
     }

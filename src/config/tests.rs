@@ -62,12 +62,12 @@ fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
         file("default_ttl = '48h'\nlissen = '127.0.0.1:1'\nnode = ['a']\ntraffic_flush = '1s'");
     let environment =
         variables(&[("ROLLCALL_LOG_LEVEL", "inof"), ("ROLLCALL_COMMAND_QUEUE", "-1")]);
-    let error = flags(&["--config", &path, "--listen", "example.org:80", "--trace-url", "jaeger"])
+    let error = flags(&["--config", &path, "--listen", "example.org:80"])
         .resolve(&environment)
         .expect_err("much is wrong");
     let text = error.to_string().replace(&path, "FILE");
     for line in [
-        "8 settings are refused:",
+        "7 settings are refused:",
         "lissen (from FILE) is no setting; `rollcall serve --help` lists them",
         "node (from FILE) must be a single value, was a array",
         "listen (from --listen) must be an IP address and a port, such as 127.0.0.1:7655 or [::]:7655, was \"example.org:80\"",
@@ -75,7 +75,6 @@ fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
         "default_ttl (from FILE) must be 1s to 24h, was 48h",
         "traffic_flush (from FILE) must be 1ms to 100ms, was 1s",
         "log_level (from ROLLCALL_LOG_LEVEL) must be one of off, error, warn, info, debug, trace",
-        "trace_url (from --trace-url) must be empty or an http(s) address with {trace_id} in it, was \"jaeger\"",
     ] {
         assert!(text.contains(line), "missing: {line}\nin: {text}");
     }
@@ -84,7 +83,7 @@ fn everything_wrong_is_reported_at_once_with_source_and_remedy() {
 #[test]
 fn what_is_printed_can_be_fed_back_and_names_the_sources() {
     let environment = variables(&[("ROLLCALL_DATA", "/a \"quoted\" place")]);
-    let given = flags(&["--trace-slow-read=1.5s", "--synchronous", "normal", "--trace-url="]);
+    let given = flags(&["--trace-slow-read=1.5s", "--synchronous", "normal"]);
     let first = given.resolve(&environment).expect("valid");
     let printed = first.to_toml();
     assert!(printed.contains("# from: ROLLCALL_DATA\n"), "{printed}");

@@ -3,7 +3,7 @@
 //! A registry of its own is the same server that `rollcall serve` runs, on a free port and in a temporary folder that is
 //! removed at the end. Called by [`super::run`].
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App};
-
 use crate::cli::Error;
 use crate::client::{Client, DEFAULT_URL};
 use crate::config::Settings;
@@ -31,21 +30,14 @@ pub(super) struct Registry {
 struct Own {
     folder: PathBuf,
     shutdown: CancellationToken,
-    serving: JoinSet<Result<(), app::Error>>,
+    running: JoinSet<Result<(), app::Error>>,
 }
 
 /// Finds a registry or starts one.
 pub(super) async fn find(url: Option<String>) -> Result<Registry, Error> {
     if let Some(url) = url.filter(|url| !url.is_empty()) {
         let client = Client::new(&url, "demo")?;
-        let ready = async {
-            while client.ready().await.is_err() {
-                sleep(Duration::from_millis(200)).await;
-            }
-        };
-        if timeout(PATIENCE, ready).await.is_err() {
-            client.ready().await?;
-        }
+        wait_until_ready(&client).await?;
         return Ok(Registry { url: client.url().to_owned(), own: None });
     }
     if Client::new(DEFAULT_URL, "demo")?.ready().await.is_ok() {
@@ -81,37 +73,49 @@ impl Registry {
 impl Own {
     /// Starts a registry in the folder, on a free port; gives its address.
     async fn start(folder: PathBuf) -> Result<(String, Self), Error> {
-        let doing = format!("start a registry in {}", folder.display());
-        let failed = |error: app::Error| Error::failed(doing.as_str(), error);
+        let failed = |error| Error::failed("start a registry", error);
         let settings = Settings {
             data: folder.clone(),
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             ..Settings::default()
         };
-        let tracing = app::tracing_config(&settings, |name| std::env::var(name).ok());
+        let config = app::tracing_config(&settings, |name| std::env::var(name).ok())
+            .map_err(|error| Error::Usage(error.to_string()))?;
         let metrics = app::metrics(&settings);
-        let tracer = tracing
-            .map_err(app::Error::from)
-            .and_then(|tracing| Ok(Tracer::start(&tracing, &metrics)?));
-        let tracer = tracer.map_err(failed)?;
+        let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
         let parts = app::production(&settings, tracer, metrics).await.map_err(failed)?;
         let app = App::build(&settings, parts).map_err(failed)?;
-        let (url, readiness) = (app.url(), app.readiness().clone());
-        let shutdown = CancellationToken::new();
-        let mut serving = JoinSet::new();
-        let _ = serving.spawn(app.run(shutdown.clone()));
-        readiness.settled().await;
-        Ok((url, Self { folder, shutdown, serving }))
+        let (url, shutdown) = (app.url(), CancellationToken::new());
+        let mut running = JoinSet::new();
+        running.spawn(app.run(shutdown.clone()));
+        wait_until_ready(&Client::new(&url, "demo")?).await?;
+        Ok((url, Self { folder, shutdown, running }))
     }
 
     /// Stops it and removes the folder.
     async fn stop(mut self) -> Result<(), Error> {
         self.shutdown.cancel();
-        while let Some(ended) = self.serving.join_next().await {
-            let ended = ended.unwrap_or(Err(app::Error::Registrar));
-            ended.map_err(|error| Error::failed("stop the registry", error))?;
+        let ended = self.running.join_next().await;
+        let folder = self.folder.display();
+        std::fs::remove_dir_all(&self.folder)
+            .map_err(|error| Error::failed(format!("remove {folder}"), error))?;
+        match ended {
+            Some(Ok(Err(error))) => Err(Error::failed("stop the registry", error)),
+            Some(Err(error)) => Err(Error::failed("stop the registry", error)),
+            Some(Ok(Ok(()))) | None => Ok(()),
         }
-        let removed = std::fs::remove_dir_all(&self.folder);
-        removed.map_err(|error| Error::failed(format!("remove {}", self.folder.display()), error))
+    }
+}
+
+/// Waits until the registry is ready; the error is its last answer.
+async fn wait_until_ready(client: &Client) -> Result<(), Error> {
+    let ready = async {
+        while client.ready().await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match timeout(PATIENCE, ready).await {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(client.ready().await?),
     }
 }

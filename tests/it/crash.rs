@@ -10,6 +10,7 @@ use rollcall::log::verify::verify;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::harness::{eventually, sql};
 
@@ -120,11 +121,10 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
     for cycle in 0..cycles() {
         let child = Child::serve(&data).ready().await;
         let known = Arc::new(Known::default());
-        let clients: Vec<_> = (0..16)
-            .map(|number| {
-                tokio::task::spawn(client(child.url.clone(), number, cycle, Arc::clone(&known)))
-            })
-            .collect();
+        let mut clients = JoinSet::new();
+        for number in 0..16 {
+            clients.spawn(client(child.url.clone(), number, cycle, Arc::clone(&known)));
+        }
         let target = 200 + random.u64(0..1_500);
         let begun = tokio::time::Instant::now();
         while known.answered.load(Ordering::SeqCst) < target {
@@ -133,9 +133,7 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
         }
         child.kill();
         known.stop.store(true, Ordering::SeqCst);
-        for client in clients {
-            client.await.unwrap();
-        }
+        clients.join_all().await;
         let rows = sql(data.path(), "SELECT max(seq), count(*) FROM changes");
         let (head, count) = (rows[0][0].as_u64().unwrap(), rows[0][1].as_u64().unwrap());
         let acknowledged = known.acknowledged.load(Ordering::SeqCst);

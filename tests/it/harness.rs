@@ -19,7 +19,7 @@ use rollcall::telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// 2026-11-21T08:00:00Z, where every manual clock begins.
@@ -51,7 +51,7 @@ pub(crate) struct Server {
     data: PathBuf,
     _own: Option<TempDir>,
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), app::Error>>,
+    running: JoinSet<Result<(), app::Error>>,
 }
 
 /// The past of a log in memory: none.
@@ -107,16 +107,19 @@ impl Server {
         let app = App::build(&settings, parts).unwrap();
         let (url, readiness) = (app.url(), app.readiness().clone());
         let shutdown = CancellationToken::new();
-        let task = tokio::task::spawn(app.run(shutdown.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(app.run(shutdown.clone()));
         assert_eq!(readiness.settled().await, Phase::Ready);
         let http = reqwest::Client::new();
-        Self { url, clock: manual, http, data, _own: own, shutdown, task }
+        Self { url, clock: manual, http, data, _own: own, shutdown, running }
     }
 
     /// Stops the registry in order.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
+        for ended in self.running.join_all().await {
+            ended.unwrap();
+        }
     }
 
     /// Lets time pass in steps, as it does: the registrar sees each of them.

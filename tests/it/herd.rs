@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::harness::{Options, Server};
 
@@ -10,22 +11,19 @@ use crate::harness::{Options, Server};
 async fn ten_thousand_registrations_from_a_thousand_clients() {
     let server =
         Arc::new(Server::start_with(Options { system_clock: true, ..Options::default() }).await);
-    let clients: Vec<_> = (0..1_000)
-        .map(|client| {
-            let server = Arc::clone(&server);
-            tokio::task::spawn(async move {
-                for turn in 0..10 {
-                    let path = format!("/v1/services/s{}/instances/i{client}-{turn}", client % 50);
-                    let body = json!({"address": "10.0.0.7", "port": 8080, "ttl": "10m"});
-                    let (status, answer) = server.call("PUT", &path, Some(body)).await;
-                    assert_eq!(status, 201, "{answer}");
-                }
-            })
-        })
-        .collect();
-    for client in clients {
-        client.await.unwrap();
+    let mut clients = JoinSet::new();
+    for client in 0..1_000 {
+        let server = Arc::clone(&server);
+        clients.spawn(async move {
+            for turn in 0..10 {
+                let path = format!("/v1/services/s{}/instances/i{client}-{turn}", client % 50);
+                let body = json!({"address": "10.0.0.7", "port": 8080, "ttl": "10m"});
+                let (status, answer) = server.call("PUT", &path, Some(body)).await;
+                assert_eq!(status, 201, "{answer}");
+            }
+        });
     }
+    clients.join_all().await;
     let (_, list) = server.call("GET", "/v1/services?limit=1000", None).await;
     let services = list["services"].as_array().unwrap();
     let instances: u64 =

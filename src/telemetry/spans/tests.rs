@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_sdk::error::OTelSdkResult;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::telemetry::logs;
@@ -196,15 +197,19 @@ impl TraceService for Collector {
     }
 }
 
-async fn receiver(hang: bool) -> (SocketAddr, Receiver<ExportTraceServiceRequest>) {
+/// An OTLP receiver on a port of its own; it ends with the set that is given back.
+async fn receiver(
+    hang: bool,
+) -> (SocketAddr, Receiver<ExportTraceServiceRequest>, JoinSet<std::io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (requests, received) = channel(8);
     let service = TraceServiceServer::new(Collector { requests, hang });
     let export = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
     let server = axum::serve(listener, axum::Router::new().route_service(export, service));
-    tokio::spawn(server.into_future());
-    (address, received)
+    let mut running = JoinSet::new();
+    running.spawn(server.into_future());
+    (address, received, running)
 }
 
 fn to(address: SocketAddr) -> TelemetryConfig {
@@ -218,7 +223,7 @@ fn to(address: SocketAddr) -> TelemetryConfig {
 
 #[tokio::test]
 async fn a_real_receiver_gets_the_span_and_the_resource() {
-    let (address, mut received) = receiver(false).await;
+    let (address, mut received, _running) = receiver(false).await;
     let metrics = metrics();
     let tracer = Tracer::start(&to(address), &metrics).unwrap();
     let record = internal("replay");
@@ -260,7 +265,7 @@ async fn a_receiver_that_is_absent_costs_the_spans_and_says_so() {
 
 #[tokio::test]
 async fn a_receiver_that_hangs_does_not_hold_the_end_up() {
-    let (address, mut received) = receiver(true).await;
+    let (address, mut received, _running) = receiver(true).await;
     let metrics = metrics();
     let tracer = Tracer::start(&to(address), &metrics).unwrap();
     tracer.emit(internal("replay"));
