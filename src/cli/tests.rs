@@ -29,7 +29,7 @@ fn wrong_command_lines_are_refused() {
         "register orders --port 65536",
         "register orders --port 80 --meta env",
         "lookup",
-        "events --data . --url http://localhost:1",
+        "events --limit many",
         "serve --lissen 127.0.0.1:1",
         "demo --rate 0",
     ] {

@@ -114,14 +114,9 @@ impl Problem {
 
     fn remedy(&self) -> Option<&'static str> {
         match self.status {
-            404 if self.r#type.ends_with("unknown-instance") => Some("register the instance first"),
             404 if self.r#type.ends_with("unknown-service") => {
                 Some("`rollcall services` lists those that exist")
             }
-            409 => Some(
-                "the id belongs to another life of the instance: register again, or choose another id",
-            ),
-            410 => Some("ask for a later instant"),
             429 | 503 => Some("try again in a moment"),
             _ => None,
         }
@@ -130,8 +125,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = if self.detail.is_empty() { &self.title } else { &self.detail };
-        write!(f, "{said} (status {}", self.status)?;
+        f.write_str(&self.title)?;
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        write!(f, " (status {}", self.status)?;
         if let Some(trace_id) = &self.trace_id {
             write!(f, ", trace {trace_id}")?;
         }
@@ -149,13 +147,13 @@ mod tests {
 
     #[test]
     fn a_refusal_reads_as_what_the_server_said_with_fields_and_remedy() {
-        let body =
-            br#"{"type":"/problems/unknown-instance","title":"Unknown instance","status":404,
-            "detail":"orders-9 is not registered","trace_id":"0af7651916cd43dd8448eb211c80319c"}"#;
+        let body = br#"{"type":"/problems/unknown-service","title":"Unknown service","status":404,
+            "detail":"it was never registered","trace_id":"0af7651916cd43dd8448eb211c80319c"}"#;
         let problem = Problem::from_answer(StatusCode::NOT_FOUND, body);
         assert_eq!(
             problem.to_string(),
-            "orders-9 is not registered (status 404, trace 0af7651916cd43dd8448eb211c80319c)\nregister the instance first"
+            "Unknown service: it was never registered (status 404, trace 0af7651916cd43dd8448eb211c80319c)\n\
+             `rollcall services` lists those that exist"
         );
         let body = br#"{"title":"Refused","errors":[{"field":"port","message":"must be 1 to 65535, was 0"}]}"#;
         let problem = Problem::from_answer(StatusCode::UNPROCESSABLE_ENTITY, body);
@@ -165,7 +163,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_problem_document_is_still_shown() {
         let problem = Problem::from_answer(StatusCode::BAD_GATEWAY, b"<html>no upstream</html>");
-        assert_eq!(problem.to_string(), "<html>no upstream</html> (status 502)");
+        assert_eq!(problem.to_string(), "Bad Gateway: <html>no upstream</html> (status 502)");
         let problem = Problem::from_answer(StatusCode::SERVICE_UNAVAILABLE, b"");
         assert_eq!(problem.to_string(), "Service Unavailable (status 503)\ntry again in a moment");
     }

@@ -257,6 +257,8 @@ impl Watch {
             ("service", self.service),
             ("instance", &self.id),
             ("kind", "expired"),
+            // Bounded, or a log without any expiry would be searched to its beginning each time.
+            ("since", "-5m"),
             ("order", "desc"),
             ("limit", "1"),
         ];
