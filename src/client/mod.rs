@@ -192,7 +192,7 @@ impl Client {
     async fn answer(&self, request: RequestBuilder) -> Result<Response, Error> {
         let unreachable = |error: reqwest::Error| Error::Unreachable {
             url: self.url().to_owned(),
-            why: chain(&error),
+            why: chain(&error.without_url()),
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
@@ -205,8 +205,12 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
         let unreadable = |why: String| Error::Unreadable { url: self.url().to_owned(), why };
-        let body =
-            self.answer(request).await?.bytes().await.map_err(|error| unreadable(chain(&error)))?;
+        let body = self
+            .answer(request)
+            .await?
+            .bytes()
+            .await
+            .map_err(|error| unreadable(chain(&error.without_url())))?;
         serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))
     }
 }

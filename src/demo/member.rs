@@ -98,14 +98,13 @@ impl Bound {
 
     fn begin(self, keeper: Keeper, lease: Option<Lease>) -> Member {
         let (address, port) = (&self.registration.address, self.registration.port);
-        let member = Member {
+        let mut member = Member {
             authority: client::authority(address, port),
             client: keeper.client.clone(),
             service: keeper.service,
             id: self.id,
             tasks: JoinSet::new(),
         };
-        let mut member = member;
         let routes = Router::new()
             .route("/", get(work))
             .route("/health", get(async || "ok\n"))
@@ -133,10 +132,15 @@ impl Member {
     }
 
     /// Says goodbye to the registry, then ends. A registry that does not answer is not waited for.
-    pub(super) async fn stop(self) {
+    pub(super) async fn stop(mut self) {
+        // Of its tasks only the keeper ever ends by itself: when the id belongs to another process, whose it stays.
+        let taken_over = self.tasks.try_join_next().is_some();
         // Ended before the goodbye, or a heartbeat on its way could register it once more.
-        drop(self.tasks);
-        drop(self.client.deregister(self.service, &self.id, Some("the demo has ended")).await);
+        self.tasks.shutdown().await;
+        if !taken_over {
+            let reason = Some("the demo has ended");
+            drop(self.client.deregister(self.service, &self.id, reason).await);
+        }
     }
 }
 

@@ -7,13 +7,13 @@
 //!
 //! Every arrow is an HTTP call to an address that the registry was asked for just before, with trace headers on both. It
 //! knows the registry by its HTTP contract only, as any fleet would; the one exception is a registry of its own when
-//! none is there (see [`registry`]). It is the load of the compose file and of the end-to-end check, so it must need
+//! none is there (see `registry`). It is the load of the compose file and of the end-to-end check, so it must need
 //! nothing but this program. Called by the command line.
 //!
-//! - [`fleet`]: who runs, who is killed, who comes back
-//! - [`member`]: one instance: listener, lease, work, its own page of metrics
-//! - [`call`]: a lookup and a call to one of those handed out
-//! - [`story`]: what is told in the terminal
+//! - `fleet`: who runs, who is killed, who comes back
+//! - `member`: one instance: listener, lease, work, its own page of metrics
+//! - `call`: a lookup and a call to one of those handed out
+//! - `story`: what is told in the terminal
 
 mod call;
 mod fleet;
@@ -160,3 +160,6 @@ fn later_and_every(period: Duration) -> tokio::time::Interval {
     beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     beat
 }
+
+#[cfg(test)]
+mod tests;

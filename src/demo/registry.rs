@@ -44,6 +44,11 @@ pub(super) async fn find(url: Option<String>) -> Result<Registry, Error> {
         return Ok(Registry { url: DEFAULT_URL.to_owned(), own: None });
     }
     let folder = std::env::temp_dir().join(format!("rollcall-demo-{}", uuid::Uuid::now_v7()));
+    start_own(folder).await
+}
+
+/// Starts a registry of the demo's own in this folder.
+pub(super) async fn start_own(folder: PathBuf) -> Result<Registry, Error> {
     let (url, own) = Own::start(folder).await?;
     Ok(Registry { url, own: Some(own) })
 }

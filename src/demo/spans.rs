@@ -133,3 +133,51 @@ impl Spans {
 pub(super) fn traceparent(context: &TraceContext) -> String {
     String::from_utf8_lossy(&context.traceresponse()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+
+    use super::*;
+
+    /// An exporter that keeps what it gets.
+    #[derive(Debug, Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_ends_in_a_sampled_trace_is_a_span_and_the_callee_continues_it() {
+        let kept = Kept::default();
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let spans = Spans {
+            tracer: Tracer::with_exporter(kept.clone(), &TelemetryConfig::default(), &metrics),
+            clock: SystemClock::start().unwrap(),
+            ratio: RootRatio::new(1.0),
+            instance: "web-1".to_owned(),
+        };
+        let root = spans.root();
+        let call = root.child();
+        let callee = TraceContext::from_headers([traceparent(&call).as_bytes()]);
+        assert_eq!((callee.trace_id, callee.parent), (root.trace_id, Some(call.span_id)));
+        assert!(callee.is_sampled());
+
+        spans.end(spans.begin(), call, SpanKind::Client, "GET", Some("dead"), Vec::new());
+        let unsampled = TraceContext::root();
+        spans.end(spans.begin(), unsampled, SpanKind::Client, "GET", None, Vec::new());
+        spans.tracer.flush().await;
+        let exported = kept.0.lock().unwrap();
+        let [span] = &exported[..] else { panic!("one span, was {exported:?}") };
+        assert_eq!(span.span_context.span_id().to_bytes(), call.span_id.to_bytes());
+        assert_eq!(span.parent_span_id.to_bytes(), root.span_id.to_bytes());
+        assert_eq!(span.status, Status::error("dead"));
+    }
+}

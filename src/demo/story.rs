@@ -70,7 +70,8 @@ impl Story {
     ) -> io::Result<Self> {
         let url = registry.url();
         writeln!(out, "registry     {url}{}\n", registry.remark())?;
-        for (service, id, authority) in fleet.living() {
+        // Those who call before those who are called, as one reads a chain.
+        for (service, id, authority) in fleet.living().collect::<Vec<_>>().into_iter().rev() {
             let peers = service.peers.join(" and ");
             let calls = if peers.is_empty() { peers } else { format!("  calls {peers}") };
             writeln!(out, "{id:<12} http://{authority}{calls}")?;
@@ -103,9 +104,7 @@ impl Story {
                 if *handed > TOLD_MAX {
                     return None;
                 }
-                format!(
-                    "failed call  {caller} was handed {instance}, which is dead; trace {trace_id}"
-                )
+                format!("failed call  {caller} to {instance}, which is dead; trace {trace_id}")
             }
             Happening::Expired { instance, after, event } => {
                 let handed = self.handed.remove(instance).unwrap_or(0);

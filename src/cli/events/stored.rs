@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::{Args, Window};
 use crate::cli::Error;
 use crate::client::{Event, EventPage};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock as _, SystemClock};
 use crate::domain::event::Kind;
 use crate::domain::{InstanceId, Namespace, ServiceName};
-use crate::history::{EventQuery, EventReader, Moment, Order, Position, Record};
+use crate::history::{EventQuery, EventReader as _, Moment, Order, Position, Record};
 use crate::log::sqlite::{History, database_of};
 use crate::telemetry::propagation::TraceId;
 
@@ -28,24 +28,20 @@ impl Stored {
     /// Opens the log in a data directory.
     ///
     /// # Errors
-    /// When it cannot be opened, or a filter is not understood: then with the status of a wrong command line.
+    /// When it cannot be opened, or a filter is refused.
     pub(super) fn open(data: &Path, args: &Args) -> Result<Self, Error> {
-        let doing = || format!("read the log in {}", data.display());
-        let history =
-            History::open(&database_of(data)).map_err(|error| Error::failed(doing(), error))?;
-        let namespace = named("--namespace", args.registry.namespace.as_ref(), Namespace::new)?;
+        let history = History::open(&database_of(data))
+            .map_err(|error| Error::failed(format!("read the log in {}", data.display()), error))?;
+        let namespace = args.registry.namespace.as_ref();
+        let kind = |word: &str| Kind::parse(word).ok_or("is no kind of event");
+        let trace_id = |id: &str| TraceId::parse(id.as_bytes()).map(TraceId::to_bytes);
         let filters = EventQuery {
             order: Order::Descending,
-            namespace,
-            service: named("--service", args.service.as_ref(), ServiceName::new)?,
-            instance: named("--instance", args.instance.as_ref(), InstanceId::new)?,
-            kind: named("--kind", args.kind.as_ref(), |word| {
-                Kind::parse(word).ok_or("no such kind")
-            })?,
-            trace_id: named("--trace-id", args.trace_id.as_ref(), |id| {
-                TraceId::parse(id.as_bytes())
-            })?
-            .map(TraceId::to_bytes),
+            namespace: filter("--namespace", namespace, Namespace::new)?,
+            service: filter("--service", args.service.as_ref(), ServiceName::new)?,
+            instance: filter("--instance", args.instance.as_ref(), InstanceId::new)?,
+            kind: filter("--kind", args.kind.as_ref(), kind)?,
+            trace_id: filter("--trace-id", args.trace_id.as_ref(), trace_id)?,
             ..EventQuery::default()
         };
         let clock =
@@ -54,43 +50,41 @@ impl Stored {
     }
 
     /// A page, the newest event first.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or the instant is refused.
     pub(super) fn page(&self, window: &Window<'_>) -> Result<EventPage, Error> {
         let cursor = window.cursor.and_then(|cursor| {
             let (change, traffic) = cursor.split_once(',')?;
             Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
         });
-        let since = window.since.map(|text| self.moment(text)).transpose()?;
+        let moment = |text: &str| {
+            Moment::parse(text, self.clock.wall())
+                .ok_or("must be RFC 3339, an age such as -5m, or a version such as @1234")
+        };
+        let since = filter("--since", window.since.map(str::to_owned).as_ref(), moment)?;
         let query = EventQuery { limit: window.limit, cursor, since, ..self.filters.clone() };
         let page =
             self.history.events(&query).map_err(|error| Error::failed("read the log", error))?;
-        let next = page.next.map(|Position { change, traffic }| format!("{change},{traffic}"));
-        let events = page.events.iter().map(event).collect::<Result<_, _>>()?;
-        Ok(EventPage { events, next })
-    }
-
-    /// Reads an instant in one of the three forms of the contract.
-    fn moment(&self, text: &str) -> Result<Moment, Error> {
-        let moment = Moment::parse(text, self.clock.wall());
-        moment.ok_or_else(|| {
-            let forms = "must be RFC 3339, an age such as -5m, or a version such as @1234";
-            Error::Usage(format!("--since {text:?}: {forms}"))
+        Ok(EventPage {
+            events: page.events.iter().map(event).collect::<Result<_, _>>()?,
+            next: page.next.map(|Position { change, traffic }| format!("{change},{traffic}")),
         })
     }
 }
 
-/// Reads a filter that was given.
-fn named<T, E: std::fmt::Display>(
+/// Reads a filter if it was given.
+fn filter<T, E: std::fmt::Display>(
     flag: &str,
     given: Option<&String>,
     read: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Error> {
-    let read =
-        given.map(|text| read(text).map_err(|why| Error::Usage(format!("{flag} {text:?}: {why}"))));
-    read.transpose()
+    let refused = |why: E| Error::Refused(format!("{flag} {why}"));
+    given.map(|text| read(text).map_err(refused)).transpose()
 }
 
-/// The event as the contract writes it.
+/// The event as a client of the server would have read it.
 fn event(record: &Record) -> Result<Event, Error> {
-    let shown = serde_json::to_value(record).and_then(serde_json::from_value);
-    shown.map_err(|error| Error::failed("show an event of the log", error))
+    let read = serde_json::to_value(record).and_then(serde_json::from_value);
+    read.map_err(|error| Error::failed("read an event of the log", error))
 }
