@@ -226,7 +226,7 @@ impl Instance {
     /// When the instance turns `unstable`: two thirds of the ttl after its last sign of life.
     #[must_use]
     pub fn late_after(&self) -> Millis {
-        Millis::from_millis(self.ttl.millis() * 2 / 3)
+        Millis::from_millis(self.ttl.millis().saturating_mul(2) / 3)
     }
 }
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::log::codec;
 use crate::testing::history::{Step, histories};
 use crate::testing::{
-    START, caller, deregister, heartbeat, key, metadata, register, trace, update,
+    START, caller, cases, deregister, heartbeat, key, metadata, register, trace, update,
 };
 
 /// A registry to which things happen, a second apart.
@@ -358,7 +358,7 @@ fn what_does_not_follow_is_noticed() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(cases(128))]
 
     /// The promise of the whole design, step by step, so that it holds for every prefix of a history:
     /// what is stored and read back folds to the very state that served, and undoing leads back through

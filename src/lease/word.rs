@@ -18,7 +18,9 @@
 //! word that it read; a renewal in between makes the swap fail, and the lease lives. A renewal that comes
 //! after finds CLOSED and must ask the registrar, who answers when the expiry is in the log or was taken
 //! back. Either way there is one outcome. `tests/lease_race.rs` walks through every interleaving with
-//! loom, on this very source: it may use nothing but `super::atomic`.
+//! loom, on this very source: it may use no atomics but `super::atomic`. The time never goes back.
+
+use std::convert::Infallible;
 
 use super::atomic::{AtomicU64, Ordering};
 
@@ -81,7 +83,7 @@ impl Word {
         Reading(self.0.load(Ordering::Acquire))
     }
 
-    /// Renews an open lease and returns when it was renewed before. Never moves the time back.
+    /// Renews an open lease and returns when it was renewed before.
     ///
     /// # Errors
     /// The mark that was found instead of `Open`; nothing was changed then.
@@ -99,22 +101,29 @@ impl Word {
     }
 
     fn renew_where(&self, now: u64, allowed: impl Fn(Mark) -> bool) -> Result<u64, Mark> {
+        let before = self.change(|seen| match allowed(seen.mark()) {
+            true => Ok(Reading::of(now.max(seen.renewed_at()), seen.mark())),
+            false => Err(seen.mark()),
+        })?;
+        Ok(before.renewed_at())
+    }
+
+    /// Swaps the word for what `next` makes of it, as often as it takes until nobody comes in between.
+    /// Gives the word before.
+    fn change<E>(&self, next: impl Fn(Reading) -> Result<Reading, E>) -> Result<Reading, E> {
         let mut seen = self.read();
         loop {
-            if !allowed(seen.mark()) {
-                return Err(seen.mark());
-            }
-            let renewed = Reading::of(now.max(seen.renewed_at()), seen.mark());
-            match self.0.compare_exchange_weak(
-                seen.0,
-                renewed.0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return Ok(seen.renewed_at()),
+            let new = next(seen)?;
+            match self.0.compare_exchange_weak(seen.0, new.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(seen),
                 Err(found) => seen = Reading(found),
             }
         }
+    }
+
+    /// Changes the word whatever it says.
+    fn set(&self, next: impl Fn(Reading) -> Reading) {
+        let Ok(_) = self.change(|seen| Ok::<_, Infallible>(next(seen)));
     }
 
     /// Puts `mark` on the lease if it still says exactly `seen`; whether it did. For the registrar.
@@ -126,29 +135,17 @@ impl Word {
     /// Takes a mark back to `before` and keeps what renewals have done meanwhile. For the registrar, whose
     /// append failed.
     pub fn unmark(&self, before: Mark) {
-        let mut seen = self.read();
-        loop {
-            let restored = Reading::of(seen.renewed_at(), before);
-            match self.0.compare_exchange_weak(
-                seen.0,
-                restored.0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return,
-                Err(found) => seen = Reading(found),
-            }
-        }
+        self.set(|seen| Reading::of(seen.renewed_at(), before));
     }
 
-    /// Opens the lease, renewed at `now`. For the registrar, once a heartbeat or a registration is decided.
+    /// Opens the lease, renewed at `now` or later. For the registrar, once a heartbeat or a registration is
+    /// decided.
     pub fn open(&self, now: u64) {
-        self.0.store(Reading::of(now, Mark::Open).0, Ordering::Release);
+        self.set(|seen| Reading::of(now.max(seen.renewed_at()), Mark::Open));
     }
 
     /// Closes the lease for ever: its instance has left. For the registrar.
     pub fn close(&self) {
-        let seen = self.read();
-        self.0.store(Reading::of(seen.renewed_at(), Mark::Closed).0, Ordering::Release);
+        self.set(|seen| Reading::of(seen.renewed_at(), Mark::Closed));
     }
 }

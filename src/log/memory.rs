@@ -30,7 +30,8 @@ struct State {
     changes: Vec<Change>,
     traffic: Vec<Numbered>,
     fault: Fault,
-    clean: bool,
+    /// A run has begun and not ended.
+    begun: bool,
 }
 
 /// The log. Clones share it, as a file shares its content with all who open it.
@@ -174,13 +175,11 @@ impl Log for MemoryLog {
 
     fn begin(&mut self) -> Result<bool, AppendError> {
         let mut state = self.state.lock();
-        let clean = state.clean || state.changes.is_empty();
-        state.clean = false;
-        Ok(clean)
+        Ok(!std::mem::replace(&mut state.begun, true))
     }
 
     fn end(&mut self) -> Result<(), AppendError> {
-        self.state.lock().clean = true;
+        self.state.lock().begun = false;
         Ok(())
     }
 }

@@ -30,6 +30,8 @@ pub mod codec;
 mod contract;
 pub mod memory;
 pub mod sqlite;
+#[cfg(test)]
+mod stored;
 pub mod verify;
 
 use std::fmt::Debug;

@@ -87,7 +87,7 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
 }
 
 fn late_after(ttl: Millis) -> Millis {
-    Millis::from_millis(ttl.millis() * 2 / 3)
+    Millis::from_millis(ttl.millis().saturating_mul(2) / 3)
 }
 
 impl Due {

@@ -1,8 +1,11 @@
 //! What the tests of several modules share: names, plain commands, random histories. In test builds only.
 
 pub(crate) mod history;
+pub(crate) mod traffic;
 
 use std::sync::Arc;
+
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 use crate::domain::command::{Deregister, Heartbeat, Precondition, Register, Update};
 use crate::domain::instance::{Endpoint, Metadata};
@@ -82,4 +85,16 @@ pub(crate) fn trace(n: u8) -> TraceRef {
 /// A caller's name.
 pub(crate) fn caller() -> Option<Arc<str>> {
     Some("tests".into())
+}
+
+/// Settings of a property test: `cases` of them from the same seed each time, so that a run can be repeated.
+/// `PROPTEST_RNG_SEED` takes another one, `PROPTEST_CASES` multiplies them: 2560 runs ten times as many.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let given = ProptestConfig::default();
+    let rng_seed = match given.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(1),
+        seed @ RngSeed::Fixed(_) => seed,
+    };
+    let more = given.cases / 256;
+    ProptestConfig { cases: cases * more.max(1), rng_seed, failure_persistence: None, ..given }
 }

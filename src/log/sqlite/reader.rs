@@ -38,10 +38,10 @@ impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+        let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         check_ours(&connection, path)?;
-        check_schema(&mut connection, path)?;
+        check_schema(&connection, path)?;
         Ok(Self { connection, path: path.to_owned() })
     }
 

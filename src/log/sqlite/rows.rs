@@ -50,6 +50,14 @@ fn unsigned(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
     u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
 
+/// The numbers of events begin at 1.
+fn positive(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
+    match unsigned(row, column)? {
+        0 => Err(rusqlite::Error::IntegralValueOutOfRange(column, 0)),
+        number => Ok(number),
+    }
+}
+
 fn narrow<T: TryFrom<i64>>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
     let number: i64 = row.get(column)?;
     T::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
@@ -166,8 +174,8 @@ pub(super) fn next(connection: &Connection) -> rusqlite::Result<Next> {
     connection.query_row(SELECT_NEXT, [], |row| {
         Ok(Next {
             id: row.get(0)?,
-            seq: unsigned(row, 1)?,
-            traffic: unsigned(row, 2)?,
+            seq: positive(row, 1)?,
+            traffic: positive(row, 2)?,
             clean: row.get(3)?,
         })
     })

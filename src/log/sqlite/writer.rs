@@ -286,10 +286,19 @@ impl ChangeLog for SqliteLog {
     }
 
     fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
-        let storage = |error: rusqlite::Error| ReadError::Storage(cause_of(&error));
+        self.session().map_err(unreadable)?;
         let stored = self.stored(from, limit).map_err(storage)?;
         stored.iter().map(decode_change).collect()
     }
+}
+
+fn storage(error: rusqlite::Error) -> ReadError {
+    ReadError::Storage(cause_of(&error))
+}
+
+/// There is no connection: an empty answer would say that there is nothing in the log.
+fn unreadable(error: AppendError) -> ReadError {
+    ReadError::Storage(error.to_string().into())
 }
 
 pub(super) fn decode_change(row: &Row) -> Result<Change, ReadError> {
@@ -340,8 +349,7 @@ impl TrafficLog for SqliteLog {
     }
 
     fn read_back(&mut self, before: u64, limit: usize) -> Result<Vec<Numbered>, ReadError> {
-        let storage = |error: rusqlite::Error| ReadError::Storage(cause_of(&error));
-        let Some(session) = &self.session else { return Ok(Vec::new()) };
+        let session = self.session().map_err(unreadable)?;
         let mut statement =
             session.connection.prepare_cached(rows::SELECT_BLOCKS_BACK).map_err(storage)?;
         let mut events = Vec::new();

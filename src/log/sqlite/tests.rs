@@ -1,0 +1,288 @@
+//! What only the log on disk can do: refuse files, notice damage, survive a statement that fails, and be
+//! read with a shell.
+
+use proptest::prelude::*;
+use rusqlite::{Connection, OpenFlags};
+
+use super::*;
+use crate::domain::Seq;
+use crate::domain::traffic::Detail;
+use crate::log::contract::{Disk, Place, changes, changes_of, lookup};
+use crate::log::{
+    AppendError, ChangeLog, Log, ReadError, TrafficLog, blocks, codec, verify::verify,
+};
+use crate::rfc3339;
+use crate::testing::cases;
+use crate::testing::history::histories;
+use crate::testing::traffic::traffic;
+
+fn refusal(dir: &Path) -> OpenError {
+    SqliteLog::open(dir, Synchronous::Full, "node").expect_err("it must be refused")
+}
+
+#[test]
+fn a_directory_belongs_to_one_process() {
+    let disk = Disk::new();
+    let log = disk.log();
+    assert!(matches!(refusal(disk.dir()), OpenError::Locked { .. }));
+    drop(log);
+    drop(disk.log());
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let disk = Disk::new();
+    drop(disk.log());
+    disk.shell()
+        .execute(
+            "INSERT INTO refinery_schema_history VALUES (999, 'from_tomorrow', 'then', '1')",
+            [],
+        )
+        .unwrap();
+    let before = std::fs::read(disk.database()).unwrap();
+    assert!(matches!(refusal(disk.dir()), OpenError::Newer { found: 999, .. }));
+    assert!(matches!(open_reader(disk.dir()), Err(OpenError::Newer { found: 999, .. })));
+    assert!(std::fs::read(disk.database()).unwrap() == before);
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let disk = Disk::new();
+    disk.shell().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    let before = std::fs::read(disk.database()).unwrap();
+    assert!(matches!(refusal(disk.dir()), OpenError::Foreign { .. }));
+    assert!(std::fs::read(disk.database()).unwrap() == before);
+
+    std::fs::write(disk.database(), "a shopping list, longer than the header of a database is")
+        .unwrap();
+    assert!(matches!(refusal(disk.dir()), OpenError::Sqlite { .. }));
+}
+
+#[test]
+fn the_file_is_set_up_for_what_comes_later() {
+    let disk = Disk::new();
+    let log = disk.log();
+    assert_eq!(uuid::Uuid::parse_str(log.id()).map(|id| id.get_version_num()), Ok(4));
+    let shell = disk.shell();
+    let pragma = |name: &str| -> String {
+        shell
+            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+            .map(|value| format!("{value:?}"))
+            .unwrap()
+    };
+    assert_eq!(
+        pragma("auto_vacuum"),
+        "Integer(2)",
+        "incremental; later it would need a full VACUUM"
+    );
+    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
+}
+
+/// A trigger makes a statement in the middle of the transaction fail, as a full disk would.
+#[test]
+fn an_append_that_fails_half_way_leaves_nothing_and_the_next_one_its_number() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    log.append(Seq(0), &changes(1, 1)).unwrap();
+    log.append_traffic(&[lookup(0)]).unwrap();
+    let shell = disk.shell();
+    let fail = "CREATE TRIGGER c BEFORE INSERT ON changes WHEN NEW.seq = 3 BEGIN SELECT RAISE(ABORT, 'no luck'); END;
+         CREATE TRIGGER t BEFORE INSERT ON traffic WHEN NEW.first = 258 BEGIN SELECT RAISE(ABORT, 'no luck'); END";
+    shell.execute_batch(fail).unwrap();
+    // After a failure a new block begins, at 2: the second one of these begins at 258.
+    for _ in 0..2 {
+        let refused = log.append(Seq(1), &changes(2, 3));
+        assert_eq!(refused, Err(AppendError::Unavailable { cause: "no luck".into() }));
+        assert_eq!(log.read(Seq(2), 9), Ok(vec![]));
+        let many: Vec<_> = (1..300).map(lookup).collect();
+        let refused = log.append_traffic(&many);
+        assert_eq!(refused, Err(AppendError::Unavailable { cause: "no luck".into() }));
+        assert_eq!((log.next_number(), log.read_back(9, 9).unwrap().len()), (2, 1));
+    }
+    shell.execute_batch("DROP TRIGGER c; DROP TRIGGER t").unwrap();
+    log.append(Seq(1), &changes(2, 3)).unwrap();
+    log.append_traffic(&[lookup(1)]).unwrap();
+    assert_eq!((log.head(), log.next_number()), (Seq(4), 3));
+    assert_eq!(log.read(Seq(1), 9).unwrap().len(), 4);
+    let numbers = log.read_back(3, 600).unwrap().into_iter().map(|event| event.number);
+    assert!(numbers.eq([2, 1]));
+}
+
+/// The directory is moved away under the log: then nobody can look what became of the batch.
+#[test]
+fn what_can_not_be_looked_up_is_unknown_until_it_can() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    log.append(Seq(0), &changes(1, 1)).unwrap();
+    let fail =
+        "CREATE TRIGGER c BEFORE INSERT ON changes BEGIN SELECT RAISE(ABORT, 'no luck'); END";
+    disk.shell().execute_batch(fail).unwrap();
+    let away = disk.dir().join("away");
+    std::fs::rename(disk.database(), &away).unwrap();
+    let batch = changes(2, 1);
+    for outcome in [log.append(Seq(1), &batch), log.resolve(Seq(1), &batch)] {
+        let Err(AppendError::Unknown { cause }) = outcome else { panic!("{outcome:?}") };
+        assert!(cause.contains("unable to open"), "{cause}");
+    }
+    assert!(log.read(Seq(1), 9).is_err(), "an empty answer would be a lie");
+    assert!(!disk.database().exists(), "no empty database takes its place");
+    std::fs::rename(&away, disk.database()).unwrap();
+    assert!(matches!(log.resolve(Seq(1), &batch), Err(AppendError::Unavailable { .. })));
+    disk.shell().execute_batch("DROP TRIGGER c").unwrap();
+    log.append(Seq(1), &batch).unwrap();
+    assert_eq!(log.read(Seq(2), 9).unwrap().len(), 1);
+}
+
+#[test]
+fn damage_is_reported_with_its_place() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    log.append(Seq(0), &changes(1, 3)).unwrap();
+    log.append_traffic(&(0..300).map(lookup).collect::<Vec<_>>()).unwrap();
+    let shell = disk.shell();
+    shell
+        .execute("UPDATE changes SET data = replace(data, 'number', 'nUmber') WHERE seq = 2", [])
+        .unwrap();
+    shell
+        .execute("UPDATE traffic SET returned = CAST(x'31' || substr(returned, 2) AS BLOB) WHERE first = 257", [])
+        .unwrap();
+
+    assert_eq!(log.read(Seq(1), 1).unwrap().len(), 1, "what comes before can be read");
+    let Err(ReadError::Damaged { place, what }) = log.read(Seq(1), 9) else {
+        panic!("not noticed")
+    };
+    assert_eq!(place, "change 2");
+    assert!(what.starts_with("checksum"), "{what}");
+    let Err(ReadError::Damaged { place, .. }) = log.read_back(301, 9) else {
+        panic!("not noticed")
+    };
+    assert_eq!(place, "the traffic block from t257");
+    assert_eq!(log.read_back(257, 300).unwrap().len(), 256);
+
+    let report = verify(disk.dir(), |_| {}).unwrap();
+    let places: Vec<&str> = report.findings.iter().map(|finding| &*finding.place).collect();
+    assert!(
+        places.contains(&"change 2") && places.contains(&"the traffic block from t257"),
+        "{places:?}"
+    );
+}
+
+#[test]
+fn a_log_row_that_no_registry_wrote_is_an_error() {
+    let disk = Disk::new();
+    drop(disk.log());
+    disk.shell().execute("UPDATE log SET next_seq = 0", []).unwrap();
+    assert!(matches!(refusal(disk.dir()), OpenError::Sqlite { .. }));
+}
+
+#[test]
+fn the_last_block_is_written_again_until_it_is_full() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    let shell = disk.shell();
+    let blocks = || -> Vec<(i64, i64)> {
+        let mut select = shell.prepare("SELECT first, count FROM traffic ORDER BY first").unwrap();
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    let mut append = |count| log.append_traffic(&vec![lookup(0); count]).unwrap();
+    append(1);
+    append(254);
+    assert_eq!(blocks(), [(1, 255)]);
+    append(2);
+    assert_eq!(blocks(), [(1, 256), (257, 1)]);
+    append(511);
+    assert_eq!(blocks(), [(1, 256), (257, 256), (513, 256)]);
+    drop(log);
+    disk.log().append_traffic(&[lookup(0)]).unwrap();
+    assert_eq!(blocks()[3..], [(769, 1)], "another run begins a block of its own");
+}
+
+/// One row of the view `events`, as a shell shows it, but for `data`.
+type Shown = [Option<String>; 11];
+
+fn shown(shell: &Connection) -> Vec<(Shown, serde_json::Value)> {
+    let mut select = shell
+        .prepare(
+            "SELECT id, seq, at, kind, namespace, service, instance, caller, trace_id, span_id, cause, data
+             FROM events ORDER BY id GLOB 't*', CAST(ltrim(id, 't') AS INTEGER)",
+        )
+        .unwrap();
+    let rows = select.query_map([], |row| {
+        let mut texts = Shown::default();
+        for (column, text) in texts.iter_mut().enumerate() {
+            let value: rusqlite::types::Value = row.get(column)?;
+            *text = match value {
+                rusqlite::types::Value::Null => None,
+                rusqlite::types::Value::Integer(number) => Some(number.to_string()),
+                rusqlite::types::Value::Text(text) => Some(text),
+                other => panic!("{other:?}"),
+            };
+        }
+        let data: String = row.get(11)?;
+        Ok((texts, serde_json::from_str(&data).unwrap()))
+    });
+    rows.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    /// Whoever opens the file with a shell, while the registry has it open, reads what the registry reads.
+    #[test]
+    fn the_view_shows_what_decoding_gives(history in histories(30), events in traffic(1..600)) {
+        let disk = Disk::new();
+        let mut log = disk.log();
+        let changes = changes_of(&history);
+        log.append(Seq(0), &changes).unwrap();
+        log.append_traffic(&events).unwrap();
+
+        let mut expected: Vec<(Shown, serde_json::Value)> = Vec::new();
+        for change in &changes {
+            let key = change.event.key();
+            let ids = change.trace.is_some().then_some(change.trace);
+            let texts = [
+                Some(change.seq.to_string()),
+                Some(change.seq.to_string()),
+                Some(rfc3339::format(change.at)),
+                Some(change.event.kind().to_string()),
+                key.map(|key| key.service.namespace.to_string()),
+                key.map(|key| key.service.service.to_string()),
+                key.map(|key| key.instance.to_string()),
+                change.caller.as_deref().map(str::to_owned),
+                // SQLite's hex() of nothing is an empty text.
+                Some(ids.map_or(String::new(), |ids| codec::hex(&ids.trace_id))),
+                Some(ids.map_or(String::new(), |ids| codec::hex(&ids.span_id))),
+                change.cause.map(|cause| cause.to_string()),
+            ];
+            expected.push((texts, serde_json::from_str(&codec::encode_event(&change.event)).unwrap()));
+        }
+        for (number, event) in (1..).zip(&events) {
+            let ids = event.trace.is_some().then_some(event.trace);
+            let kind = match event.detail {
+                Detail::Heartbeat { .. } => "heartbeat",
+                Detail::Lookup { .. } => "lookup",
+            };
+            let texts = [
+                Some(format!("t{number}")),
+                Some(event.seen.to_string()),
+                Some(rfc3339::format(event.at)),
+                Some(kind.to_owned()),
+                event.namespace.as_ref().map(ToString::to_string),
+                event.service.as_ref().map(ToString::to_string),
+                event.instance.as_ref().map(ToString::to_string),
+                Some(event.caller.to_string()).filter(|caller| !caller.is_empty()),
+                ids.map(|ids| codec::hex(&ids.trace_id)),
+                ids.map(|ids| codec::hex(&ids.span_id)),
+                None,
+            ];
+            expected.push((texts, serde_json::from_str(&blocks::data_of(&event.detail)).unwrap()));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let rows = shown(&Connection::open_with_flags(disk.database(), flags).unwrap());
+        prop_assert_eq!(rows.len(), expected.len());
+        for (row, expected) in rows.into_iter().zip(expected) {
+            prop_assert_eq!(row, expected);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Tests of what stands on the disk: rows of the past decode for ever, blocks give back what they took, and
+//! nothing that a file can hold makes a panic.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::blocks::{self, BLOCK, Block};
+use super::codec::{self, DecodeError, FORMAT, Row};
+use crate::domain::event::{
+    Arithmetic, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
+};
+use crate::domain::instance::{Endpoint, Health};
+use crate::domain::invariants::check_change;
+use crate::domain::{
+    Change, Instance, InstanceKey, Millis, Mode, Registry, Seq, Status, Timestamp, fold,
+};
+use crate::testing::traffic::traffic;
+use crate::testing::{START, cases, key_in, metadata, trace};
+
+/// Rows as format 1 wrote them. Never edited; a new format gets a file of its own.
+const PAYLOADS_V1: &str = include_str!("../../tests/fixtures/payloads_v1.jsonl");
+
+fn subject() -> InstanceKey {
+    key_in("staging", "orders", "a-1")
+}
+
+fn full() -> Instance {
+    Instance {
+        key: subject(),
+        incarnation: Seq(1),
+        endpoint: Endpoint { address: "fe80::7".into(), port: 65_535, protocol: "grpc".into() },
+        version: Some("1.2 \"beta\" 🦀".into()),
+        zone: Some("eu-1".into()),
+        weight: 0,
+        tags: ["blue".into(), "a,b".into()].into(),
+        metadata: metadata(&[("", "empty key"), ("team", "it's\\ours\n")]),
+        mode: Mode::Standby,
+        status: Status::Failed,
+        ttl: Millis::from_millis(1_500),
+        registered_at: Timestamp(START.0 + 1),
+        revision: Seq(2),
+    }
+}
+
+fn plain() -> Instance {
+    Instance {
+        version: None,
+        zone: None,
+        tags: [].into(),
+        metadata: metadata(&[]),
+        status: Status::Healthy,
+        ..full()
+    }
+}
+
+/// An event of each kind, in each shape that it has, as the fixture holds them.
+fn one_of_each() -> Vec<Event> {
+    use Outcome::{Created, Replaced, Unchanged};
+    let (key, millis) = (subject(), Millis::from_millis);
+    let at = Timestamp(START.0 + 10);
+    let last_heartbeat = Some(HeartbeatRef { at, id: 7_000_000_000, trace: trace(0xab) });
+    let overdue = Arithmetic {
+        last_heartbeat,
+        ttl: millis(15_000),
+        gap: millis(15_042),
+        missed: 4,
+        late: millis(42),
+    };
+    let never = Arithmetic { last_heartbeat: None, ..overdue };
+    let status = |from, to, reason, health, overdue| {
+        let key = subject();
+        Event::StatusChanged { key, from, to, reason, health, overdue }
+    };
+    let registered =
+        |outcome, instance| Event::Registered { outcome, instance: Arc::new(instance) };
+    let updated = |outcome, fields| Event::Updated { outcome, fields, instance: Arc::new(full()) };
+    let recovered = Recovered {
+        changes: 1_000_000,
+        traffic: 42,
+        instances: 3,
+        services: 2,
+        took: millis(1_234),
+        clean: true,
+        traffic_missing_from: None,
+        digest: 0xce6d_8595_3ae5_106a,
+    };
+    vec![
+        registered(Created, plain()),
+        registered(Replaced, full()),
+        registered(Unchanged, full()),
+        updated(Replaced, vec!["mode", "weight", "tags", "metadata"]),
+        updated(Unchanged, vec![]),
+        Event::ModeChanged { key: key.clone(), from: Mode::Active, to: Mode::Draining },
+        status(Status::Healthy, Status::Unstable, StatusReason::LateHeartbeat, None, Some(overdue)),
+        status(
+            Status::Unstable,
+            Status::Failed,
+            StatusReason::SelfReport,
+            Some(Health::Failing),
+            None,
+        ),
+        status(Status::Unstable, Status::Healthy, StatusReason::Recovery, None, None),
+        Event::Deregistered { key: key.clone(), reason: Some("drained".into()) },
+        Event::Deregistered { key: key.clone(), reason: None },
+        Event::Expired { key: key.clone(), overdue },
+        Event::Expired { key, overdue: never },
+        Event::Note(Note::Started { version: "0.1.0".into(), node: "rollcall".into() }),
+        Event::Note(Note::Recovered(recovered.clone())),
+        Event::Note(Note::Recovered(Recovered {
+            clean: false,
+            traffic_missing_from: Some(at),
+            digest: 1,
+            ..recovered
+        })),
+        Event::Note(Note::LogGap(LogGap { from: START, until: at, lookups: 5, heartbeats: 6 })),
+        Event::Note(Note::Checkpoint { digest: 1, instances: 3, services: 2 }),
+    ]
+}
+
+/// The changes of the fixture: the second half has no caller, trace and cause.
+fn fixture_changes() -> Vec<Change> {
+    let events = one_of_each();
+    let half = events.len() as u64 / 2;
+    (1..)
+        .zip(events)
+        .map(|(seq, event)| {
+            let asked = seq <= half;
+            Change {
+                seq: Seq(seq),
+                at: Timestamp(START.0 + seq.cast_signed()),
+                caller: asked.then(|| "deploy \"bot\"".into()),
+                trace: if asked { trace(0x5c) } else { trace(0) },
+                cause: asked.then(|| Seq(seq - 1)),
+                event,
+            }
+        })
+        .collect()
+}
+
+fn row_of(line: &str) -> Row {
+    let value: Value = serde_json::from_str(line).unwrap();
+    let number = |name: &str| value[name].as_u64();
+    let text = |name: &str| value[name].as_str().map(str::to_owned);
+    Row {
+        seq: number("seq").unwrap(),
+        at: value["at"].as_i64().unwrap(),
+        kind: text("kind").unwrap(),
+        namespace: text("namespace"),
+        service: text("service"),
+        instance: text("instance"),
+        caller: text("caller"),
+        trace_id: text("trace_id").map(|id| codec::unhex::<16>(&id).unwrap().to_vec()),
+        span_id: text("span_id").map(|id| codec::unhex::<8>(&id).unwrap().to_vec()),
+        cause: number("cause"),
+        node: text("node").unwrap(),
+        format: number("format").unwrap().try_into().unwrap(),
+        data: text("data").unwrap(),
+        checksum: number("checksum").unwrap().try_into().unwrap(),
+    }
+}
+
+fn line_of(row: &Row) -> String {
+    let hex = |id: &Option<Vec<u8>>| id.as_deref().map(codec::hex);
+    serde_json::json!({
+        "seq": row.seq, "at": row.at, "kind": row.kind, "namespace": row.namespace,
+        "service": row.service, "instance": row.instance, "caller": row.caller,
+        "trace_id": hex(&row.trace_id), "span_id": hex(&row.span_id), "cause": row.cause,
+        "node": row.node, "format": row.format, "data": row.data, "checksum": row.checksum,
+    })
+    .to_string()
+}
+
+#[test]
+fn rows_of_format_1_decode_for_ever() {
+    let decoded: Vec<Change> =
+        PAYLOADS_V1.lines().map(|line| codec::decode(&row_of(line)).unwrap()).collect();
+    assert_eq!(decoded, fixture_changes());
+    let covered = |kind: Kind| decoded.iter().any(|change| change.event.kind() == kind);
+    let missing: Vec<&Kind> = Kind::ALL.iter().filter(|kind| !covered(**kind)).collect();
+    assert_eq!(missing, [&Kind::Heartbeat, &Kind::Lookup], "only traffic has no row of its own");
+}
+
+/// Whoever changes what is written, adds a format and a fixture.
+#[test]
+fn what_is_written_today_is_format_1_to_the_letter() {
+    assert_eq!(FORMAT, 1, "give the new format a fixture, and compare with that one");
+    let written =
+        fixture_changes().into_iter().map(|change| line_of(&codec::encode(&change, "n1")));
+    for (written, stored) in written.zip(PAYLOADS_V1.lines()) {
+        assert_eq!(written, stored);
+    }
+}
+
+#[test]
+fn a_row_of_another_world_is_refused_with_the_reason() {
+    let good = codec::encode(&fixture_changes()[0], "n1");
+    let refusal = |edit: fn(&mut Row)| {
+        let mut row = good.clone();
+        edit(&mut row);
+        row.checksum = row.expected_checksum();
+        codec::decode(&row).expect_err("it must be refused").to_string()
+    };
+    let mut changed = good.clone();
+    changed.caller = Some("somebody else".into());
+    assert!(matches!(codec::decode(&changed), Err(DecodeError::Checksum { .. })));
+    for (edit, reason) in [
+        ((|row| row.format = 2) as fn(&mut Row), "format 2 is newer than this program"),
+        (|row| row.kind = "lookup".into(), "lookup is traffic, not a change"),
+        (|row| row.kind = "exploded".into(), "unknown kind \"exploded\""),
+        (|row| row.data = row.data.replace("created", "cremated"), "unknown word \"cremated\""),
+        (|row| row.data = row.data.replace("a-1", "a/1"), "may hold A-Z a-z 0-9 . _ -"),
+        (|row| row.data.truncate(9), "EOF while parsing"),
+        (|row| row.trace_id = Some(vec![1; 15]), "could not convert slice to array"),
+    ] {
+        let told = refusal(edit);
+        assert!(told.contains(reason), "{told:?} should say {reason:?}");
+    }
+}
+
+/// A file can hold anything, with a checksum that fits.
+#[derive(Clone, Debug)]
+enum Harm {
+    Byte(u8),
+    Remove,
+    Repeat,
+}
+
+fn harms() -> impl Strategy<Value = Vec<(prop::sample::Index, Harm)>> {
+    let harm = prop_oneof![
+        4 => prop::sample::select(b"0919-+\"{}[],:.e\\ \x00\xffnull".to_vec()).prop_map(Harm::Byte),
+        1 => Just(Harm::Remove),
+        1 => Just(Harm::Repeat),
+    ];
+    prop::collection::vec((any::<prop::sample::Index>(), harm), 1..4)
+}
+
+fn harm_bytes(bytes: &mut Vec<u8>, harms: &[(prop::sample::Index, Harm)]) {
+    for (index, harm) in harms {
+        if bytes.is_empty() {
+            return;
+        }
+        let position = index.index(bytes.len());
+        match harm {
+            Harm::Byte(byte) => bytes[position] = *byte,
+            Harm::Remove => drop(bytes.remove(position)),
+            Harm::Repeat => bytes.insert(position, bytes[position]),
+        }
+    }
+}
+
+fn harm_text(text: &mut String, harms: &[(prop::sample::Index, Harm)]) {
+    let mut bytes = std::mem::take(text).into_bytes();
+    harm_bytes(&mut bytes, harms);
+    *text = String::from_utf8_lossy(&bytes).into_owned();
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    #[test]
+    fn blocks_give_back_what_they_took(events in traffic(1..=BLOCK), first in 1_u64..1 << 60) {
+        let block = blocks::encode(first, &events);
+        let decoded = block.decode().unwrap();
+        prop_assert!(decoded.iter().map(|event| event.number).eq(first..first + events.len() as u64));
+        for (decoded, event) in decoded.iter().zip(&events) {
+            prop_assert_eq!(&decoded.traffic, event);
+        }
+    }
+
+    #[test]
+    fn a_harmed_row_is_an_error_and_no_panic(of in any::<prop::sample::Index>(), harms in harms()) {
+        let changes = fixture_changes();
+        let good = codec::encode(of.get(&changes), "n1");
+        let mut row = good.clone();
+        harm_text(&mut row.data, &harms);
+        let unsealed = codec::decode(&row);
+        let noticed = matches!(unsealed, Err(DecodeError::Checksum { .. }));
+        prop_assert!(noticed || row.data == good.data);
+        row.checksum = row.expected_checksum();
+        if let Ok(change) = codec::decode(&row) {
+            let mut registry = Registry::default();
+            let _ = check_change(&registry, &change);
+            drop(fold(&mut registry, &change));
+            for (_, service) in registry.services() {
+                for instance in service.instances.values() {
+                    let _ = (instance.late_after(), instance.heartbeat_interval());
+                }
+            }
+            let _ = codec::encode(&change, "n1");
+        }
+    }
+
+    #[test]
+    fn a_harmed_block_is_an_error_and_no_panic(
+        events in traffic(1..9),
+        column in 0_usize..16,
+        number in prop_oneof![Just(0_u64), Just(1), Just(256), Just(i64::MAX as u64)],
+        harms in harms(),
+    ) {
+        let good = blocks::encode(1, &events);
+        let mut block = good.clone();
+        match column {
+            0 => harm_text(&mut block.names, &harms),
+            1 => harm_bytes(&mut block.kinds, &harms),
+            2 => harm_bytes(&mut block.statuses, &harms),
+            3 => harm_bytes(&mut block.trace_ids, &harms),
+            4 => harm_bytes(&mut block.span_ids, &harms),
+            5 => block.count = usize::try_from(number).unwrap(),
+            6 => (block.first, block.seen_from, block.first_at) = (number, number, number.cast_signed()),
+            column => harm_bytes(&mut block.numbers[column - 7], &harms),
+        }
+        let same = Block { checksum: 0, ..block.clone() } == Block { checksum: 0, ..good };
+        prop_assert_eq!(block.decode().is_ok(), same);
+        block.checksum = block.expected_checksum();
+        let _ = block.decode();
+    }
+}

@@ -1,0 +1,69 @@
+//! Random traffic.
+
+use std::sync::Arc;
+
+use proptest::option;
+use proptest::prelude::*;
+
+use super::history::{health, instant, keys, text};
+use super::trace;
+use crate::domain::Seq;
+use crate::domain::traffic::{Detail, Traffic};
+
+/// Numbers that fill every width of column.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0),
+        1_u64..10,
+        any::<u32>().prop_map(u64::from),
+        Just(1 << 53),
+        Just(i64::MAX as u64)
+    ]
+}
+
+fn heartbeat() -> impl Strategy<Value = Detail> {
+    let load = any::<f64>().prop_filter("JSON knows finite numbers only", |load| load.is_finite());
+    (number(), option::of(load), option::of(health()), option::of(text())).prop_map(
+        |(incarnation, load, health, note)| Detail::Heartbeat {
+            incarnation: Seq(incarnation),
+            load,
+            health,
+            note,
+        },
+    )
+}
+
+fn lookup() -> impl Strategy<Value = Detail> {
+    (text(), number(), any::<u32>(), 100_u16..=999).prop_map(
+        |(filter, revision, returned, status)| Detail::Lookup {
+            filter,
+            revision: Seq(revision),
+            returned,
+            status,
+        },
+    )
+}
+
+/// Events in the order of their times, with names and numbers of every kind.
+pub(crate) fn traffic(
+    count: impl Into<proptest::collection::SizeRange>,
+) -> impl Strategy<Value = Vec<Traffic>> {
+    let names = (option::of(keys()), any::<bool>());
+    let detail = prop_oneof![heartbeat(), lookup()];
+    let event = (instant(), number(), names, text(), any::<u8>(), detail).prop_map(
+        |(at, seen, (key, with_instance), caller, n, detail)| Traffic {
+            at,
+            seen: Seq(seen),
+            namespace: key.as_ref().map(|key| key.service.namespace.clone()),
+            service: key.as_ref().map(|key| key.service.service.clone()),
+            instance: key.filter(|_| with_instance).map(|key| key.instance),
+            caller: Arc::from(caller),
+            trace: trace(n),
+            detail,
+        },
+    );
+    proptest::collection::vec(event, count).prop_map(|mut events| {
+        events.sort_by_key(|event| event.at);
+        events
+    })
+}
