@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use rollcall::domain::{Change, Seq};
@@ -16,6 +17,9 @@ use crate::history;
 
 /// Sizes of a group commit.
 const BATCHES: [usize; 4] = [1, 16, 128, 1_024];
+
+/// How long each of them is measured for.
+const MEASURED: Duration = Duration::from_secs(3);
 
 /// The node that the rows name.
 const NODE: &str = "bench";
@@ -41,6 +45,8 @@ fn renumbered(changes: &[Arc<Change>], head: Seq) -> Vec<Arc<Change>> {
 pub(crate) fn changes(criterion: &mut Criterion) {
     let changes = history::random(2, BATCHES[BATCHES.len() - 1]);
     let mut group = criterion.benchmark_group("append changes, synced");
+    // A sync can take milliseconds, and a bench of a hundred samples a good part of an hour.
+    group.sample_size(20).measurement_time(MEASURED);
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
         let changes = &changes[..batch];
@@ -82,6 +88,7 @@ pub(crate) fn changes(criterion: &mut Criterion) {
 /// Traffic goes to the disk in blocks; it is measured in the slices in which the registrar hands it over.
 pub(crate) fn traffic(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append traffic");
+    group.sample_size(20).measurement_time(MEASURED);
     for slice in [64, 512, 4_096] {
         let events = history::traffic(3, slice);
         group.throughput(Throughput::Elements(slice as u64));
