@@ -94,8 +94,7 @@ impl Connection {
     }
 }
 
-/// A connection that blocks: for the open loop, where each has a thread that sleeps to the microsecond, which the
-/// runtime's timer of a millisecond can't; and for what is asked aside.
+/// A connection that blocks, for what is asked aside.
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,

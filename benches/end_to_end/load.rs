@@ -7,15 +7,22 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::Failure;
-use crate::http1::{Answer, Client, Connection};
+use crate::http1::{Answer, Connection};
 use crate::options::Options;
 use crate::work::{Requests, Work};
 
 /// Share of a measurement that goes before it.
 const WARM_UP: f64 = 0.1;
+
+/// Requests that may wait for one connection in the open loop.
+const BEHIND_MAX: usize = 65_536;
+
+/// Shorter than this the pacing thread does not sleep, but sends a little early: a sleep takes as long.
+const NAP: Duration = Duration::from_micros(50);
 
 /// What one measurement has seen.
 #[derive(Debug, Default)]
@@ -134,6 +141,7 @@ async fn one_closed(
 
 /// `rate` requests a second, in turn over all connections.
 pub(crate) fn open(
+    runtime: &Runtime,
     address: SocketAddr,
     work: Work,
     rate: f64,
@@ -141,53 +149,70 @@ pub(crate) fn open(
     seed: u64,
 ) -> Result<Seen, Failure> {
     let times = Times::of(options);
-    let between = Duration::from_secs_f64(1.0 / rate);
-    let count = u32::try_from(options.connections)?;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..count)
-            .map(|number| {
-                let requests = Requests::new(work, options, seed + u64::from(number));
-                let first = times.begin + between * number;
-                scope
-                    .spawn(move || one_open(address, requests, work, times, first, between * count))
-            })
-            .collect();
+    let mut connections = JoinSet::new();
+    let mut queues = Vec::new();
+    for number in 0..options.connections as u64 {
+        let (queue, intended) = mpsc::channel(BEHIND_MAX);
+        queues.push(queue);
+        let requests = Requests::new(work, options, seed + number);
+        connections.spawn_on(one_open(address, requests, work, times, intended), runtime.handle());
+    }
+    let paced = pace(times, Duration::from_secs_f64(1.0 / rate), queues);
+    let all = runtime.block_on(async {
         let mut all = times.seen();
-        for thread in threads {
-            all.add(thread.join().map_err(|_| "a thread of the load panicked")??);
+        while let Some(ended) = connections.join_next().await {
+            all.add(ended??);
         }
-        Ok(all)
-    })
+        Ok::<_, Failure>(all)
+    })?;
+    // A connection that failed says more than its queue that is gone.
+    paced.map(|()| all)
 }
 
-fn one_open(
+/// Hands every connection its instants when they come. A thread that sleeps: the runtime's timer knows only whole
+/// milliseconds and would send in bursts; and one for all, as one for each would cost more than the servers.
+fn pace(
+    times: Times,
+    between: Duration,
+    queues: Vec<mpsc::Sender<Instant>>,
+) -> Result<(), Failure> {
+    let mut intended = times.begin;
+    for queue in queues.iter().cycle() {
+        if intended >= times.end {
+            break;
+        }
+        let early = intended.saturating_duration_since(now());
+        if early > NAP {
+            std::thread::sleep(early);
+        }
+        queue
+            .try_send(intended)
+            .map_err(|_| "a connection has ended, or is further behind than can be measured")?;
+        intended += between;
+    }
+    Ok(())
+}
+
+async fn one_open(
     address: SocketAddr,
     mut requests: Requests,
     work: Work,
     times: Times,
-    first: Instant,
-    between: Duration,
+    mut queue: mpsc::Receiver<Instant>,
 ) -> Result<Seen, Failure> {
-    let mut client = Client::open(address)?;
+    let mut connection = Connection::open(address).await?;
     let mut seen = times.seen();
-    let mut intended = first;
-    while intended < times.end {
-        let request = requests.next();
-        let free_at = now();
-        let from = if free_at < intended {
-            std::thread::sleep(intended - free_at);
-            // That this thread woke late is not the server's doing.
-            now()
-        } else {
-            intended
-        };
-        let answer = client.exchange(request)?;
+    let mut free_at = now();
+    while let Some(intended) = queue.recv().await {
+        // That this task woke late is not the server's doing; that it was not free is.
+        let from = if free_at > intended { intended } else { now() };
+        let answer = connection.exchange(requests.next()).await?;
         check(&answer, work)?;
+        free_at = now();
         seen.answered += 1;
         if intended >= times.counts {
-            seen.latencies.push(nanos(now() - from));
+            seen.latencies.push(nanos(free_at - from));
         }
-        intended += between;
     }
     Ok(seen)
 }

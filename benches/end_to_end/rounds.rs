@@ -142,7 +142,7 @@ impl Bench<'_> {
     fn open(&mut self, work: Work, rate: f64, which: Which) -> Result<Measured, Failure> {
         let seed = self.next_seed();
         self.measured(work, which, |bench, address| {
-            load::open(address, work, rate, bench.options, seed)
+            load::open(&bench.runtime, address, work, rate, bench.options, seed)
         })
     }
 
