@@ -1,0 +1,222 @@
+//! The two loops of load. The closed one sends the next request when the last one is answered, and finds the
+//! highest rate. The open one sends at fixed instants whatever happens, and finds how long callers wait: a request
+//! that had to wait for its connection counts from the instant at which it should have been sent, so that a
+//! stall of the server is seen by everybody whom it would have met.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::Failure;
+use crate::http1::{Answer, Connection};
+use crate::options::Options;
+use crate::work::{Requests, Work};
+
+/// Share of a measurement that goes before it.
+const WARM_UP: f64 = 0.1;
+
+/// Requests that may wait for one connection in the open loop.
+const BEHIND_MAX: usize = 65_536;
+
+/// Shorter than this the pacing thread does not sleep, but sends a little early: a sleep takes as long.
+const NAP: Duration = Duration::from_micros(50);
+
+/// What one measurement has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Requests answered, warm-up included: what the server must have counted.
+    pub(crate) answered: u64,
+    /// Nanoseconds of each request that was answered within the measured time.
+    latencies: Vec<u64>,
+    seconds: f64,
+}
+
+impl Seen {
+    /// Requests a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.seconds
+    }
+
+    /// The latency in microseconds below which `share` of the requests stay. Sorts at the first call.
+    pub(crate) fn quantile(&mut self, share: f64) -> f64 {
+        if !self.latencies.is_sorted() {
+            self.latencies.sort_unstable();
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a length is a length"
+        )]
+        let rank = (self.latencies.len() as f64 * share) as usize;
+        let last = self.latencies.len().saturating_sub(1);
+        self.latencies.get(rank.min(last)).map_or(f64::NAN, |nanos| *nanos as f64 / 1_000.0)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.latencies.extend(other.latencies);
+        self.seconds = other.seconds;
+    }
+}
+
+/// When a measurement begins, counts and ends.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    begin: Instant,
+    counts: Instant,
+    end: Instant,
+}
+
+impl Times {
+    fn of(options: &Options) -> Self {
+        let begin = now();
+        let counts = begin + Duration::from_secs_f64(options.seconds * WARM_UP);
+        Self { begin, counts, end: counts + Duration::from_secs_f64(options.seconds) }
+    }
+
+    fn seen(&self) -> Seen {
+        Seen { seconds: (self.end - self.counts).as_secs_f64(), ..Seen::default() }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement of real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn check(answer: &Answer, work: Work) -> Result<(), Failure> {
+    match answer.status {
+        200 | 201 => Ok(()),
+        status => Err(format!("a {} was answered {status}", work.name()).into()),
+    }
+}
+
+/// As fast as the server answers, over all connections.
+pub(crate) fn closed(
+    runtime: &Runtime,
+    address: SocketAddr,
+    work: Work,
+    options: &Options,
+    seed: u64,
+) -> Result<Seen, Failure> {
+    let times = Times::of(options);
+    runtime.block_on(async {
+        let mut connections = JoinSet::new();
+        for number in 0..options.connections as u64 {
+            let requests = Requests::new(work, options, seed + number);
+            connections.spawn(one_closed(address, requests, work, times));
+        }
+        let mut all = times.seen();
+        while let Some(ended) = connections.join_next().await {
+            all.add(ended??);
+        }
+        Ok(all)
+    })
+}
+
+async fn one_closed(
+    address: SocketAddr,
+    mut requests: Requests,
+    work: Work,
+    times: Times,
+) -> Result<Seen, Failure> {
+    let mut connection = Connection::open(address).await?;
+    let mut seen = times.seen();
+    let mut sent_at = now();
+    while sent_at < times.end {
+        let answer = connection.exchange(requests.next()).await?;
+        check(&answer, work)?;
+        let answered_at = now();
+        seen.answered += 1;
+        if (times.counts..times.end).contains(&answered_at) {
+            seen.latencies.push(nanos(answered_at - sent_at));
+        }
+        sent_at = answered_at;
+    }
+    Ok(seen)
+}
+
+/// `rate` requests a second, in turn over all connections.
+pub(crate) fn open(
+    runtime: &Runtime,
+    address: SocketAddr,
+    work: Work,
+    rate: f64,
+    options: &Options,
+    seed: u64,
+) -> Result<Seen, Failure> {
+    let times = Times::of(options);
+    let mut connections = JoinSet::new();
+    let mut queues = Vec::new();
+    for number in 0..options.connections as u64 {
+        let (queue, intended) = mpsc::channel(BEHIND_MAX);
+        queues.push(queue);
+        let requests = Requests::new(work, options, seed + number);
+        connections.spawn_on(one_open(address, requests, work, times, intended), runtime.handle());
+    }
+    let paced = pace(times, Duration::from_secs_f64(1.0 / rate), queues);
+    let all = runtime.block_on(async {
+        let mut all = times.seen();
+        while let Some(ended) = connections.join_next().await {
+            all.add(ended??);
+        }
+        Ok::<_, Failure>(all)
+    })?;
+    // A connection that failed says more than its queue that is gone.
+    paced.map(|()| all)
+}
+
+/// Hands every connection its instants when they come. A thread that sleeps: the runtime's timer knows only whole
+/// milliseconds and would send in bursts; and one for all, as one for each would cost more than the servers.
+fn pace(
+    times: Times,
+    between: Duration,
+    queues: Vec<mpsc::Sender<Instant>>,
+) -> Result<(), Failure> {
+    let mut intended = times.begin;
+    for queue in queues.iter().cycle() {
+        if intended >= times.end {
+            break;
+        }
+        let early = intended.saturating_duration_since(now());
+        if early > NAP {
+            std::thread::sleep(early);
+        }
+        queue
+            .try_send(intended)
+            .map_err(|_| "a connection has ended, or is further behind than can be measured")?;
+        intended += between;
+    }
+    Ok(())
+}
+
+async fn one_open(
+    address: SocketAddr,
+    mut requests: Requests,
+    work: Work,
+    times: Times,
+    mut queue: mpsc::Receiver<Instant>,
+) -> Result<Seen, Failure> {
+    let mut connection = Connection::open(address).await?;
+    let mut seen = times.seen();
+    let mut free_at = now();
+    while let Some(intended) = queue.recv().await {
+        // That this task woke late is not the server's doing; that it was not free is.
+        let from = if free_at > intended { intended } else { now() };
+        let answer = connection.exchange(requests.next()).await?;
+        check(&answer, work)?;
+        free_at = now();
+        seen.answered += 1;
+        if intended >= times.counts {
+            seen.latencies.push(nanos(free_at - from));
+        }
+    }
+    Ok(seen)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

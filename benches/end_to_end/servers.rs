@@ -1,0 +1,146 @@
+//! The servers as child processes: how they are started, watched through `/proc` and ended.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::Failure;
+use crate::http1::Client;
+use crate::options::Options;
+
+/// How often something that is awaited is looked at.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often it is looked at before the run counts as broken: half a minute.
+pub(crate) const LOOKS_MAX: usize = 1_500;
+
+/// Linux counts a process's time in hundredths of a second (USER_HZ, the same on every architecture of today).
+const TICK: Duration = Duration::from_millis(10);
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts `rollcall serve` with its data in `dir`, waits until it is ready.
+    pub(crate) fn rollcall(dir: &Path, options: &Options) -> Result<Self, Failure> {
+        let mut command = pinned(env!("CARGO_BIN_EXE_rollcall"), options);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--synchronous", &options.synchronous]);
+        command.arg("--data").arg(dir.join("data"));
+        // What the shell has set must not change what is measured.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|n| n.starts_with("ROLLCALL_") || n.starts_with("OTEL_")) {
+                command.env_remove(name);
+            }
+        }
+        if let Some(endpoint) = &options.otlp {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        }
+        command.stderr(File::create(dir.join("rollcall.log"))?);
+        let server = Self::start(command)?;
+        let mut client = Client::open(server.address)?;
+        await_that("rollcall is ready", || Ok(client.get("/readyz")?.0 == 200))?;
+        Ok(server)
+    }
+
+    /// Starts this very program as the bare server of the bodies in `dir`.
+    pub(crate) fn bare(dir: &Path, options: &Options) -> Result<Self, Failure> {
+        let mut command = pinned(&std::env::current_exe()?.to_string_lossy(), options);
+        command.arg("--bare").arg(dir);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Result<Self, Failure> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        if let Some(out) = child.stdout.take() {
+            BufReader::new(out).read_line(&mut line)?;
+        }
+        let address = line.trim().strip_prefix("http://").and_then(|text| text.parse().ok());
+        match address {
+            Some(address) => Ok(Self { child, address }),
+            None => {
+                let status = child.kill().and_then(|()| child.wait());
+                Err(format!("a server began with {line:?} instead of its URL ({status:?})").into())
+            }
+        }
+    }
+
+    /// Processor time used so far; none where there is no `/proc`.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // The name in parentheses may hold blanks; user and system time are the 12th and 13th after it.
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let user: u32 = fields.next()?.parse().ok()?;
+        let system: u32 = fields.next()?.parse().ok()?;
+        Some(TICK * (user + system))
+    }
+
+    /// Resident memory in bytes; none where there is no `/proc`.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1_024)
+    }
+
+    /// Asks it to end, as a service manager would, and waits until it has.
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status()?;
+        await_that("the server has ended", || Ok(self.child.try_wait()?.is_some()))?;
+        match self.child.wait()? {
+            status if status.success() => Ok(()),
+            status => Err(format!("the server ended with {status}").into()),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The command to run `program`, on the first core if the cores are told apart.
+fn pinned(program: &str, options: &Options) -> Command {
+    if !options.pin {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "0", program]);
+    command
+}
+
+/// Puts this process on the second core. To be called before it has other threads.
+pub(crate) fn pin_driver() -> Result<(), Failure> {
+    let id = std::process::id().to_string();
+    let status = Command::new("taskset")
+        .args(["-p", "--cpu-list", "1", &id])
+        .stdout(Stdio::null())
+        .status()?;
+    if status.success() { Ok(()) } else { Err("taskset refused to pin the driver".into()) }
+}
+
+/// Waits for a condition, within bounds.
+pub(crate) fn await_that(
+    what: &str,
+    mut holds: impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    for _ in 0..LOOKS_MAX {
+        if holds()? {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Err(format!("waited in vain until {what}").into())
+}

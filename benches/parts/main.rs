@@ -1,0 +1,23 @@
+//! Criterion benches of the parts: folding, appending, replaying, answering. Each stands in one group beside the
+//! least that the same work can cost, so that what counts is the ratio and not the machine.
+//!
+//! Run by `cargo bench --bench parts`; what each group says is in `benches/README.md`. The whole server over
+//! sockets is `benches/end_to_end`.
+
+mod append;
+mod fold;
+mod history;
+mod lookup;
+mod replay;
+
+use criterion::Criterion;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    fold::bench(&mut criterion);
+    lookup::bench(&mut criterion);
+    append::changes(&mut criterion);
+    append::traffic(&mut criterion);
+    replay::bench(&mut criterion);
+    criterion.final_summary();
+}
