@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, Exit, Interrupt};
 use crate::app;
 use crate::config::{Flags, Settings, process_variables};
-use crate::telemetry::logs;
 use crate::telemetry::spans::Tracer;
+use crate::telemetry::{logs, signals};
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -56,9 +56,7 @@ async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit,
     let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
     logs::init_logs(settings.log_format, &settings.log_level, &tracer)
         .map_err(|error| Error::failed("write log lines", error))?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    config.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
     let shutdown = CancellationToken::new();
     let serving = app::serve(&settings, tracer, metrics, out, shutdown.clone());
     tokio::pin!(serving);

@@ -79,7 +79,7 @@ fn filter<T, E: std::fmt::Display>(
     given: Option<&String>,
     read: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Error> {
-    let refused = |why: E| Error::Refused(format!("{flag} {why}"));
+    let refused = |why: E| Error::Usage(format!("{flag} {why}"));
     given.map(|text| read(text).map_err(refused)).transpose()
 }
 
