@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
@@ -92,19 +93,34 @@ pub fn filter(directives: &str) -> Result<EnvFilter, LogError> {
         .map_err(|source| LogError::Filter { text: directives.to_owned(), source })
 }
 
-/// Sets up the process' logging on standard error. Once a process, and not in tests.
+/// Lines that may wait to be written. Standard error is often a pipe, and whoever reads it may be slow: then
+/// lines are lost, and the registry goes on.
+const LINES_MAX: usize = 65_536;
+
+/// Writes the lines that wait when it is dropped.
+#[derive(Debug)]
+#[must_use = "the last lines are lost without it"]
+pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+
+/// Sets up the process' logging on standard error, written by a thread of its own so that no caller waits for
+/// whoever reads it. Once a process, and not in tests. The guard is to be held until the end.
 ///
 /// # Errors
 /// [`LogError::Filter`], and [`LogError::Twice`] for the second call.
-pub fn init_logs(format: LogFormat, directives: &str, tracer: &Tracer) -> Result<(), LogError> {
+pub fn init_logs(
+    format: LogFormat,
+    directives: &str,
+    tracer: &Tracer,
+) -> Result<LogGuard, LogError> {
     let format = match (format, std::io::stderr().is_terminal()) {
         (LogFormat::Auto, true) => LogFormat::Text,
         (LogFormat::Auto, false) => LogFormat::Json,
         (chosen, _) => chosen,
     };
-    subscriber(format, filter(directives)?, std::io::stderr, tracer)
-        .try_init()
-        .map_err(LogError::Twice)
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
+    let (writer, guard) = builder.thread_name("rollcall-logs").finish(std::io::stderr());
+    subscriber(format, filter(directives)?, writer, tracer).try_init().map_err(LogError::Twice)?;
+    Ok(LogGuard(guard))
 }
 
 /// A subscriber that writes to `writer`; [`LogFormat::Auto`] means JSON here.

@@ -11,4 +11,5 @@ mod failure;
 mod harness;
 mod herd;
 mod lifecycle;
+mod readme;
 mod restart;

@@ -31,13 +31,16 @@ pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
 pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
      coalesce((SELECT last_at FROM traffic ORDER BY first DESC LIMIT 1), 0))";
 
+/// How long a connection waits for another one's lock: longer than any of ours is held.
+pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a connection needs to know before it writes.
 pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Checkpoints are the checkpointer's, apart from the commits.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))
+    connection.busy_timeout(BUSY)
 }
 
 /// SQLite's integers are signed; numbers of events stay far below the edge.

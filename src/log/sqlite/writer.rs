@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
@@ -200,8 +201,12 @@ impl SqliteLog {
         if self.checkpointer.wants_restart()
             && let Some(session) = &self.session
         {
-            // A reader in the way makes it come to nothing; it is tried again after the next commit.
-            let _ = session.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            // Without waiting: a reader in the way makes it come to nothing, and it is tried again when
+            // the checkpointer asks the next time.
+            let connection = &session.connection;
+            let _ = connection.busy_timeout(Duration::ZERO);
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            let _ = connection.busy_timeout(rows::BUSY);
         }
     }
 }
