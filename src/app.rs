@@ -34,7 +34,7 @@ use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry,
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
 use crate::telemetry::keep::RootRatio;
 use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
-use crate::telemetry::names::LogPart;
+use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
 
@@ -322,6 +322,8 @@ pub async fn production(
         Ok((log, history))
     });
     let (log, history) = opened.await.map_err(|_| Error::Registrar)??;
+    let operations = &metrics.log.db_operation_seconds;
+    log.observe_checkpoints(operations.get(DbOperation::Checkpoint, DbCollection::Events).clone());
     let address = settings.listen;
     let listener =
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;

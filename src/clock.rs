@@ -142,6 +142,25 @@ impl Clock for SystemClock {
     }
 }
 
+/// How long a piece of work takes in real time, whatever clock leases run on. For metrics only.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Begins to measure.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since then.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// A clock that only moves when told to. For tests and simulation.
 #[derive(Debug)]
 pub struct ManualClock {

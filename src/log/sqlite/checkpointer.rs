@@ -2,12 +2,15 @@
 //! its own, so that no caller waits for it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::Connection;
+
+use crate::clock::Stopwatch;
+use crate::telemetry::metrics::Histogram;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -16,10 +19,19 @@ const EVERY: Duration = Duration::from_secs(1);
 /// a pause, a passive checkpoint never catches up with the last frame, which is what that takes.
 const RESTART_PAGES: i64 = 16_384;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Signals {
     stop: AtomicBool,
     restart: AtomicBool,
+    /// Where the seconds of a checkpoint are recorded, once somebody wants to know.
+    seconds: OnceLock<Histogram>,
+}
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A histogram has nothing to show.
+        f.debug_struct("Signals").field("stop", &self.stop).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -36,6 +48,12 @@ impl Checkpointer {
             .name("rollcall-checkpoint".into())
             .spawn(move || run(&path, &seen))?;
         Ok(Self { signals, thread: Some(thread) })
+    }
+
+    /// Records from now on how long each checkpoint takes.
+    pub(super) fn observe(&self, seconds: Histogram) {
+        // The first one stays: there is one registry a log.
+        let _ = self.signals.seconds.set(seconds);
     }
 
     /// Whether the writer should start the WAL anew; asking takes the wish.
@@ -63,9 +81,13 @@ fn run(path: &Path, signals: &Signals) {
             connection = open(path).ok();
         }
         let Some(open) = &connection else { continue };
+        let took = Stopwatch::start();
         // (busy, pages in the WAL, pages of them moved)
         let pages =
             open.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
+        if let (Ok(1..), Some(seconds)) = (&pages, signals.seconds.get()) {
+            seconds.record(took.elapsed().as_secs_f64());
+        }
         match pages {
             Ok(pages) if pages > RESTART_PAGES => signals.restart.store(true, Relaxed),
             Ok(_) => {}

@@ -21,6 +21,7 @@ use crate::log::codec::{self, Row};
 use crate::log::{
     Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, TrafficLog,
 };
+use crate::telemetry::metrics::Histogram;
 
 /// The log in SQLite.
 #[derive(Debug)]
@@ -128,6 +129,11 @@ impl SqliteLog {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Records from now on how long each checkpoint of the write-ahead log takes, in seconds.
+    pub fn observe_checkpoints(&self, seconds: Histogram) {
+        self.checkpointer.observe(seconds);
     }
 
     fn durability(&self) -> Durability {
