@@ -22,6 +22,8 @@ pub enum Command {
     Expire(Overdue),
     /// An event about the registry itself.
     Note(Note),
+    /// A hash of the state, taken when this is decided and not before: others may come in between.
+    Checkpoint,
 }
 
 /// What must hold of the id for a command to be accepted.

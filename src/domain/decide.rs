@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::command::{
     Command, Deregister, Heartbeat, MetadataPatch, Precondition, Register, Update,
 };
-use super::event::{Change, Event, Outcome, Overdue, StatusReason};
+use super::event::{Change, Event, Note, Outcome, Overdue, StatusReason};
 use super::ids::{InstanceKey, Seq};
 use super::instance::{Health, Instance, Metadata, Mode, Status};
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
@@ -103,6 +103,11 @@ pub fn decide(
         Command::MarkLate(overdue) => Ok(decide_late(registry, overdue)),
         Command::Expire(overdue) => Ok(decide_expire(registry, overdue)),
         Command::Note(note) => Ok(Some(Decision::of(Event::Note(note.clone())))),
+        Command::Checkpoint => Ok(Some(Decision::of(Event::Note(Note::Checkpoint {
+            digest: registry.digest(),
+            instances: registry.instance_count() as u64,
+            services: registry.service_count() as u64,
+        })))),
     }
 }
 

@@ -25,8 +25,8 @@ pub struct Grant {
 pub struct Published {
     /// Leases that began.
     pub granted: Vec<Grant>,
-    /// Leases whose instance has left or got another one.
-    pub ended: Vec<Arc<Lease>>,
+    /// Entries whose instance has left or got another lease.
+    pub ended: Vec<Arc<Entry>>,
     /// How the numbers of instances moved, a row for each service and status where they did.
     pub shifts: Vec<Shift>,
 }
@@ -130,7 +130,7 @@ fn next_view(
     for (id, instance) in &service.instances {
         // Both sides are sorted by id: what the old one has and the new one has not, has left.
         while let Some(left) = old.next_if(|entry| entry.instance.key.instance < *id) {
-            published.ended.push(Arc::clone(&left.lease));
+            published.ended.push(Arc::clone(left));
         }
         let same = old.next_if(|entry| entry.instance.key.instance == *id);
         entries.push(match same {
@@ -142,7 +142,7 @@ fn next_view(
                 Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&entry.lease)))
             }
             replaced => {
-                published.ended.extend(replaced.map(|entry| Arc::clone(&entry.lease)));
+                published.ended.extend(replaced.cloned());
                 let lease = Arc::new(grant(instance));
                 let instance = Arc::clone(instance);
                 published
@@ -152,6 +152,6 @@ fn next_view(
             }
         });
     }
-    published.ended.extend(old.map(|left| Arc::clone(&left.lease)));
+    published.ended.extend(old.cloned());
     ServiceView::new(key.clone(), service.revision, entries.into_boxed_slice())
 }

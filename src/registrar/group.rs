@@ -6,15 +6,34 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::handle::{Applied, Refused, Request, Timings};
+use super::inbox::QueuedCommand;
 use super::sweep::Due;
 use crate::domain::registry::PreImage;
-use crate::domain::{Change, Command, InstanceKey, Registry, Rejection, Timestamp, decide, fold};
+use crate::domain::{
+    Change, Command, InstanceKey, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+};
+use crate::telemetry::propagation::TraceContext;
 
 /// A command in a group, and who cares what becomes of it.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) request: Request,
     pub(super) origin: Origin,
+}
+
+impl Work {
+    /// A command of the registry's own, in a trace of its own.
+    pub(super) fn own(command: Command) -> Self {
+        let ids = TraceContext::root();
+        let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
+        Self { request: Request { command, caller: None, trace }, origin: Origin::Own }
+    }
+}
+
+impl From<QueuedCommand> for Work {
+    fn from(QueuedCommand { request, queued_at, reply }: QueuedCommand) -> Self {
+        Self { request, origin: Origin::Caller { queued_at, reply } }
+    }
 }
 
 /// Where a command came from.
@@ -86,7 +105,7 @@ pub(super) fn key_of(command: &Command) -> Option<&InstanceKey> {
         Command::Deregister(deregister) => Some(&deregister.key),
         Command::Heartbeat(heartbeat) => Some(&heartbeat.key),
         Command::MarkLate(overdue) | Command::Expire(overdue) => Some(&overdue.key),
-        Command::Note(_) => None,
+        Command::Note(_) | Command::Checkpoint => None,
     }
 }
 

@@ -81,8 +81,10 @@ impl Inbox {
         self.wake();
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.lock().closed
+    /// Whether nothing waits and nothing will come.
+    pub(super) fn is_done(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.waiting.is_empty()
     }
 
     pub(super) fn wake(&self) {

@@ -133,7 +133,7 @@ impl Registrar {
             let commands = self.shared.inbox.take(BATCH_MAX - SWEEP_MAX);
             let had_commands = !commands.is_empty();
             if self.trouble.is_some() {
-                self.answer_without_log(commands);
+                self.answer_without_log(commands.into_iter().map(Work::from).collect());
                 self.try_to_resume(idle && !had_commands);
             } else {
                 self.commit_all(commands);
@@ -143,7 +143,7 @@ impl Registrar {
                 self.flush_slice();
             }
             let more = had_commands || (self.trouble.is_none() && !self.pending.is_empty());
-            if self.shared.inbox.is_closed() && !more && self.finish() {
+            if self.shared.inbox.is_done() && !more && self.finish() {
                 return;
             }
             if !more {
@@ -173,7 +173,9 @@ impl Registrar {
             return false;
         }
         self.checkpoint();
-        if let Err(error) = self.log.end() {
+        if self.trouble.is_none()
+            && let Err(error) = self.log.end()
+        {
             self.telemetry.log_failed(&error);
         }
         true
@@ -194,7 +196,7 @@ impl Registrar {
             if self.trouble.is_some() {
                 due.into_iter()
                     .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
-                self.answer_without_log(commands);
+                self.answer_without_log(commands.into_iter().map(Work::from).collect());
                 return;
             }
         }
@@ -208,9 +210,7 @@ impl Registrar {
             let request = Request { command, caller: None, trace };
             works.push(Work { request, origin: Origin::Sweep(due) });
         }
-        for QueuedCommand { request, queued_at, reply } in commands {
-            works.push(Work { request, origin: Origin::Caller { queued_at, reply } });
-        }
+        works.extend(commands.into_iter().map(Work::from));
         if works.is_empty() {
             return;
         }
@@ -222,19 +222,20 @@ impl Registrar {
     }
 
     pub(super) fn note(&mut self, note: Note) {
-        let ids = TraceContext::root();
-        let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-        let request = Request { command: Command::Note(note), caller: None, trace };
-        self.commit(vec![Work { request, origin: Origin::Own }]);
+        self.commit_own(Command::Note(note));
     }
 
     fn checkpoint(&mut self) {
         self.since_checkpoint = 0;
-        self.note(Note::Checkpoint {
-            digest: self.registry.digest(),
-            instances: self.registry.instance_count() as u64,
-            services: self.registry.service_count() as u64,
-        });
+        self.commit_own(Command::Checkpoint);
+    }
+
+    /// Commits a command of the registry's own, unless the log has failed: then a group may be in doubt, and
+    /// nothing may follow it before that is known.
+    fn commit_own(&mut self, command: Command) {
+        if self.trouble.is_none() {
+            self.commit(vec![Work::own(command)]);
+        }
     }
 
     /// Decides, appends, publishes and answers; gives the expiries with the trace of their registration.
@@ -256,7 +257,7 @@ impl Registrar {
                     works = decided.undo(&mut self.registry);
                     if let Err(error) = self.catch_up() {
                         self.fail(error, None);
-                        self.refuse(works);
+                        self.answer_without_log(works);
                         return Vec::new();
                     }
                 }
@@ -267,7 +268,7 @@ impl Registrar {
                 Err(error @ (AppendError::Unavailable { .. } | AppendError::TooLarge { .. })) => {
                     let works = decided.undo(&mut self.registry);
                     self.fail(error, None);
-                    self.refuse(works);
+                    self.answer_without_log(works);
                     return Vec::new();
                 }
             }
@@ -276,7 +277,7 @@ impl Registrar {
             AppendError::Unavailable { cause: "others keep writing to the log".into() },
             None,
         );
-        self.refuse(works);
+        self.answer_without_log(works);
         Vec::new()
     }
 
@@ -299,31 +300,48 @@ impl Registrar {
                 changes.push(Arc::new(change));
             }
         }
-        self.publish(&changes);
+        let ended = self.publish(&changes);
+        self.forget_origins(&ended);
         Ok(())
     }
 
-    /// Publishes the services that `changes` touched, begins and ends leases.
-    fn publish(&mut self, changes: &[Arc<Change>]) {
+    /// Publishes the services that `changes` touched, begins and ends leases. Gives the incarnations that
+    /// have ended.
+    fn publish(&mut self, changes: &[Arc<Change>]) -> Vec<Seq> {
         let now = self.shared.clock.monotonic();
         let mut touched: BTreeSet<ServiceKey> = BTreeSet::new();
         for change in changes {
             let Some(key) = change.event.key() else { continue };
             touched.insert(key.service.clone());
-            if let Event::Registered { instance, .. } = &change.event
-                && instance.incarnation == change.seq
-            {
+            if matches!(change.event, Event::Registered { .. }) && self.lives(key, change.seq) {
                 self.origins.insert(change.seq, change.trace);
             }
         }
         let published = self
             .publisher
             .publish(&self.registry, &touched, |instance| Lease::granted(instance.ttl, now));
-        for lease in &published.ended {
+        let mut ended = Vec::new();
+        for Entry { instance, lease, .. } in published.ended.iter().map(|entry| &**entry) {
             lease.word().close();
+            // With another ttl it is the same life.
+            if !self.lives(&instance.key, instance.incarnation) {
+                ended.push(instance.incarnation);
+            }
         }
         self.watch(published.granted, now);
         self.telemetry.shifted(&published.shifts);
+        ended
+    }
+
+    /// Whether this life of the instance is the present one.
+    fn lives(&self, key: &InstanceKey, incarnation: Seq) -> bool {
+        self.registry.instance(key).is_some_and(|living| living.incarnation == incarnation)
+    }
+
+    fn forget_origins(&mut self, ended: &[Seq]) {
+        for incarnation in ended {
+            self.origins.remove(incarnation);
+        }
     }
 
     /// Puts new leases into the queue of deadlines.
@@ -345,8 +363,9 @@ impl Registrar {
     /// The group is in the log: publishes it, renews leases, answers.
     fn complete(&mut self, mut decided: Decided) -> Vec<(Arc<Change>, Option<TraceRef>)> {
         let clock = self.clock();
+        let mut ended = Vec::new();
         if !decided.batch.is_empty() {
-            self.publish(&decided.batch);
+            ended = self.publish(&decided.batch);
             self.since_checkpoint += decided.batch.len() as u64;
         }
         decided.timings.published = clock.wall();
@@ -380,18 +399,14 @@ impl Registrar {
                     if let Ok(Some(change)) = change
                         && due.verdict == Verdict::Expired
                     {
-                        let origin = self.origins.remove(&due.tracked.incarnation);
+                        let origin = self.origins.get(&due.tracked.incarnation).copied();
                         expired.push((change, origin));
                     }
                 }
                 Origin::Own => {}
             }
         }
-        for change in &batch {
-            if let (Event::Deregistered { .. }, Some(incarnation)) = (&change.event, change.cause) {
-                self.origins.remove(&incarnation);
-            }
-        }
+        self.forget_origins(&ended);
         expired
     }
 
@@ -430,17 +445,22 @@ impl Registrar {
         self.trouble = Some(Trouble { since, cause, retry_at, in_doubt, lost: Lost::default() });
     }
 
-    /// Nothing of these works is in the log.
-    fn refuse(&mut self, works: Vec<Work>) {
+    /// Nothing of these works is in the log. Heartbeats of living instances renew their leases and are
+    /// answered from what is published, all else is refused; what was due is looked at again.
+    fn answer_without_log(&mut self, works: Vec<Work>) {
         let cause =
             self.trouble.as_ref().map_or_else(|| "the log failed".into(), |t| Arc::clone(&t.cause));
         let now = self.shared.clock.monotonic();
         let mut refused = 0;
         for work in works {
             match work.origin {
-                Origin::Caller { reply, .. } => {
-                    refused += 1;
-                    let _ = reply.send(Err(Refused::Failed { cause: Arc::clone(&cause) }));
+                Origin::Caller { queued_at, reply } => {
+                    let answer = self.renewed_without_log(&work.request.command, queued_at);
+                    refused += u64::from(answer.is_none());
+                    let answer =
+                        answer.ok_or_else(|| Refused::Failed { cause: Arc::clone(&cause) });
+                    // A caller that has gone needs no answer.
+                    let _ = reply.send(answer);
                 }
                 Origin::Sweep(due) => due.take_back(&mut self.deadlines, now),
                 Origin::Own => {}
@@ -449,35 +469,22 @@ impl Registrar {
         self.telemetry.refused(refused);
     }
 
-    /// While the log has failed: heartbeats of living instances are answered from what is published, all
-    /// else is refused.
-    fn answer_without_log(&mut self, commands: Vec<QueuedCommand>) {
-        let (now, wall) = (self.shared.clock.monotonic(), self.shared.clock.wall());
-        let mut works = Vec::new();
-        for QueuedCommand { request, queued_at, reply } in commands {
-            let living = match &request.command {
-                Command::Heartbeat(heartbeat) => self.entry(&heartbeat.key).filter(|entry| {
-                    heartbeat.incarnation.is_none_or(|given| given == entry.instance.incarnation)
-                }),
-                _ => None,
-            };
-            let renewed =
-                living.filter(|entry| entry.lease.word().renew_unless_closed(now.0).is_ok());
-            match renewed {
-                Some(entry) => {
-                    entry.lease.saw_heartbeat(wall);
-                    let _ = reply.send(Ok(Applied {
-                        change: None,
-                        instance: Some(Arc::clone(&entry.instance)),
-                        lease: Some(Arc::clone(&entry.lease)),
-                        head: self.publisher.projection().head(),
-                        timings: super::Timings { queued: queued_at, ..Default::default() },
-                    }));
-                }
-                None => works.push(Work { request, origin: Origin::Caller { queued_at, reply } }),
-            }
+    /// The answer to a heartbeat whose instance lives: its lease is renewed, its status stays for now.
+    fn renewed_without_log(&self, command: &Command, queued: Timestamp) -> Option<Applied> {
+        let Command::Heartbeat(heartbeat) = command else { return None };
+        let entry = self.entry(&heartbeat.key)?;
+        if heartbeat.incarnation.is_some_and(|given| given != entry.instance.incarnation) {
+            return None;
         }
-        self.refuse(works);
+        entry.lease.word().renew_unless_closed(self.shared.clock.monotonic().0).ok()?;
+        entry.lease.saw_heartbeat(self.shared.clock.wall());
+        Some(Applied {
+            change: None,
+            instance: Some(Arc::clone(&entry.instance)),
+            lease: Some(Arc::clone(&entry.lease)),
+            head: self.publisher.projection().head(),
+            timings: super::Timings { queued, ..Default::default() },
+        })
     }
 
     /// Tries to write again: first what is in doubt, then the `log_gap` event.
@@ -496,7 +503,12 @@ impl Registrar {
             match self.log.resolve(expected, &decided.batch) {
                 Ok(_) => {
                     decided.timings.appended = clock.wall();
+                    let gap = decided.batch.last().and_then(|change| gap_of(change));
                     self.complete(decided);
+                    if let Some(gap) = gap {
+                        // It was the gap itself that was in doubt.
+                        return self.resumed(&gap);
+                    }
                 }
                 Err(AppendError::Unknown { .. }) => {
                     trouble.in_doubt = Some(decided);
@@ -506,7 +518,7 @@ impl Registrar {
                 Err(error) => {
                     let works = decided.undo(&mut self.registry);
                     self.trouble = Some(trouble);
-                    self.refuse(works);
+                    self.answer_without_log(works);
                     if matches!(error, AppendError::Conflict { .. }) {
                         // Others wrote meanwhile; what they wrote is folded before anything else.
                         let _ = self.catch_up();
@@ -527,23 +539,14 @@ impl Registrar {
         let Trouble { since, lost, .. } = trouble;
         let gap = LogGap { from: since, until, lookups: lost.lookups, heartbeats: lost.heartbeats };
         let expected = self.registry.head();
-        let ids = TraceContext::root();
-        let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-        let request = Request { command: Command::Note(Note::LogGap(gap)), caller: None, trace };
-        let work = Work { request, origin: Origin::Own };
+        let work = Work::own(Command::Note(Note::LogGap(gap)));
         let mut decided = Decided::new(&mut self.registry, vec![work], self.shared.clock.wall());
         decided.timings.decided = self.shared.clock.wall();
         match self.log.append(expected, &decided.batch) {
             Ok(_) => {
                 decided.timings.appended = self.shared.clock.wall();
                 self.complete(decided);
-                self.shared.set_condition(LogCondition::Writable);
-                signals::log_resumed(
-                    until.since(since).to_duration(),
-                    lost.lookups,
-                    lost.heartbeats,
-                );
-                self.note_stragglers(until);
+                self.resumed(&gap);
             }
             Err(AppendError::Unknown { .. }) => {
                 trouble.in_doubt = Some(decided);
@@ -557,6 +560,14 @@ impl Registrar {
                 }
             }
         }
+    }
+
+    /// The log can be written again, and says so itself.
+    fn resumed(&mut self, gap: &LogGap) {
+        self.shared.set_condition(LogCondition::Writable);
+        let LogGap { from, until, lookups, heartbeats } = *gap;
+        signals::log_resumed(until.since(from).to_duration(), lookups, heartbeats);
+        self.note_stragglers(until);
     }
 
     /// What was lost between the counting and the end of the failure gets a gap of its own.
@@ -658,5 +669,12 @@ impl Registrar {
         }
         self.pending.done += length;
         self.telemetry.flushed(kinds, &ages, took);
+    }
+}
+
+fn gap_of(change: &Change) -> Option<LogGap> {
+    match &change.event {
+        Event::Note(Note::LogGap(gap)) => Some(*gap),
+        _ => None,
     }
 }

@@ -106,11 +106,7 @@ impl Step {
             Wish::Expire(life, arithmetic) => {
                 Command::Expire(Overdue { key, incarnation: incarnation(life), arithmetic })
             }
-            Wish::Checkpoint => Command::Note(Note::Checkpoint {
-                digest: registry.digest(),
-                instances: registry.instance_count() as u64,
-                services: registry.service_count() as u64,
-            }),
+            Wish::Checkpoint => Command::Checkpoint,
             Wish::Gap(gap) => Command::Note(Note::LogGap(gap)),
         }
     }
