@@ -12,7 +12,7 @@ use super::*;
 use crate::domain::event::Event;
 use crate::domain::{Registry, decide, fold};
 use crate::testing::history::{Step, histories};
-use crate::testing::traffic::traffic;
+use crate::testing::traffic::{lookup, traffic};
 use crate::testing::{START, caller, cases, key, trace};
 
 /// A place that keeps a log while nobody has it open.
@@ -287,25 +287,6 @@ fn traffic_is_numbered_across_the_edges_of_blocks<P: Place>() {
         assert_eq!(read.is_empty(), before == 1);
     }
     assert_eq!(log.head(), Seq(0), "the two classes are numbered apart");
-}
-
-/// A lookup that can be told from others by `n`.
-pub(super) fn lookup(n: usize) -> Traffic {
-    Traffic {
-        at: Timestamp(START.0 + i64::try_from(n).unwrap()),
-        seen: Seq(0),
-        namespace: None,
-        service: None,
-        instance: None,
-        caller: "tests".into(),
-        trace: trace(1),
-        detail: crate::domain::traffic::Detail::Lookup {
-            filter: format!("tag={n}").into(),
-            revision: Seq(0),
-            returned: 0,
-            status: 404,
-        },
-    }
 }
 
 fn traffic_is_read_back_as_it_was_appended<P: Place>() {

@@ -87,6 +87,12 @@ impl Inbox {
         state.closed && state.waiting.is_empty()
     }
 
+    /// Whether whatever comes is refused.
+    #[cfg(test)]
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
     pub(super) fn wake(&self) {
         if let Some(thread) = self.registrar.get() {
             thread.unpark();

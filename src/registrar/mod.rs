@@ -21,6 +21,8 @@ pub mod observe;
 mod readiness;
 mod recovery;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::sync::Arc;

@@ -6,9 +6,9 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::history::{health, instant, keys, text};
-use super::trace;
-use crate::domain::Seq;
+use super::{START, trace};
 use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::{Seq, Timestamp};
 
 /// Numbers that fill every width of column.
 fn number() -> impl Strategy<Value = u64> {
@@ -21,7 +21,7 @@ fn number() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn heartbeat() -> impl Strategy<Value = Detail> {
+fn heartbeats() -> impl Strategy<Value = Detail> {
     let load = any::<f64>().prop_filter("JSON knows finite numbers only", |load| load.is_finite());
     (number(), option::of(load), option::of(health()), option::of(text())).prop_map(
         |(incarnation, load, health, note)| Detail::Heartbeat {
@@ -33,7 +33,7 @@ fn heartbeat() -> impl Strategy<Value = Detail> {
     )
 }
 
-fn lookup() -> impl Strategy<Value = Detail> {
+fn lookups() -> impl Strategy<Value = Detail> {
     (text(), number(), any::<u32>(), 100_u16..=999).prop_map(
         |(filter, revision, returned, status)| Detail::Lookup {
             filter,
@@ -49,7 +49,7 @@ pub(crate) fn traffic(
     count: impl Into<proptest::collection::SizeRange>,
 ) -> impl Strategy<Value = Vec<Traffic>> {
     let names = (option::of(keys()), any::<bool>());
-    let detail = prop_oneof![heartbeat(), lookup()];
+    let detail = prop_oneof![heartbeats(), lookups()];
     let event = (instant(), number(), names, text(), any::<u8>(), detail).prop_map(
         |(at, seen, (key, with_instance), caller, n, detail)| Traffic {
             at,
@@ -66,4 +66,23 @@ pub(crate) fn traffic(
         events.sort_by_key(|event| event.at);
         events
     })
+}
+
+/// A lookup that can be told from others by `n`.
+pub(crate) fn lookup(n: usize) -> Traffic {
+    Traffic {
+        at: Timestamp(START.0 + i64::try_from(n).unwrap()),
+        seen: Seq(0),
+        namespace: None,
+        service: None,
+        instance: None,
+        caller: "tests".into(),
+        trace: trace(1),
+        detail: Detail::Lookup {
+            filter: format!("tag={n}").into(),
+            revision: Seq(0),
+            returned: 0,
+            status: 404,
+        },
+    }
 }

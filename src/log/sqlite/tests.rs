@@ -7,14 +7,14 @@ use rusqlite::{Connection, OpenFlags};
 use super::*;
 use crate::domain::Seq;
 use crate::domain::traffic::Detail;
-use crate::log::contract::{Disk, Place, changes, changes_of, lookup};
+use crate::log::contract::{Disk, Place, changes, changes_of};
 use crate::log::{
     AppendError, ChangeLog, Log, ReadError, TrafficLog, blocks, codec, verify::verify,
 };
 use crate::rfc3339;
 use crate::testing::cases;
 use crate::testing::history::histories;
-use crate::testing::traffic::traffic;
+use crate::testing::traffic::{lookup, traffic};
 
 fn refusal(dir: &Path) -> OpenError {
     SqliteLog::open(dir, Synchronous::Full, "node").expect_err("it must be refused")
