@@ -135,6 +135,8 @@ async fn an_expiry_that_could_not_be_written_did_not_happen() {
     assert_eq!(rig.status(&a()), Some(Status::Healthy));
     let kinds: Vec<Kind> = rig.events_after(head).iter().map(Event::kind).collect();
     assert_eq!(kinds, [Kind::LogGap]);
+    rig.pass(15_000).await;
+    assert_eq!(rig.status(&a()), None, "the next time it can be written");
 }
 
 #[tokio::test]

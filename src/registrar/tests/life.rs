@@ -34,7 +34,12 @@ async fn another_run_finds_the_state_and_the_last_heartbeats() {
     rig.put(&b).await;
     rig.pass(1_000).await;
     rig.beat(&a, trace(7)).await.unwrap();
+    rig.beat(&b, trace(8)).await.unwrap();
     let heartbeat = HeartbeatRef { at: rig.now(), id: 1, trace: trace(7) };
+    // Another life of b, which has not sent one yet.
+    let mut moved = register(&b);
+    moved.endpoint.port = 9_090;
+    rig.submit(Command::Register(moved)).await.unwrap();
     let (published, digest) = (rig.published(), rig.folded().0.digest());
     let (log, clock) = rig.stop();
     clock.advance(Millis::from_millis(60_000));
@@ -42,8 +47,8 @@ async fn another_run_finds_the_state_and_the_last_heartbeats() {
     let rig = Rig::with(log, clock, Config::default()).await;
     assert_eq!(rig.published(), published);
     let figures = recovered(&rig);
-    // Started, recovered, two registrations and the checkpoint of the end.
-    assert_eq!((figures.changes, figures.traffic, figures.digest), (5, 1, digest));
+    // Started, recovered, three registrations and the checkpoint of the end.
+    assert_eq!((figures.changes, figures.traffic, figures.digest), (6, 2, digest));
     assert_eq!((figures.instances, figures.services), (2, 1));
     assert_eq!((figures.clean, figures.traffic_missing_from), (true, None));
     assert_eq!(rig.entry(&a).unwrap().lease.last_heartbeat(), Some(heartbeat));
@@ -67,7 +72,7 @@ async fn another_run_finds_the_state_and_the_last_heartbeats() {
         late: Millis::ZERO,
     };
     let of_a = Event::Expired { key: a.clone(), overdue: arithmetic(Some(heartbeat), 75_000) };
-    let of_b = Event::Expired { key: b, overdue: arithmetic(None, 76_000) };
+    let of_b = Event::Expired { key: b, overdue: arithmetic(None, 75_000) };
     assert!(events.contains(&of_a) && events.contains(&of_b), "{events:#?}");
     let causes = rig.log.changes();
     let cause = causes.iter().find(|change| change.event == of_a).unwrap().cause;

@@ -152,7 +152,7 @@ impl Rig {
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
         let gated = Gated { log: log.clone(), gate: gate.clone() };
         // No test waits for this to pass.
-        let config = Config { write_timeout: Duration::from_secs(60), ..config };
+        let config = Config { write_timeout: Duration::from_secs(20), ..config };
         let running = start(
             Box::new(gated),
             Arc::clone(&projection),
