@@ -5,10 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod bad_input;
 mod crash;
 mod expiry;
 mod failure;
 mod harness;
 mod herd;
 mod lifecycle;
+mod lines;
 mod restart;
