@@ -3,10 +3,10 @@
 
 use std::sync::{LazyLock, Mutex};
 
+use ::tracing::field::{Field, Visit};
+use ::tracing::level_filters::LevelFilter;
+use ::tracing::{Event, Subscriber};
 use tokio::runtime::{Handle, Id};
-use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 /// A line, and the runtime on which it was written: each test has its own. The registrar's thread is on none.
@@ -25,7 +25,7 @@ struct Book {
 
 static BOOK: LazyLock<Mutex<Book>> = LazyLock::new(|| {
     let lines = tracing_subscriber::registry().with(Listener.with_filter(LevelFilter::WARN));
-    tracing::subscriber::set_global_default(lines).unwrap();
+    ::tracing::subscriber::set_global_default(lines).unwrap();
     Mutex::default()
 });
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
 mod bad_input;
+mod collector;
 mod crash;
 mod expiry;
 mod failure;
@@ -14,3 +15,4 @@ mod herd;
 mod lifecycle;
 mod lines;
 mod restart;
+mod tracing;
