@@ -12,7 +12,8 @@ use crate::domain::{InstanceId, Namespace, ServiceName};
 /// The parameters of one request, decoded, in their order.
 #[derive(Debug, Default)]
 pub(super) struct Query<'a> {
-    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// No value is one that was refused: nobody reads it, so that nobody finds a second fault with it.
+    pairs: Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>,
     known: &'static [Parameter],
 }
 
@@ -43,21 +44,21 @@ impl<'a> Query<'a> {
         if parameter.later {
             return faults.not_yet(parameter.name);
         }
-        if !parameter.repeats && self.get(&name).is_some() {
+        if !parameter.repeats && self.pairs.iter().any(|(known, _)| *known == name) {
             return faults.malformed(name, "may be given only once");
         }
-        check(&parameter.shape, &name, &value, faults);
+        let value = check(&parameter.shape, &name, &value, faults).then_some(value);
         self.pairs.push((name, value));
     }
 
     /// The value of a parameter that comes at most once.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+        self.pairs().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// All pairs.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(name, value)| (&**name, &**value))
+        self.pairs.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)))
     }
 
     /// The number of a parameter of shape [`Shape::Count`]; what was wrong with it has been said by then.
@@ -101,24 +102,27 @@ fn find(known: &'static [Parameter], name: &str) -> Option<&'static Parameter> {
     })
 }
 
-fn check(shape: &Shape, name: &str, value: &str, faults: &mut Faults) {
+/// Whether `value` is of this shape; if not, that is told.
+fn check(shape: &Shape, name: &str, value: &str, faults: &mut Faults) -> bool {
     match shape {
         Shape::Text(max) => {
             let was = value.chars().count();
-            if was > *max {
-                faults.invalid(name, format!("must be at most {max} characters, was {was}"));
+            if was <= *max {
+                return true;
             }
+            faults.invalid(name, format!("must be at most {max} characters, was {was}"));
         }
-        Shape::Word(words) if !words.contains(&value) => {
+        Shape::Word(words) if words.contains(&value) => return true,
+        Shape::Word(words) => {
             faults.malformed(name, format!("must be one of {}", words.join(", ")));
         }
-        Shape::Word(_) => {}
         Shape::Count(min, max, _) => match value.parse::<u64>() {
-            Ok(number) if (*min..=*max).contains(&number) => {}
+            Ok(number) if (*min..=*max).contains(&number) => return true,
             Ok(number) => faults.invalid(name, format!("must be {min} to {max}, was {number}")),
             Err(_) => faults.malformed(name, format!("must be a whole number from {min} to {max}")),
         },
     }
+    false
 }
 
 /// Decodes a name or a value as forms write them; none if that is no UTF-8.
@@ -180,6 +184,7 @@ mod tests {
             }
             other => panic!("{raw}: {other:?}"),
         };
+        let long = format!("namespace={}", "é".repeat(64));
         for (raw, status, fields) in [
             ("tagg=a&limit=0", 400, &["tagg", "limit"][..]),
             ("limit=1&limit=2", 400, &["limit"]),
@@ -190,6 +195,8 @@ mod tests {
             ("%ff=1", 400, &["%ff"]),
             ("tag=abcde", 422, &["tag"]),
             ("namespace=a%2Fb", 422, &["namespace"]),
+            (long.as_str(), 422, &["namespace"]),
+            ("limit=0&limit=1", 400, &["limit", "limit"]),
             ("namespace", 422, &["namespace"]),
             ("meta.=x", 400, &["meta."]),
             ("at=-5m", 501, &["at"]),

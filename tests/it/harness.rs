@@ -15,12 +15,16 @@ use rollcall::log::memory::MemoryLog;
 use rollcall::log::sqlite::{History, SqliteLog};
 use rollcall::registrar::Phase;
 use rollcall::telemetry::config::TelemetryConfig;
+use rollcall::telemetry::metrics::Metrics;
 use rollcall::telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::lines;
 
 /// 2026-11-21T08:00:00Z, where every manual clock begins.
 pub(crate) const START: Timestamp = Timestamp(1_795_248_000_000_000);
@@ -41,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) otlp: Option<String>,
     /// Edits of the settings.
     pub(crate) settings: Option<fn(&mut Settings)>,
+    /// Parts of the WARN and ERROR lines that the test provokes.
+    pub(crate) lines: &'static [&'static str],
 }
 
 /// A running registry.
@@ -48,6 +54,9 @@ pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) clock: Option<Arc<ManualClock>>,
     pub(crate) http: reqwest::Client,
+    /// What is counted; it can be read after the end, too.
+    pub(crate) metrics: Arc<Metrics>,
+    lines: &'static [&'static str],
     data: PathBuf,
     _own: Option<TempDir>,
     shutdown: CancellationToken,
@@ -76,6 +85,7 @@ impl Server {
 
     /// Starts a registry that differs in `options`.
     pub(crate) async fn start_with(options: Options) -> Self {
+        lines::expect(options.lines);
         let own = options.data.is_none().then(|| TempDir::new().unwrap());
         let data = options.data.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
         let mut settings = Settings { data: data.clone(), ..Settings::default() };
@@ -89,8 +99,11 @@ impl Server {
             (Some(Arc::clone(&clock)), clock)
         };
         let metrics = app::metrics(&settings);
-        let variable = |name: &str| {
-            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| options.otlp.clone()).flatten()
+        let variable = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => options.otlp.clone(),
+            // Milliseconds; the standard's five seconds would only make the tests slow.
+            "OTEL_BSP_SCHEDULE_DELAY" => Some("20".to_owned()),
+            _ => None,
         };
         let tracing: TelemetryConfig = app::tracing_config(&settings, variable).unwrap();
         let tracer = Tracer::start(&tracing, &metrics).unwrap();
@@ -103,7 +116,7 @@ impl Server {
             }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let parts = Parts { listener, clock, log, history, tracer, metrics };
+        let parts = Parts { listener, clock, log, history, tracer, metrics: Arc::clone(&metrics) };
         let app = App::build(&settings, parts).unwrap();
         let (url, readiness) = (app.url(), app.readiness().clone());
         let shutdown = CancellationToken::new();
@@ -111,15 +124,35 @@ impl Server {
         running.spawn(app.run(shutdown.clone()));
         assert_eq!(readiness.settled().await, Phase::Ready);
         let http = reqwest::Client::new();
-        Self { url, clock: manual, http, data, _own: own, shutdown, running }
+        let lines = options.lines;
+        Self { url, clock: manual, http, metrics, lines, data, _own: own, shutdown, running }
     }
 
-    /// Stops the registry in order.
+    /// Stops the registry in order; fails if it warned of something that the test did not declare.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         for ended in self.running.join_all().await {
             ended.unwrap();
         }
+        lines::check(self.lines);
+    }
+
+    /// The page of metrics.
+    pub(crate) async fn page(&self) -> Page {
+        Page(self.send("GET", "/metrics", &[], None).await.text)
+    }
+
+    /// Sends bytes on a connection of their own and reads one answer, or what there is until the end.
+    pub(crate) async fn raw(&self, request: &[u8]) -> Raw {
+        let mut connection = self.connect().await;
+        // A server that has seen enough closes; what it answered is read all the same.
+        let _ = connection.write_all(request).await;
+        Raw::read(&mut connection).await
+    }
+
+    /// A connection without a client on it.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap()
     }
 
     /// Lets time pass in steps, as it does: the registrar sees each of them.
@@ -232,6 +265,66 @@ impl Answer {
     /// A header as text; empty if it is not there.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// An answer as it came over the socket; empty if the connection ended without one.
+#[derive(Debug, Default)]
+pub(crate) struct Raw {
+    pub(crate) head: String,
+    pub(crate) json: Value,
+}
+
+impl Raw {
+    /// Reads one answer, and no byte more than it has.
+    pub(crate) async fn read(connection: &mut TcpStream) -> Self {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            match tokio::time::timeout(PATIENCE, connection.read(&mut byte)).await.unwrap() {
+                Ok(1) => head.push(byte[0]),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let mut answer = Self { head: String::from_utf8(head).unwrap(), json: Value::Null };
+        let length = answer.header("content-length").parse().unwrap_or(0);
+        let mut body = vec![0; length];
+        if connection.read_exact(&mut body).await.is_ok() {
+            answer.json = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        }
+        answer
+    }
+
+    /// The status; 0 if there was no answer.
+    pub(crate) fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).map_or(0, |status| status.parse().unwrap())
+    }
+
+    /// A header; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// A page of metrics.
+#[derive(Debug)]
+pub(crate) struct Page(pub(crate) String);
+
+impl Page {
+    /// Every series with its value.
+    pub(crate) fn series(&self) -> impl Iterator<Item = (&str, f64)> {
+        let lines = self.0.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(s, v)| (s, v.parse().unwrap()))
+    }
+
+    /// The sum of all series of this name whose labels hold all of `labels`.
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let of = |series: &str| {
+            let (known, rest) = series.split_once('{').unwrap_or((series, ""));
+            known == name && labels.iter().all(|label| rest.contains(label))
+        };
+        self.series().filter(|(series, _)| of(series)).map(|(_, value)| value).sum()
     }
 }
 

@@ -5,11 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod bad_input;
+mod collector;
 mod crash;
 mod expiry;
 mod failure;
 mod harness;
 mod herd;
 mod lifecycle;
+mod lines;
 mod readme;
 mod restart;
+mod tracing;
