@@ -72,19 +72,15 @@ fn seconds(from: Timestamp, until: Timestamp) -> f64 {
 }
 
 impl Telemetry {
-    /// A group of changes is durable and published.
+    /// A group of changes is durable and published; each was waited for since the instant beside it.
     pub(super) fn appended(
         &self,
         batch: &[Arc<Change>],
-        queued: &[Timestamp],
+        waited_since: &[Timestamp],
         timings: &Timings,
         clock: &dyn Clock,
     ) {
         let log = &self.metrics.log;
-        for queued in queued {
-            log.command_wait_seconds.record(seconds(*queued, timings.taken));
-            log.append_seconds.get(Class::Change).record(seconds(*queued, timings.appended));
-        }
         log.db_operation_seconds
             .get(DbOperation::Insert, DbCollection::Events)
             .record(seconds(timings.decided, timings.appended));
@@ -94,13 +90,16 @@ impl Telemetry {
             set_count(&log.head_seq, last.seq.0);
             set_count(&log.projection_seq, last.seq.0);
         }
-        for change in batch {
-            self.counted(change);
+        for (change, since) in batch.iter().zip(waited_since) {
+            let durable_after = seconds(*since, timings.appended);
+            log.command_wait_seconds.record(seconds(*since, timings.taken));
+            log.append_seconds.get(Class::Change).record(durable_after);
+            self.counted(change, timings, Duration::from_secs_f64(durable_after));
         }
         self.insert_span(batch, timings, clock.monotonic());
     }
 
-    fn counted(&self, change: &Change) {
+    fn counted(&self, change: &Change, timings: &Timings, elapsed: Duration) {
         let registry = &self.metrics.registry;
         match &change.event {
             Event::StatusChanged { reason: StatusReason::LateHeartbeat, .. } => {
@@ -111,7 +110,9 @@ impl Telemetry {
             }
             Event::Expired { overdue, .. } => {
                 registry.expiries.get(ExpiryReason::NoHeartbeat).increment(1);
-                registry.expiry_lateness_seconds.record(overdue.late.to_duration().as_secs_f64());
+                let found_late = overdue.late.to_duration().as_secs_f64();
+                let lateness = found_late + seconds(change.at, timings.appended);
+                registry.expiry_lateness_seconds.record(lateness);
             }
             _ => {}
         }
@@ -125,6 +126,7 @@ impl Telemetry {
                 service: key.map_or("", |key| key.service.service.as_str()),
                 instance: key.map_or("", |key| key.instance.as_str()),
                 context: &context_of(change.trace, None),
+                elapsed,
             },
         );
     }

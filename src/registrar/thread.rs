@@ -370,15 +370,16 @@ impl Registrar {
         }
         decided.timings.published = clock.wall();
         let Decided { works, outcomes, batch, timings, .. } = decided;
-        let queued: Vec<Timestamp> = works
-            .iter()
-            .filter_map(|work| match work.origin {
-                Origin::Caller { queued_at, .. } => Some(queued_at),
-                Origin::Sweep(_) | Origin::Own => None,
-            })
-            .collect();
+        // Since when each change was waited for: the registry's own since the group was taken.
+        let mut waited_since = vec![timings.taken; batch.len()];
+        for (work, outcome) in works.iter().zip(&outcomes) {
+            if let (Origin::Caller { queued_at, .. }, Ok(Some(position))) = (&work.origin, outcome)
+            {
+                waited_since[*position] = *queued_at;
+            }
+        }
         if !batch.is_empty() {
-            self.telemetry.appended(&batch, &queued, &timings, &*clock);
+            self.telemetry.appended(&batch, &waited_since, &timings, &*clock);
         }
         let mut expired = Vec::new();
         for (work, outcome) in works.into_iter().zip(outcomes) {

@@ -101,6 +101,8 @@ pub struct Change<'a> {
     pub instance: &'a str,
     /// The trace it happened in.
     pub context: &'a TraceContext,
+    /// How long it was waited for, until it was durable.
+    pub elapsed: Duration,
 }
 
 /// A change is durable and can be seen.
@@ -116,6 +118,7 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
         outcome = change.outcome.as_str(),
         service,
         instance,
+        duration_ms = millis(change.elapsed),
         trace_id = %change.context.trace_id,
         span_id = %change.context.span_id,
         "{kind}{separator}{service}{slash}{instance}"
@@ -247,6 +250,7 @@ mod tests {
             service: "orders",
             instance: "orders-1",
             context: &TraceContext::root(),
+            elapsed: Duration::from_millis(2),
         };
         changed(&metrics.log, &change);
         let page = metrics.page().render();
