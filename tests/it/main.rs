@@ -8,11 +8,13 @@
 mod bad_input;
 mod collector;
 mod crash;
+mod discovery;
 mod expiry;
 mod failure;
 mod harness;
 mod herd;
 mod lifecycle;
 mod lines;
+mod metrics;
 mod restart;
 mod tracing;
