@@ -29,6 +29,8 @@ pub(super) struct Due {
     before: Mark,
     seen: Reading,
     counts_from: Monotonic,
+    /// When the lease is to be looked at again once this is decided; never, for one that has run out.
+    next: Option<Monotonic>,
 }
 
 /// Takes up to `limit` due leases from the queue; those that were renewed go back with their new deadline.
@@ -76,12 +78,12 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
             queue.push(now.plus(late_after(lease.ttl())), tracked);
             continue;
         }
-        match verdict {
-            Verdict::Late => queue.push(expires_at, Arc::clone(&tracked)),
-            Verdict::Revived => queue.push(late_at, Arc::clone(&tracked)),
-            Verdict::Expired => {}
-        }
-        found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from });
+        let next = match verdict {
+            Verdict::Late => Some(expires_at),
+            Verdict::Revived => Some(late_at),
+            Verdict::Expired => None,
+        };
+        found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from, next });
     }
     found
 }
@@ -132,11 +134,16 @@ impl Due {
         }
     }
 
+    /// It was decided: puts the lease back for its next look.
+    pub(super) fn settle(self, queue: &mut DeadlineQueue) {
+        if let Some(next) = self.next {
+            queue.push(next, self.tracked);
+        }
+    }
+
     /// Takes the mark back: nothing was decided. The lease is looked at again at once.
     pub(super) fn take_back(self, queue: &mut DeadlineQueue, now: Monotonic) {
         self.tracked.lease.word().unmark(self.before);
-        if self.verdict == Verdict::Expired {
-            queue.push(now, self.tracked);
-        }
+        queue.push(now, self.tracked);
     }
 }

@@ -403,6 +403,7 @@ impl Registrar {
                         let origin = self.origins.get(&due.tracked.incarnation).copied();
                         expired.push((change, origin));
                     }
+                    due.settle(&mut self.deadlines);
                 }
                 Origin::Own => {}
             }

@@ -8,12 +8,14 @@
 mod bad_input;
 mod collector;
 mod crash;
+mod discovery;
 mod expiry;
 mod failure;
 mod harness;
 mod herd;
 mod lifecycle;
 mod lines;
+mod metrics;
 mod readme;
 mod restart;
 mod tracing;
