@@ -118,6 +118,7 @@ async fn client(url: String, number: usize, cycle: usize, known: Arc<Known>) {
 async fn kill_9_loses_nothing_that_was_acknowledged() {
     let data = TempDir::new().unwrap();
     let mut random = fastrand::Rng::with_seed(7);
+    let (mut answered, mut loaded) = (0, Duration::ZERO);
     for cycle in 0..cycles() {
         let child = Child::serve(&data).ready().await;
         let known = Arc::new(Known::default());
@@ -131,7 +132,9 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
             assert!(begun.elapsed() < Duration::from_secs(60), "no load comes about");
             tokio::time::sleep(Duration::from_micros(random.u64(100..3_000))).await;
         }
+        loaded += begun.elapsed();
         child.kill();
+        answered += known.answered.load(Ordering::SeqCst);
         known.stop.store(true, Ordering::SeqCst);
         clients.join_all().await;
         let rows = sql(data.path(), "SELECT max(seq), count(*) FROM changes");
@@ -145,4 +148,6 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
         let report = verify(data.path(), |_| {}).unwrap();
         assert!(report.is_clean(), "cycle {cycle}: {report:?}");
     }
+    let rate = f64::from(u32::try_from(answered).unwrap()) / loaded.as_secs_f64();
+    println!("{} kills under {rate:.0} requests a second, each of them an event", cycles());
 }
