@@ -160,10 +160,11 @@ async fn follow(
 ) -> Result<(), Error> {
     let mut since = window_of(shown).or_else(|| args.since.clone());
     let mut known: HashSet<String> = shown.iter().map(|event| event.id.clone()).collect();
-    // What lies in the window and was beyond the limit is old, too.
+    // What lies in the window and was beyond the limit is old, too: it stands behind the newest one shown. Times
+    // would not tell, as an event that came meanwhile may have the same.
     if let Some(last) = shown.first() {
         let window = newest(pages, args, usize::MAX, since.as_deref()).await?;
-        let old = window.into_iter().filter(|event| event.at <= last.at);
+        let old = window.into_iter().skip_while(|event| event.id != last.id);
         known.extend(old.map(|event| event.id));
     }
     loop {
