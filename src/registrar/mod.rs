@@ -14,6 +14,8 @@
 //! inbox refuses at once, a full traffic buffer lets its callers wait; see [`Refused`].
 
 mod buffer;
+mod commit;
+mod flush;
 mod group;
 mod handle;
 mod inbox;
@@ -24,6 +26,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

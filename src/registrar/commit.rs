@@ -1,0 +1,281 @@
+//! Changes: one group of everything that is due is decided, appended in one transaction, published and
+//! answered. Called by the registrar's thread.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::group::{Decided, Origin, Work, is_sign_of_life, key_of};
+use super::handle::{Applied, Refused, Request, Timings};
+use super::inbox::QueuedCommand;
+use super::sweep::{self, Verdict};
+use super::thread::{Registrar, SWEEP_MAX};
+use crate::clock::Monotonic;
+use crate::domain::command::Command;
+use crate::domain::event::{Event, Note};
+use crate::domain::{Change, InstanceKey, Seq, ServiceKey, TraceRef, fold, invariants};
+use crate::lease::Lease;
+use crate::lease::queue::Tracked;
+use crate::log::{AppendError, BATCH_MAX};
+use crate::projection::{Entry, Grant};
+use crate::telemetry::propagation::TraceContext;
+
+/// How often others may win the race for the log's head before the group is refused.
+const CONFLICTS_MAX: usize = 16;
+
+impl Registrar {
+    /// One group of everything that is due: leases first, so that a heartbeat that waits behind its own
+    /// expiry is answered with what came of it.
+    pub(super) fn commit_all(&mut self, commands: Vec<QueuedCommand>) {
+        let clock = self.clock();
+        let sweep = TraceContext::root();
+        let started = clock.wall();
+        let due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX);
+        if due.iter().any(|due| due.verdict == Verdict::Expired) {
+            // The last heartbeat of those who expire may still wait for its number.
+            self.flush_all();
+            if self.trouble.is_some() {
+                due.into_iter()
+                    .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
+                self.answer_without_log(commands.into_iter().map(Work::from).collect());
+                return;
+            }
+        }
+        let mut works = Vec::with_capacity(commands.len() + due.len());
+        for due in due {
+            let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
+            let command = due.command(&*clock, registered_at.unwrap_or_default());
+            let ids = sweep.child();
+            let trace =
+                TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
+            let request = Request { command, caller: None, trace };
+            works.push(Work { request, origin: Origin::Sweep(due) });
+        }
+        works.extend(commands.into_iter().map(Work::from));
+        if works.is_empty() {
+            return;
+        }
+        let expired = self.commit(works);
+        self.telemetry.swept(&sweep, started, &expired, &*clock);
+        if self.since_checkpoint >= self.pace.checkpoint_every {
+            self.checkpoint();
+        }
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.commit_own(Command::Note(note));
+    }
+
+    pub(super) fn checkpoint(&mut self) {
+        self.since_checkpoint = 0;
+        self.commit_own(Command::Checkpoint);
+    }
+
+    /// Commits a command of the registry's own, unless the log has failed: then a group may be in doubt, and
+    /// nothing may follow it before that is known.
+    pub(super) fn commit_own(&mut self, command: Command) {
+        if self.trouble.is_none() {
+            self.commit(vec![Work::own(command)]);
+        }
+    }
+
+    /// Decides, appends, publishes and answers; gives the expiries with the trace of their registration.
+    pub(super) fn commit(&mut self, mut works: Vec<Work>) -> Vec<(Arc<Change>, Option<TraceRef>)> {
+        let clock = self.clock();
+        for _ in 0..CONFLICTS_MAX {
+            let expected = self.registry.head();
+            let mut decided = Decided::new(&mut self.registry, works, clock.wall());
+            decided.timings.decided = clock.wall();
+            if decided.batch.is_empty() {
+                return self.complete(decided);
+            }
+            match self.log.append(expected, &decided.batch) {
+                Ok(_) => {
+                    decided.timings.appended = clock.wall();
+                    return self.complete(decided);
+                }
+                Err(AppendError::Conflict { .. }) => {
+                    works = decided.undo(&mut self.registry);
+                    if let Err(error) = self.catch_up() {
+                        self.fail(error, None);
+                        self.answer_without_log(works);
+                        return Vec::new();
+                    }
+                }
+                Err(error @ AppendError::Unknown { .. }) => {
+                    self.fail(error, Some(decided));
+                    return Vec::new();
+                }
+                Err(error @ (AppendError::Unavailable { .. } | AppendError::TooLarge { .. })) => {
+                    let works = decided.undo(&mut self.registry);
+                    self.fail(error, None);
+                    self.answer_without_log(works);
+                    return Vec::new();
+                }
+            }
+        }
+        self.fail(
+            AppendError::Unavailable { cause: "others keep writing to the log".into() },
+            None,
+        );
+        self.answer_without_log(works);
+        Vec::new()
+    }
+
+    /// Folds and publishes what others have appended.
+    pub(super) fn catch_up(&mut self) -> Result<(), AppendError> {
+        let unavailable = |cause: String| AppendError::Unavailable { cause: cause.into() };
+        let mut changes = Vec::new();
+        loop {
+            let from = self.registry.head().next();
+            let read = self.log.read(from, BATCH_MAX);
+            let read = read.map_err(|error| unavailable(error.to_string()))?;
+            if read.is_empty() {
+                break;
+            }
+            for change in read {
+                invariants::check_change(&self.registry, &change)
+                    .map_err(|violation| unavailable(violation.to_string()))?;
+                // Others' changes are in the log: there is nothing to take back.
+                drop(fold(&mut self.registry, &change));
+                changes.push(Arc::new(change));
+            }
+        }
+        let ended = self.publish(&changes);
+        self.forget_origins(&ended);
+        Ok(())
+    }
+
+    /// Publishes the services that `changes` touched, begins and ends leases. Gives the incarnations that
+    /// have ended.
+    pub(super) fn publish(&mut self, changes: &[Arc<Change>]) -> Vec<Seq> {
+        let now = self.shared.clock.monotonic();
+        let mut touched: BTreeSet<ServiceKey> = BTreeSet::new();
+        for change in changes {
+            let Some(key) = change.event.key() else { continue };
+            touched.insert(key.service.clone());
+            if matches!(change.event, Event::Registered { .. }) && self.lives(key, change.seq) {
+                self.origins.insert(change.seq, change.trace);
+            }
+        }
+        let published = self
+            .publisher
+            .publish(&self.registry, &touched, |instance| Lease::granted(instance.ttl, now));
+        let mut ended = Vec::new();
+        for Entry { instance, lease, .. } in published.ended.iter().map(|entry| &**entry) {
+            lease.word().close();
+            // With another ttl it is the same life.
+            if !self.lives(&instance.key, instance.incarnation) {
+                ended.push(instance.incarnation);
+            }
+        }
+        self.watch(published.granted, now);
+        self.telemetry.shifted(&published.shifts);
+        ended
+    }
+
+    /// Whether this life of the instance is the present one.
+    pub(super) fn lives(&self, key: &InstanceKey, incarnation: Seq) -> bool {
+        self.registry.instance(key).is_some_and(|living| living.incarnation == incarnation)
+    }
+
+    pub(super) fn forget_origins(&mut self, ended: &[Seq]) {
+        for incarnation in ended {
+            self.origins.remove(incarnation);
+        }
+    }
+
+    /// Puts new leases into the queue of deadlines.
+    pub(super) fn watch(&mut self, granted: Vec<Grant>, now: Monotonic) {
+        for Grant { instance, lease } in granted {
+            let due = now.plus(instance.late_after());
+            let tracked =
+                Tracked { key: instance.key.clone(), incarnation: instance.incarnation, lease };
+            self.deadlines.push(due, Arc::new(tracked));
+        }
+    }
+
+    pub(super) fn entry(&self, key: &InstanceKey) -> Option<Arc<Entry>> {
+        let ServiceKey { namespace, service } = &key.service;
+        let view = self.publisher.projection().service(namespace.as_str(), service.as_str())?;
+        view.entry(key.instance.as_str()).cloned()
+    }
+
+    /// The group is in the log: publishes it, renews leases, answers.
+    pub(super) fn complete(
+        &mut self,
+        mut decided: Decided,
+    ) -> Vec<(Arc<Change>, Option<TraceRef>)> {
+        let clock = self.clock();
+        let mut ended = Vec::new();
+        if !decided.batch.is_empty() {
+            ended = self.publish(&decided.batch);
+            self.since_checkpoint += decided.batch.len() as u64;
+        }
+        decided.timings.published = clock.wall();
+        let Decided { works, outcomes, batch, timings, .. } = decided;
+        // Since when each change was waited for: the registry's own since the group was taken.
+        let mut waited_since = vec![timings.taken; batch.len()];
+        for (work, outcome) in works.iter().zip(&outcomes) {
+            if let (Origin::Caller { queued_at, .. }, Ok(Some(position))) = (&work.origin, outcome)
+            {
+                waited_since[*position] = *queued_at;
+            }
+        }
+        if !batch.is_empty() {
+            self.telemetry.appended(&batch, &waited_since, &timings, &*clock);
+        }
+        let mut expired = Vec::new();
+        for (work, outcome) in works.into_iter().zip(outcomes) {
+            let change = match outcome {
+                Ok(position) => Ok(position.map(|position| Arc::clone(&batch[position]))),
+                Err(rejection) => Err(Refused::Rejected(rejection)),
+            };
+            match work.origin {
+                Origin::Caller { queued_at, reply } => {
+                    let mut timings = timings;
+                    timings.queued = queued_at;
+                    let answer =
+                        change.map(|change| self.applied(&work.request.command, change, timings));
+                    // A caller that has gone needs no answer.
+                    let _ = reply.send(answer);
+                }
+                Origin::Sweep(due) => {
+                    if let Ok(Some(change)) = change
+                        && due.verdict == Verdict::Expired
+                    {
+                        let origin = self.origins.get(&due.tracked.incarnation).copied();
+                        expired.push((change, origin));
+                    }
+                    due.settle(&mut self.deadlines);
+                }
+                Origin::Own => {}
+            }
+        }
+        self.forget_origins(&ended);
+        expired
+    }
+
+    pub(super) fn applied(
+        &self,
+        command: &Command,
+        change: Option<Arc<Change>>,
+        timings: Timings,
+    ) -> Applied {
+        let entry = key_of(command).and_then(|key| self.entry(key));
+        if let Some(entry) = &entry
+            && is_sign_of_life(command)
+        {
+            entry.lease.word().open(self.shared.clock.monotonic().0);
+            if matches!(command, Command::Heartbeat(_)) {
+                entry.lease.saw_heartbeat(self.shared.clock.wall());
+            }
+        }
+        Applied {
+            change,
+            instance: entry.as_ref().map(|entry| Arc::clone(&entry.instance)),
+            lease: entry.map(|entry| Arc::clone(&entry.lease)),
+            head: self.registry.head(),
+            timings,
+        }
+    }
+}
