@@ -30,7 +30,7 @@ use crate::lines;
 pub(crate) const START: Timestamp = Timestamp(1_795_248_000_000_000);
 
 /// How long a condition may take to come true. Far beyond what it takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test wants to be different.
 #[derive(Default)]
@@ -56,8 +56,9 @@ pub(crate) struct Server {
     pub(crate) http: reqwest::Client,
     /// What is counted; it can be read after the end, too.
     pub(crate) metrics: Arc<Metrics>,
+    /// The directory of the log.
+    pub(crate) data: PathBuf,
     lines: &'static [&'static str],
-    data: PathBuf,
     _own: Option<TempDir>,
     shutdown: CancellationToken,
     running: JoinSet<Result<(), app::Error>>,
@@ -125,7 +126,7 @@ impl Server {
         assert_eq!(readiness.settled().await, Phase::Ready);
         let http = reqwest::Client::new();
         let lines = options.lines;
-        Self { url, clock: manual, http, metrics, lines, data, _own: own, shutdown, running }
+        Self { url, clock: manual, http, metrics, data, lines, _own: own, shutdown, running }
     }
 
     /// Stops the registry in order; fails if it warned of something that the test did not declare.

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod collector;
+mod command_line;
 mod crash;
 mod discovery;
 mod expiry;
