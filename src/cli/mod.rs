@@ -156,7 +156,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Lookup(args) => query::lookup(args, out, errors).await,
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
-        Command::Events(args) => events::run(args, out).await,
+        Command::Events(args) => events::run(args, out, errors).await,
         Command::Verify(args) => verify::run(&args, out, errors),
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),

@@ -201,10 +201,12 @@ pub struct Answered<'a> {
     pub elapsed: Duration,
 }
 
-/// A request was answered. `log` gives it a line at info; a failed one has a line in any case.
+/// A request was answered. `log` gives it a line at info; a failed one has a line in any case, except where one
+/// line has told the cause of all of them: a replay that runs, a log that has failed.
 pub fn answered(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
     metrics.observe(request.method, request.status, request.error, request.elapsed.as_secs_f64());
-    let failed = request.error != ErrorType::None;
+    let told_elsewhere = matches!(request.error, ErrorType::NotReady | ErrorType::LogFailed);
+    let failed = request.error != ErrorType::None && !told_elsewhere;
     if !failed && !log {
         return;
     }

@@ -14,12 +14,15 @@ use serde_json::Value;
 
 use super::output::{self, Output};
 use super::{Error, Exit, Interrupt, Registry};
-use crate::client::{Client, Event, EventPage};
+use crate::client::{self, Client, Event, EventPage};
 use crate::domain::Timestamp;
 use crate::rfc3339;
 
 /// How long to wait at the end of the log before looking again.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How long to wait for a registry that has gone.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 /// How many events are asked for at a time.
 const PAGE: usize = 500;
@@ -104,7 +107,11 @@ fn query(args: &Args, window: &Window<'_>) -> Vec<(&'static str, String)> {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> {
+pub(super) async fn run(
+    args: Args,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<Exit, Error> {
     let pages = match &args.data {
         Some(data) => Pages::Log(stored::Stored::open(data, &args)?),
         None => Pages::Server(args.registry.client()?),
@@ -120,7 +127,7 @@ pub(super) async fn run(args: Args, out: &mut dyn Write) -> Result<Exit, Error> 
     let mut interrupt =
         Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
     tokio::select! {
-        ended = follow(&pages, &args, &newest, out) => ended.map(|()| Exit::Done),
+        ended = follow(&pages, &args, &newest, out, errors) => ended.map(|()| Exit::Done),
         () = interrupt.wait() => Ok(Exit::Done),
     }
 }
@@ -157,6 +164,7 @@ async fn follow(
     args: &Args,
     shown: &[Event],
     out: &mut dyn Write,
+    errors: &mut dyn Write,
 ) -> Result<(), Error> {
     let mut since = window_of(shown).or_else(|| args.since.clone());
     let mut known: HashSet<String> = shown.iter().map(|event| event.id.clone()).collect();
@@ -167,10 +175,23 @@ async fn follow(
         let old = window.into_iter().skip_while(|event| event.id != last.id);
         known.extend(old.map(|event| event.id));
     }
+    let mut away = false;
     loop {
         // Until something is found, any age does that is longer than the pause, and not the age of the whole log.
         let window = since.as_deref().or(Some("-30s"));
-        let found = newest(pages, args, usize::MAX, window).await?;
+        let found = match newest(pages, args, usize::MAX, window).await {
+            Ok(found) => found,
+            // A registry that is restarted comes back, and its log with it: nothing is missed meanwhile.
+            Err(error) if error.exit() == Exit::Failed => {
+                if !std::mem::replace(&mut away, true) {
+                    writeln!(errors, "rollcall: {}; trying again", client::chain(&error))?;
+                }
+                tokio::time::sleep(RECONNECT).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        away = false;
         for event in found.iter().rev().filter(|event| !known.contains(&event.id)) {
             show(out, args.registry.output, event)?;
         }
