@@ -85,8 +85,9 @@ pub fn verify(path: &Path, mut progress: impl FnMut(u64)) -> Result<Report, Veri
     let mut report = Report::default();
     let (log_id, next_seq, next_traffic) = reader.next()?;
     report.log_id = log_id;
-    for what in reader.storage_check()? {
-        report.find("the file", what);
+    match reader.storage_check() {
+        Ok(found) => found.into_iter().for_each(|what| report.find("the file", what)),
+        Err(error) => report.find("the file", error),
     }
     changes(&reader, next_seq, &mut report, &mut progress)?;
     traffic(&reader, next_traffic, &mut report, &mut progress)?;
@@ -101,8 +102,18 @@ fn changes(
 ) -> Result<(), ReadError> {
     let mut registry = Registry::default();
     let mut from = Seq(1);
+    let mut stopped = false;
     loop {
-        let mut rows = reader.rows(from, CHUNK)?;
+        let mut rows = match reader.rows(from, CHUNK) {
+            Ok(rows) => rows,
+            // A damaged page ends what can be read; what comes before it is read one by one.
+            Err(error) => {
+                let readable = readable(from, |from| reader.rows(from, 1), |row| Seq(row.seq));
+                report.find(format!("what follows change {}", readable.1.0), error);
+                stopped = true;
+                readable.0
+            }
+        };
         // What a running registry appends after the head was read is the next verification's.
         rows.retain(|row| row.seq < next.0);
         let Some(last) = rows.last() else { break };
@@ -123,6 +134,9 @@ fn changes(
             drop(fold(&mut registry, &change));
         }
         progress(report.changes);
+        if stopped {
+            break;
+        }
     }
     if registry.head().next() != next {
         let what = format!("the last change is {}, the next number is {next}", registry.head());
@@ -147,8 +161,19 @@ fn traffic(
     let mut expected: Option<u64> = None;
     let mut last_at = i64::MIN;
     let mut from = 0;
+    let mut stopped = false;
     loop {
-        let blocks = reader.blocks(from, CHUNK / 16)?;
+        let blocks = match reader.blocks(from, CHUNK / 16) {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                let read = |from: Seq| reader.blocks(from.0, 1);
+                let readable = readable(Seq(from), read, |block| Seq(block.first));
+                let last = readable.1.0;
+                report.find(format!("what follows the traffic block from t{last}"), error);
+                stopped = true;
+                readable.0
+            }
+        };
         let Some(last) = blocks.last() else { break };
         from = last.first + 1;
         for block in &blocks {
@@ -165,12 +190,31 @@ fn traffic(
             last_at = block.last_at;
         }
         progress(report.changes + report.traffic);
+        if stopped {
+            break;
+        }
     }
     if expected.unwrap_or(next) < next {
         let what = format!("the traffic ends before t{next}, the next number");
         report.find("the end of the traffic", what);
     }
     Ok(())
+}
+
+/// What can be read one by one from `from` on until that fails, and the number of the last one.
+fn readable<T>(
+    mut from: Seq,
+    read: impl Fn(Seq) -> Result<Vec<T>, ReadError>,
+    number: impl Fn(&T) -> Seq,
+) -> (Vec<T>, Seq) {
+    let mut found = Vec::new();
+    while let Ok(mut one) = read(from)
+        && let Some(item) = one.pop()
+    {
+        from = number(&item).next();
+        found.push(item);
+    }
+    (found, Seq(from.0.saturating_sub(1)))
 }
 
 /// Checks one block and gives the number that is due after it.
@@ -185,5 +229,5 @@ fn check_block(block: &Block, next: u64, report: &mut Report, place: String) -> 
         }
         Err(what) => report.find(place, what),
     }
-    block.first + block.count as u64
+    block.first.saturating_add(block.count as u64)
 }

@@ -1,5 +1,6 @@
 //! The statements, and how rows become values and back. Every SQL text on the two tables is here.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Row as SqlRow, params};
 
 use crate::log::blocks::{Block, NUMBERS};
@@ -61,11 +62,6 @@ fn positive(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
     }
 }
 
-fn narrow<T: TryFrom<i64>>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
-    let number: i64 = row.get(column)?;
-    T::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
-}
-
 pub(super) fn insert_change(
     statement: &mut CachedStatement<'_>,
     row: &Row,
@@ -89,26 +85,76 @@ pub(super) fn insert_change(
     Ok(())
 }
 
+/// A text, also where the file says that it is none or no UTF-8: the row's checksum will tell, and its place can
+/// be named.
+fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+    })
+}
+
+/// Bytes, in the same way.
+fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
+        ValueRef::Integer(_) | ValueRef::Real(_) => Some(Vec::new()),
+    })
+}
+
+/// A number, in the same way; what is none or out of range reads as the largest one.
+fn number<T: TryFrom<i64> + Bounded>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => T::try_from(number).unwrap_or(T::LARGEST),
+        ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => T::LARGEST,
+    })
+}
+
+trait Bounded {
+    const LARGEST: Self;
+}
+
+impl Bounded for i64 {
+    const LARGEST: Self = Self::MAX;
+}
+
+impl Bounded for u64 {
+    const LARGEST: Self = Self::MAX;
+}
+
+impl Bounded for u32 {
+    const LARGEST: Self = Self::MAX;
+}
+
+impl Bounded for usize {
+    const LARGEST: Self = Self::MAX;
+}
+
 pub(super) fn change_of(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
-    let cause: Option<i64> = row.get(9)?;
+    let cause: Option<i64> = match row.get_ref(9)? {
+        ValueRef::Null => None,
+        _ => Some(number(row, 9)?),
+    };
     Ok(Row {
         seq: unsigned(row, 0)?,
-        at: row.get(1)?,
-        kind: row.get(2)?,
-        namespace: row.get(3)?,
-        service: row.get(4)?,
-        instance: row.get(5)?,
-        caller: row.get(6)?,
-        trace_id: row.get(7)?,
-        span_id: row.get(8)?,
-        cause: cause
-            .map(u64::try_from)
-            .transpose()
-            .map_err(|_| rusqlite::Error::IntegralValueOutOfRange(9, cause.unwrap_or_default()))?,
-        node: row.get(10)?,
-        format: narrow(row, 11)?,
-        data: row.get(12)?,
-        checksum: narrow(row, 13)?,
+        at: number(row, 1)?,
+        kind: text(row, 2)?.unwrap_or_default(),
+        namespace: text(row, 3)?,
+        service: text(row, 4)?,
+        instance: text(row, 5)?,
+        caller: text(row, 6)?,
+        trace_id: bytes(row, 7)?,
+        span_id: bytes(row, 8)?,
+        cause: cause.map(|cause| u64::try_from(cause).unwrap_or(u64::MAX)),
+        node: text(row, 10)?.unwrap_or_default(),
+        format: number(row, 11)?,
+        data: text(row, 12)?.unwrap_or_default(),
+        checksum: number(row, 13)?,
     })
 }
 
@@ -144,23 +190,26 @@ pub(super) fn put_block(
 }
 
 pub(super) fn block_of(row: &SqlRow<'_>) -> rusqlite::Result<Block> {
+    let column = |column: usize| -> rusqlite::Result<Vec<u8>> {
+        Ok(bytes(row, column)?.unwrap_or_default())
+    };
     let mut numbers: [Vec<u8>; NUMBERS] = Default::default();
-    for (column, digits) in numbers.iter_mut().enumerate() {
-        *digits = row.get(7 + column)?;
+    for (position, digits) in numbers.iter_mut().enumerate() {
+        *digits = column(7 + position)?;
     }
     Ok(Block {
         first: unsigned(row, 0)?,
-        count: narrow(row, 1)?,
-        first_at: row.get(2)?,
-        last_at: row.get(3)?,
-        seen_from: unsigned(row, 4)?,
-        names: row.get(5)?,
-        kinds: row.get(6)?,
+        count: number(row, 1)?,
+        first_at: number(row, 2)?,
+        last_at: number(row, 3)?,
+        seen_from: number(row, 4)?,
+        names: text(row, 5)?.unwrap_or_default(),
+        kinds: column(6)?,
         numbers,
-        statuses: row.get(16)?,
-        trace_ids: row.get(17)?,
-        span_ids: row.get(18)?,
-        checksum: narrow(row, 19)?,
+        statuses: column(16)?,
+        trace_ids: column(17)?,
+        span_ids: column(18)?,
+        checksum: number(row, 19)?,
     })
 }
 
