@@ -72,6 +72,17 @@ words! {
     }
 }
 
+impl Health {
+    /// Whether saying this changes what the registry believes.
+    #[must_use]
+    pub fn contradicts(self, status: Status) -> bool {
+        match self {
+            Self::Failing => status != Status::Failed,
+            Self::Passing => status == Status::Failed,
+        }
+    }
+}
+
 /// Where an instance is called.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Endpoint {

@@ -33,7 +33,6 @@ use crate::domain::limits::{HEARTBEATS_PER_BATCH_MAX, NOTE_CHARS_MAX};
 use crate::domain::traffic::Detail;
 use crate::domain::{
     Command, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey, ServiceName,
-    Status,
 };
 use crate::lease::Lease;
 use crate::lease::word::Mark;
@@ -132,11 +131,7 @@ fn find(api: &Api, key: &InstanceKey) -> Result<Arc<Entry>, Problem> {
 
 /// Whether what the instance says of itself changes what the registry believes.
 fn flips(beat: &Beat, living: &Instance) -> bool {
-    match beat.health {
-        Some(Health::Failing) => living.status != Status::Failed,
-        Some(Health::Passing) => living.status == Status::Failed,
-        None => false,
-    }
+    beat.health.is_some_and(|health| health.contradicts(living.status))
 }
 
 async fn renew_through_registrar(
@@ -164,6 +159,10 @@ async fn renew_through_registrar(
             entry.lease.word().renew_unless_closed(now.0).map_err(|_| failed())?;
             entry.lease.saw_heartbeat(wall);
             let living = &entry.instance;
+            if flips(beat, living) {
+                // Renewed, but what it says of itself was not taken: it has to say it again.
+                return Err(failed());
+            }
             record(api, scope, beat, seen, living.incarnation, &entry.lease).await?;
             Ok((Arc::clone(living), seen))
         }

@@ -222,9 +222,9 @@ async fn a_log_that_fails_refuses_changes_and_nothing_else() {
     }
     let flip = fixture.ask("PUT", BEAT, &[], json!({"health": "failing"})).await;
     assert_eq!(
-        (flip.status, &flip.body["status"]),
-        (200, &json!("healthy")),
-        "it can't change now"
+        (flip.status, &flip.body["type"]),
+        (503, &json!("/problems/log-failed")),
+        "it can't change now, and must not be told that it did"
     );
     assert_eq!(fixture.get(ORDERS).await.body["instances"][0]["instance"], "orders-1");
     fixture.log.set_fault(Fault::None);

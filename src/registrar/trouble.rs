@@ -63,6 +63,7 @@ impl Registrar {
     }
 
     /// The answer to a heartbeat whose instance lives: its lease is renewed, its status stays for now.
+    /// None for one that says something new of its health: its lease is renewed all the same, but it is refused.
     pub(super) fn renewed_without_log(
         &self,
         command: &Command,
@@ -75,6 +76,10 @@ impl Registrar {
         }
         entry.lease.word().renew_unless_closed(self.shared.clock.monotonic().0).ok()?;
         entry.lease.saw_heartbeat(self.shared.clock.wall());
+        if heartbeat.health.is_some_and(|health| health.contradicts(entry.instance.status)) {
+            // What it says of itself can't be written: it must not be told that it was heard.
+            return None;
+        }
         Some(Applied {
             change: None,
             instance: Some(Arc::clone(&entry.instance)),

@@ -10,7 +10,8 @@ use crate::domain::{
 };
 use crate::log::ChangeLog;
 use crate::log::memory::{Fault, MemoryLog};
-use crate::registrar::{Applied, Config, LogCondition, Refused};
+use crate::registrar::{Applied, Config, LogCondition, QueuedTraffic, Refused};
+use crate::testing::traffic::lookup;
 use crate::testing::{START, key, register, trace};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -298,4 +299,35 @@ async fn nothing_follows_a_group_in_doubt() {
     rig.settle().await;
     assert_eq!(rig.published(), rig.folded().1);
     rig.restart().await;
+}
+
+/// A slow log loses nothing: traffic that finds no place waits for one, and past its time limit its caller is
+/// told so.
+#[tokio::test]
+async fn a_slow_log_makes_its_callers_wait_and_then_says_so() {
+    let limit = std::time::Duration::from_millis(100);
+    let config = Config { traffic_queue: 4, write_timeout: limit, ..Config::default() };
+    let rig = Rig::impatient(MemoryLog::new(), ManualClock::new(START), config).await;
+    rig.gate.close();
+    let record = async |n: usize| {
+        let event = QueuedTraffic { traffic: lookup(n), lease: None };
+        rig.handle().record(event).await
+    };
+    // One is being written, four have a place.
+    assert_eq!(record(1).await, Ok(()));
+    rig.gate.await_append();
+    for n in 2..=5 {
+        assert_eq!(record(n).await, Ok(()));
+    }
+    assert_eq!(record(6).await, Err(Refused::Slow(limit)));
+    let put = rig.submit(Command::Register(register(&a()))).await;
+    assert_eq!(put.map(|_| ()), Err(Refused::Slow(limit)), "it may still take effect");
+
+    // One that waits gets its place when the log goes on.
+    let (waited, ()) = tokio::join!(record(7), async { rig.gate.open() });
+    assert_eq!(waited, Ok(()));
+    rig.settle().await;
+    // What was refused is not there, all else is.
+    eventually(|| rig.log.traffic().len(), |stored| *stored == 6);
+    assert_eq!(rig.published(), rig.folded().1);
 }

@@ -147,12 +147,17 @@ impl Rig {
     }
 
     pub(super) async fn with(log: MemoryLog, clock: Arc<ManualClock>, config: Config) -> Self {
+        // Long enough that no test waits for it to pass.
+        let config = Config { write_timeout: Duration::from_secs(20), ..config };
+        Self::impatient(log, clock, config).await
+    }
+
+    /// With the time limit of its callers as configured.
+    pub(super) async fn impatient(log: MemoryLog, clock: Arc<ManualClock>, config: Config) -> Self {
         let (gate, projection) = (Gate::default(), Arc::new(Projection::default()));
         let telemetry =
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
         let gated = Gated { log: log.clone(), gate: gate.clone() };
-        // No test waits for this to pass.
-        let config = Config { write_timeout: Duration::from_secs(20), ..config };
         let running = start(
             Box::new(gated),
             Arc::clone(&projection),
