@@ -30,7 +30,7 @@ use crate::http;
 use crate::log::Log;
 use crate::log::sqlite::{History, OpenError, SqliteLog};
 use crate::projection::Projection;
-use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry, observe};
+use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
 use crate::telemetry::keep::RootRatio;
 use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
@@ -38,7 +38,7 @@ use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
 
-/// How often gauges are read off and the metrics' samples are folded.
+/// How often the metrics' samples are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// How often the sizes of the log are read, in turns of the upkeep.
@@ -108,7 +108,6 @@ pub struct App {
     listener: TcpListener,
     api: Arc<http::Api>,
     registrar: Running,
-    projection: Arc<Projection>,
     history: Arc<dyn EventReader>,
     telemetry: Telemetry,
     http_config: http::Config,
@@ -136,7 +135,7 @@ impl App {
         )
         .map_err(|source| Error::System { what: "can't start the registrar's thread", source })?;
         let api = http::Api::new(http::Parts {
-            projection: Arc::clone(&projection),
+            projection,
             registrar: registrar.handle.clone(),
             clock,
             metrics,
@@ -147,7 +146,7 @@ impl App {
             history: Arc::clone(&history),
         });
         let http_config = http_config(settings);
-        Ok(Self { address, listener, api, registrar, projection, history, telemetry, http_config })
+        Ok(Self { address, listener, api, registrar, history, telemetry, http_config })
     }
 
     /// The URL that was bound.
@@ -170,19 +169,12 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, projection, history, telemetry, http_config, .. } =
-            self;
+        let Self { listener, api, registrar, history, telemetry, http_config, .. } = self;
         let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
         let stop_http = CancellationToken::new();
         let mut upkeep = JoinSet::new();
-        let _ = upkeep.spawn(keep_up(
-            telemetry.clone(),
-            Arc::clone(&projection),
-            registrar.handle.clone(),
-            readiness.clone(),
-            history,
-        ));
+        let _ = upkeep.spawn(keep_up(telemetry.clone(), readiness.clone(), history));
         let mut server = JoinSet::new();
         let (stop, config) = (stop_http.clone(), http_config);
         let _ = server.spawn(async move {
@@ -199,11 +191,9 @@ impl App {
             while server.join_next().await.is_some() {}
         })
         .await;
-        let handle = registrar.handle.clone();
         let stopping = tokio::task::spawn_blocking(move || registrar.stop());
         let stopped = step("the log is flushed", shutdown_timeout, stopping).await;
         upkeep.shutdown().await;
-        drop(handle);
         let report = telemetry.tracer.shutdown(SHUTDOWN_LIMIT).await;
         signals::spans_lost(report.spans_lost);
         match stopped {
@@ -223,14 +213,8 @@ async fn step<T>(name: &str, limit: Duration, work: impl Future<Output = T>) -> 
     done
 }
 
-/// What is done once a second: gauges, the folding of samples, the progress of a replay.
-async fn keep_up(
-    telemetry: Telemetry,
-    projection: Arc<Projection>,
-    handle: registrar::Handle,
-    readiness: Readiness,
-    history: Arc<dyn EventReader>,
-) {
+/// What is done once a second: the folding of samples, the progress of a replay, the sizes of the log.
+async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn EventReader>) {
     let mut ticks = tokio::time::interval(UPKEEP);
     for turn in 0_u32.. {
         ticks.tick().await;
@@ -239,7 +223,6 @@ async fn keep_up(
         {
             signals::replaying(done, total);
         }
-        observe::gauges(&telemetry.metrics, &projection, &handle);
         if turn.is_multiple_of(SIZES_EVERY) {
             let history = Arc::clone(&history);
             let figures = tokio::task::spawn_blocking(move || history.figures()).await;

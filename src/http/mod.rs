@@ -170,9 +170,14 @@ impl Api {
         let request =
             Request { command, caller: Some(Arc::clone(scope.caller())), trace: scope.trace() };
         scope.waits_for_log();
-        let applied = self.registrar.submit(request).await?;
-        scope.changed(&applied);
-        Ok(applied)
+        let submitted = self.registrar.submit(request).await;
+        match &submitted {
+            Ok(applied) => scope.changed(applied),
+            // A refusal for what the state is, is of a version too.
+            Err(Refused::Rejected(_)) => scope.reflects(self.projection.head()),
+            Err(_) => {}
+        }
+        submitted
     }
 
     /// Gives a traffic event of this request its place on the way to the log.

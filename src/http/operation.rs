@@ -18,6 +18,7 @@ use super::{Api, Shared, openapi, wire};
 use crate::domain::event::Recovered;
 use crate::history::LogFigures;
 use crate::registrar::LogCondition;
+use crate::registrar::observe;
 use crate::rfc3339;
 use crate::telemetry::metrics::MetricsPage;
 
@@ -89,6 +90,8 @@ pub(super) async fn metrics(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &METRICS)?;
+    // What is read off rather than counted is read now, so that a scrape shows this moment.
+    observe::gauges(&api.metrics, &api.projection, &api.registrar);
     // Rendering reads the process' figures from the system, some of them from files.
     Ok(typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()))
 }

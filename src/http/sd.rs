@@ -15,7 +15,7 @@ use super::query::Query;
 use super::scope::Scope;
 use super::services::finish;
 use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
-use super::{Shared, wire};
+use super::{About, Shared, wire};
 use crate::domain::Instance;
 use crate::domain::limits::{NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX};
 
@@ -75,7 +75,8 @@ pub(super) async fn prometheus(
     let named = service.as_ref().map(|service| ("service", service.as_str()));
     let filter = canonical(named.into_iter().chain(tags.into_iter().map(|tag| ("tag", tag))));
     let body = wire::json(&groups);
-    finish(&api, &scope, namespace, head, filter, groups.len(), body).await
+    let about = About { namespace, service, instance: None };
+    finish(&api, &scope, about, head, filter, groups.len(), body).await
 }
 
 fn group(instance: &Instance) -> TargetGroup {

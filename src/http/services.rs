@@ -94,7 +94,8 @@ pub(super) async fn services(
     };
     let returned = services.len();
     let body = wire::json(&Services { services, next });
-    finish(&api, &scope, Some(namespace), head, filter, returned, body).await
+    let about = About { namespace: Some(namespace), ..About::default() };
+    finish(&api, &scope, about, head, filter, returned, body).await
 }
 
 /// The service that a cursor stands behind.
@@ -136,14 +137,14 @@ pub(super) async fn namespaces(
         .collect();
     let returned = namespaces.len();
     let body = wire::json(&Namespaces { namespaces });
-    finish(&api, &scope, None, head, String::new(), returned, body).await
+    finish(&api, &scope, About::default(), head, String::new(), returned, body).await
 }
 
 /// Records a read over many services and answers it.
 pub(super) async fn finish(
     api: &Api,
     scope: &Scope,
-    namespace: Option<Namespace>,
+    about: About,
     head: Seq,
     filter: String,
     returned: usize,
@@ -156,7 +157,6 @@ pub(super) async fn finish(
         status: StatusCode::OK.as_u16(),
     };
     let outcome = if returned == 0 { LookupOutcome::Empty } else { LookupOutcome::Hit };
-    let about = About { namespace, service: None, instance: None };
     lookup::record(api, scope, about, head, detail, outcome).await?;
     Ok(json_response(StatusCode::OK, body, head))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::handle::Timings;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::event::{Event, Kind, StatusReason};
-use crate::domain::{Change, Mode, Status, Timestamp, TraceRef};
+use crate::domain::{Change, InstanceKey, Mode, Status, Timestamp, TraceRef};
 use crate::log::AppendError;
 use crate::projection::{Projection, Shift};
 use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
@@ -123,8 +123,9 @@ impl Telemetry {
                 seq: change.seq.0,
                 kind: event_kind(change.event.kind()),
                 outcome: event_outcome(change),
-                service: key.map_or("", |key| key.service.service.as_str()),
-                instance: key.map_or("", |key| key.instance.as_str()),
+                about: key.map(|InstanceKey { service, instance }| {
+                    [service.namespace.as_str(), service.service.as_str(), instance.as_str()]
+                }),
                 context: &context_of(change.trace, None),
                 elapsed,
             },
@@ -257,7 +258,7 @@ fn status_label(status: Status) -> names::Status {
     }
 }
 
-/// Sets the gauges that are read off rather than counted; for the upkeep of every second.
+/// Sets the gauges that are read off rather than counted; for each rendering of the page.
 pub fn gauges(metrics: &Metrics, projection: &Projection, handle: &super::Handle) {
     for status in [Status::Healthy, Status::Unstable, Status::Failed] {
         for (mode, label) in [

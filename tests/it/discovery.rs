@@ -118,9 +118,12 @@ async fn targets_are_chosen_by_namespace_service_and_tags() {
     ] {
         assert_eq!(targets(&server, query).await, expected, "{query}");
     }
-    // Each of them is one event, without a service.
-    let query = "SELECT data FROM events WHERE kind = 'lookup' AND service IS NULL ORDER BY id";
+    // Each of them is one event, with the service that was asked for, if one was.
+    let query = "SELECT data, service FROM events WHERE kind = 'lookup' ORDER BY id";
     let rows = eventually("the lookups", async || server.sql(query), |rows| rows.len() == 8).await;
+    let asked: Vec<&Value> =
+        rows.iter().map(|row| &row[1]).filter(|name| !name.is_null()).collect();
+    assert_eq!(asked, ["orders", "nobody"]);
     let all: Value = serde_json::from_str(rows[0][0].as_str().unwrap()).unwrap();
     assert_eq!((&all["returned"], &all["status"]), (&json!(4), &json!(200)));
     server.stop().await;
