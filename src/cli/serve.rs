@@ -4,6 +4,7 @@
 
 use std::io::Write;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Exit, Interrupt};
@@ -11,6 +12,9 @@ use crate::app;
 use crate::config::{Flags, Settings, process_variables};
 use crate::telemetry::spans::Tracer;
 use crate::telemetry::{logs, signals};
+
+/// The file size limit was exceeded: signal 25 on Linux and the BSDs (`signal(7)`).
+const SIGXFSZ: i32 = 25;
 
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
@@ -25,7 +29,7 @@ Examples:
   rollcall serve
   rollcall serve --data /var/lib/rollcall --listen 0.0.0.0:7655
   rollcall serve --print-config > rollcall.toml
-  rollcall serve --config rollcall.toml --log-level info,rollcall::http=debug")]
+  rollcall serve --config rollcall.toml --log-level info,hyper=debug")]
 pub(super) struct Args {
     #[command(flatten)]
     flags: Flags,
@@ -50,6 +54,9 @@ async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit,
     let failed = |error: app::Error| Error::failed("run the registry", error);
     let mut interrupt =
         Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
+    // A limit on the size of files comes with a signal that would end the process; heard and left at that, the
+    // write fails instead, as on a full disk.
+    let _file_limit = signal(SignalKind::from_raw(SIGXFSZ));
     let config = app::tracing_config(&settings, |name| std::env::var(name).ok())
         .map_err(|error| Error::Usage(error.to_string()))?;
     let metrics = app::metrics(&settings);

@@ -102,7 +102,7 @@ settings! {
     service_series: u32 = "200", "COUNT", |v| check::number(v, 0, 10_000);
     /// Form of the log lines on standard error; auto = text on a terminal, json elsewhere.
     log_format: LogFormat = "auto", "auto|json|text", check::any;
-    /// What is logged: a level, or directives such as info,rollcall::http=debug.
+    /// What is logged: a level, or directives such as info,hyper=debug.
     log_level: String = "info", "LEVEL", check::log_level;
     /// Write a log line for every request, lookups and heartbeats too.
     log_requests: bool = "false", "BOOL", check::any;
@@ -234,7 +234,7 @@ mod check {
         } else {
             let levels = LEVELS.join(", ");
             Err(format!(
-                "must be one of {levels}, or directives such as info,rollcall::http=debug, was {text:?}"
+                "must be one of {levels}, or directives such as info,hyper=debug, was {text:?}"
             ))
         }
     }

@@ -123,7 +123,14 @@ impl Registrar {
         let mut before = self.log.next_number();
         let mut read = 0;
         while !wanted.is_empty() && before > 1 && read < TRAFFIC_MAX {
-            let events = self.log.read_back(before, CHUNK)?;
+            let events = match self.log.read_back(before, CHUNK) {
+                // Traffic is no state: what is damaged there costs the names of some last heartbeats.
+                Err(ReadError::Damaged { place, what }) => {
+                    signals::traffic_damaged(&place, &what);
+                    break;
+                }
+                read => read?,
+            };
             let Some(oldest) = events.last() else { break };
             before = oldest.number;
             read += events.len() as u64;

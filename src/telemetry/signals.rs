@@ -31,8 +31,9 @@ impl Display for Chain<'_> {
     }
 }
 
+/// In milliseconds, to the microsecond: more digits than that are noise.
 fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The process began to serve.
@@ -43,6 +44,11 @@ pub fn started(version: &str, data: &Path, url: &str, log_id: &dyn Display) {
 /// Replay goes on.
 pub fn replaying(done: u64, total: u64) {
     info!(done, total, "replayed {done} of {total} changes");
+}
+
+/// Old traffic is not what was written. The registry serves all the same.
+pub fn traffic_damaged(place: &str, what: &str) {
+    warn!(place, "{place} is damaged: {what}; last heartbeats before it are not known");
 }
 
 /// Figures of a replay.
@@ -95,10 +101,8 @@ pub struct Change<'a> {
     pub kind: EventKind,
     /// What a registration did; [`EventOutcome::Done`] for all else.
     pub outcome: EventOutcome,
-    /// The service; empty for the registry's own events.
-    pub service: &'a str,
-    /// The instance; empty for the registry's own events.
-    pub instance: &'a str,
+    /// Namespace, service and instance; none for the registry's own events.
+    pub about: Option<[&'a str; 3]>,
     /// The trace it happened in.
     pub context: &'a TraceContext,
     /// How long it was waited for, until it was durable.
@@ -108,20 +112,26 @@ pub struct Change<'a> {
 /// A change is durable and can be seen.
 pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
     metrics.events.get(change.kind, change.outcome).increment(1);
-    let Change { seq, service, instance, .. } = *change;
+    let Change { seq, about, .. } = *change;
     let kind = change.kind.as_str();
-    // The registry's own events are about nobody.
-    let (separator, slash) = if service.is_empty() { ("", "") } else { (" ", "/") };
+    let [namespace, service, instance] = about.map_or([None; 3], |about| about.map(Some));
+    // The registry's own events are about nobody; most others are in the default namespace.
+    let whom = match about {
+        None => String::new(),
+        Some(["default", service, instance]) => format!(" {service}/{instance}"),
+        Some([namespace, service, instance]) => format!(" {namespace}/{service}/{instance}"),
+    };
     info!(
         event.seq = seq,
         event.kind = kind,
         outcome = change.outcome.as_str(),
+        namespace,
         service,
         instance,
         duration_ms = millis(change.elapsed),
         trace_id = %change.context.trace_id,
         span_id = %change.context.span_id,
-        "{kind}{separator}{service}{slash}{instance}"
+        "{kind}{whom}"
     );
 }
 
@@ -249,8 +259,7 @@ mod tests {
             seq: 7,
             kind: EventKind::Registered,
             outcome: EventOutcome::Replaced,
-            service: "orders",
-            instance: "orders-1",
+            about: Some(["default", "orders", "orders-1"]),
             context: &TraceContext::root(),
             elapsed: Duration::from_millis(2),
         };
