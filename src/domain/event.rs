@@ -234,6 +234,9 @@ pub struct Arithmetic {
     pub missed: u32,
     /// How long after its deadline the sweep found it.
     pub late: Millis,
+    /// The part of the gap that does not count, because the registry stood still or was not there. What was
+    /// allowed (the ttl, or two thirds of it), `late` and this add up to the gap.
+    pub grace: Millis,
 }
 
 impl Event {

@@ -75,8 +75,14 @@ fn beat(incarnation: Option<Seq>, health: Option<Health>) -> Command {
 
 fn overdue(incarnation: u64) -> Overdue {
     let second = Millis::from_millis(1_000);
-    let arithmetic =
-        Arithmetic { last_heartbeat: None, ttl: second, gap: second, missed: 4, late: second };
+    let arithmetic = Arithmetic {
+        last_heartbeat: None,
+        ttl: second,
+        gap: second,
+        missed: 4,
+        late: second,
+        grace: Millis::ZERO,
+    };
     Overdue { key: a(), incarnation: Seq(incarnation), arithmetic }
 }
 

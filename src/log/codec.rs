@@ -178,6 +178,14 @@ struct StoredOverdue {
     gap_ms: u64,
     missed: u32,
     late_ms: u64,
+    /// Left out where it is nothing, which it nearly always is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    grace_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -334,6 +342,7 @@ fn store_overdue(overdue: &Arithmetic) -> StoredOverdue {
         gap_ms: overdue.gap.millis(),
         missed: overdue.missed,
         late_ms: overdue.late.millis(),
+        grace_ms: overdue.grace.millis(),
     }
 }
 
@@ -554,5 +563,6 @@ fn load_overdue(stored: StoredOverdue) -> Result<Arithmetic, DecodeError> {
         gap: Millis::from_millis(stored.gap_ms),
         missed: stored.missed,
         late: Millis::from_millis(stored.late_ms),
+        grace: Millis::from_millis(stored.grace_ms),
     })
 }

@@ -67,6 +67,7 @@ fn one_of_each() -> Vec<Event> {
         gap: millis(15_042),
         missed: 4,
         late: millis(42),
+        grace: Millis::ZERO,
     };
     let never = Arithmetic { last_heartbeat: None, ..overdue };
     let status = |from, to, reason, health, overdue| {

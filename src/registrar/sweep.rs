@@ -121,6 +121,9 @@ impl Due {
                 gap,
                 missed: u32::try_from(gap.millis() / interval).unwrap_or(u32::MAX),
                 late: now.since(deadline),
+                grace: Millis::from_millis(
+                    gap.millis().saturating_sub(now.since(self.counts_from).millis()),
+                ),
             },
         };
         match self.verdict {

@@ -235,6 +235,7 @@ fn arithmetic() -> impl Strategy<Value = Arithmetic> {
             gap: Millis::from_millis(u64::from(gap)),
             missed,
             late: Millis::from_millis(late),
+            grace: Millis::from_millis(u64::from(missed) % 3 * 1_000),
         },
     )
 }

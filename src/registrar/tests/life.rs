@@ -70,6 +70,8 @@ async fn another_run_finds_the_state_and_the_last_heartbeats() {
         gap: gap(millis),
         missed: u32::try_from(millis / 3_750).unwrap(),
         late: Millis::ZERO,
+        // 60 seconds of the silence were before the restart.
+        grace: gap(60_000),
     };
     let of_a = Event::Expired { key: a.clone(), overdue: arithmetic(Some(heartbeat), 75_000) };
     let of_b = Event::Expired { key: b, overdue: arithmetic(None, 75_000) };
