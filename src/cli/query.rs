@@ -5,9 +5,12 @@
 
 use std::io::Write;
 
+use serde_json::Value;
+
 use super::output::{self, Output};
 use super::{Error, Exit, Registry, key_value};
 use crate::client::{Client, Filter, Instance, Service};
+use crate::domain::Millis;
 
 /// Arguments of `services`.
 #[derive(Debug, clap::Args)]
@@ -222,7 +225,16 @@ fn tags(instance: &Instance) -> String {
     words.collect::<Vec<_>>().join(",")
 }
 
+/// How long ago the last heartbeat was, to the second beyond ten of them.
 fn last_heartbeat(instance: &Instance) -> String {
-    let age = instance.rest.get("lease").and_then(|lease| lease.get("age_ms"));
-    age.map(|ms| format!("{ms} ms ago")).unwrap_or_default()
+    let lease = instance.rest.get("lease");
+    let field = |name: &str| lease.and_then(|lease| lease.get(name));
+    if field("last_heartbeat_at").is_none_or(Value::is_null) {
+        return "never".to_owned();
+    }
+    match field("age_ms").and_then(Value::as_u64) {
+        Some(ms @ ..10_000) => format!("{} ago", Millis::from_millis(ms)),
+        Some(ms) => format!("{} s ago", ms / 1_000),
+        None => String::new(),
+    }
 }
