@@ -233,12 +233,6 @@ impl Instance {
     pub fn heartbeat_interval(&self) -> Millis {
         Millis::from_millis(self.ttl.millis() / 4)
     }
-
-    /// When the instance turns `unstable`: two thirds of the ttl after its last sign of life.
-    #[must_use]
-    pub fn late_after(&self) -> Millis {
-        Millis::from_millis(self.ttl.millis().saturating_mul(2) / 3)
-    }
 }
 
 #[cfg(test)]

@@ -85,6 +85,12 @@ impl Lease {
         self.ttl
     }
 
+    /// How long after a renewal the instance turns `unstable`: two thirds of the ttl.
+    #[must_use]
+    pub fn late_after(&self) -> Millis {
+        Millis::from_millis(self.ttl.millis().saturating_mul(2) / 3)
+    }
+
     /// The word, for the registrar and for tests.
     #[must_use]
     pub fn word(&self) -> &Word {

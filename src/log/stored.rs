@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::blocks::{self, BLOCK, Block};
 use super::codec::{self, DecodeError, FORMAT, Row};
+use crate::clock::Monotonic;
 use crate::domain::event::{
     Arithmetic, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
@@ -16,6 +17,7 @@ use crate::domain::invariants::check_change;
 use crate::domain::{
     Change, Instance, InstanceKey, Millis, Mode, Registry, Seq, Status, Timestamp, fold,
 };
+use crate::lease::Lease;
 use crate::testing::traffic::traffic;
 use crate::testing::{START, cases, key_in, metadata, trace};
 
@@ -286,7 +288,8 @@ proptest! {
             drop(fold(&mut registry, &change));
             for (_, service) in registry.services() {
                 for instance in service.instances.values() {
-                    let _ = (instance.late_after(), instance.heartbeat_interval());
+                    let lease = Lease::granted(instance.ttl, Monotonic(1));
+                    let _ = (lease.late_after(), instance.heartbeat_interval());
                 }
             }
             let _ = codec::encode(&change, "n1");

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Projection, ServiceCell, ServiceView};
 use crate::domain::registry::Service;
-use crate::domain::{Instance, Registry, Seq, ServiceKey, Status};
+use crate::domain::{Instance, Registry, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// A lease that publishing has made, because a life or a ttl began. Its deadline is to be watched.
@@ -92,11 +92,6 @@ impl Publisher {
         }
         self.projection.head.store(registry.head().0, Ordering::Release);
         published
-    }
-
-    /// Publishes a head that moved without touching any service.
-    pub fn publish_head(&self, head: Seq) {
-        self.projection.head.store(head.0, Ordering::Release);
     }
 }
 

@@ -187,7 +187,7 @@ impl Registrar {
     /// Puts new leases into the queue of deadlines.
     pub(super) fn watch(&mut self, granted: Vec<Grant>, now: Monotonic) {
         for Grant { instance, lease } in granted {
-            let due = now.plus(instance.late_after());
+            let due = now.plus(lease.late_after());
             let tracked =
                 Tracked { key: instance.key.clone(), incarnation: instance.incarnation, lease };
             self.deadlines.push(due, Arc::new(tracked));

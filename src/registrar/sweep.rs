@@ -48,13 +48,13 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         }
         let counts_from = Monotonic(seen.renewed_at()).max(awake_since);
         let (late_at, expires_at) =
-            (counts_from.plus(late_after(lease.ttl())), counts_from.plus(lease.ttl()));
+            (counts_from.plus(lease.late_after()), counts_from.plus(lease.ttl()));
         let verdict = match seen.mark() {
             _ if now >= expires_at => Verdict::Expired,
             Mark::Open if now >= late_at => Verdict::Late,
             // Only a renewal revives, not the grace that a stall gives.
             Mark::Late
-                if Monotonic(seen.renewed_at()).plus(late_after(lease.ttl())) > now
+                if Monotonic(seen.renewed_at()).plus(lease.late_after()) > now
                     && lease.renewed_in_this_run(seen) =>
             {
                 Verdict::Revived
@@ -75,7 +75,7 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         };
         if !lease.word().mark(seen, mark) {
             // Renewed between the two looks: it lives. Look again when its new deadline comes.
-            queue.push(now.plus(late_after(lease.ttl())), tracked);
+            queue.push(now.plus(lease.late_after()), tracked);
             continue;
         }
         let next = match verdict {
@@ -86,10 +86,6 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from, next });
     }
     found
-}
-
-fn late_after(ttl: Millis) -> Millis {
-    Millis::from_millis(ttl.millis().saturating_mul(2) / 3)
 }
 
 impl Due {
@@ -108,7 +104,7 @@ impl Due {
         };
         let ttl = lease.ttl();
         let deadline = match self.verdict {
-            Verdict::Late => self.counts_from.plus(late_after(ttl)),
+            Verdict::Late => self.counts_from.plus(lease.late_after()),
             Verdict::Expired | Verdict::Revived => self.counts_from.plus(ttl),
         };
         let interval = (ttl.millis() / 4).max(1);
