@@ -25,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::domain::Millis;
-use crate::history::EventReader;
+use crate::history::Archive;
 use crate::http;
 use crate::log::Log;
-use crate::log::sqlite::{History, OpenError, SqliteLog};
+use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
 use crate::projection::Projection;
 use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
@@ -94,7 +94,7 @@ pub struct Parts {
     /// Where events go.
     pub log: Box<dyn Log>,
     /// Where the past is read from.
-    pub history: Arc<dyn EventReader>,
+    pub history: Arc<dyn Archive>,
     /// Where spans go.
     pub tracer: Tracer,
     /// Where everything is counted.
@@ -108,7 +108,7 @@ pub struct App {
     listener: TcpListener,
     api: Arc<http::Api>,
     registrar: Running,
-    history: Arc<dyn EventReader>,
+    history: Arc<dyn Archive>,
     telemetry: Telemetry,
     http_config: http::Config,
 }
@@ -214,7 +214,7 @@ async fn step<T>(name: &str, limit: Duration, work: impl Future<Output = T>) -> 
 }
 
 /// What is done once a second: the folding of samples, the progress of a replay, the sizes of the log.
-async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn EventReader>) {
+async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn Archive>) {
     let mut ticks = tokio::time::interval(UPKEEP);
     for turn in 0_u32.. {
         ticks.tick().await;
@@ -258,6 +258,7 @@ fn http_config(settings: &Settings) -> http::Config {
         slow_read: settings.trace_slow_read,
         slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
+        trace_url: Some(settings.trace_url.clone()).filter(|template| !template.is_empty()),
     }
 }
 
@@ -301,7 +302,7 @@ pub async fn production(
     let node = settings.node.as_str().to_owned();
     let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
         let log = SqliteLog::open(&data, synchronous, &node)?;
-        let history = History::open(log.path())?;
+        let history = SqliteArchive::open(log.path())?;
         Ok((log, history))
     });
     let (log, history) = opened.await.map_err(|_| Error::Registrar)??;

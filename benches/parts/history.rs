@@ -168,6 +168,7 @@ pub(crate) fn traffic(seed: u64, count: usize) -> Vec<Traffic> {
                     revision: Seq(rng.u64(1..1_000)),
                     returned: 5,
                     status: 200,
+                    held: None,
                 }
             },
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use criterion::{Criterion, Throughput};
 use rollcall::clock::Monotonic;
+use rollcall::domain::selection::Filter;
 use rollcall::domain::{Instance, ServiceKey};
 use rollcall::lease::Lease;
 use rollcall::projection::{Answer, Entry, Projection, Publisher, ServiceView};
@@ -40,7 +41,7 @@ fn list<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Bytes {
 }
 
 fn answer(view: &ServiceView) -> Answer {
-    let (offered, _) = view.offered(|_| true);
+    let (offered, _) = view.select(&Filter::default());
     Answer {
         body: list(offered.iter().copied()),
         etag: Bytes::from_static(b"\"1\""),
@@ -70,13 +71,13 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             }
         });
     });
+    let in_zone = Filter { zone: Some("eu-1a".to_owned()), ..Filter::default() };
     group.bench_function("filtered answer, put together", |bencher| {
         bencher.iter(|| {
             for name in &names {
-                let body = projection.service("default", name).map(|view| {
-                    let in_zone = |instance: &Instance| instance.zone.as_deref() == Some("eu-1a");
-                    list(view.offered(in_zone).0.into_iter())
-                });
+                let body = projection
+                    .service("default", name)
+                    .map(|view| list(view.select(&in_zone).0.into_iter()));
                 black_box(body);
             }
         });

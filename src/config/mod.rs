@@ -114,6 +114,8 @@ settings! {
     trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, MS, HOUR);
     /// A change that takes longer has its trace kept.
     trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, MS, HOUR);
+    /// Where a trace can be seen, for the links in answers; {trace_id} and {span_id} are filled in, empty = no links.
+    trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
     /// How long requests in progress, the log and the spans are waited for when the server stops.
     shutdown_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Name of this server in its events; {hostname} stands for the name of the host.
@@ -210,6 +212,14 @@ mod check {
             Ok(())
         } else {
             Err(format!("must be {least} to {most}, was {value}"))
+        }
+    }
+
+    pub(super) fn trace_url(text: &String) -> Result<(), String> {
+        if text.is_empty() || text.contains("{trace_id}") {
+            Ok(())
+        } else {
+            Err(format!("must hold {{trace_id}}, or be empty for no links; was {text:?}"))
         }
     }
 

@@ -30,10 +30,53 @@ words! {
         LogGap = "log_gap",
         /// A hash of the state.
         Checkpoint = "checkpoint",
+        /// Retention took old events.
+        Compacted = "compacted",
         /// Traffic: a lease was renewed.
         Heartbeat = "heartbeat",
         /// Traffic: somebody asked.
         Lookup = "lookup",
+        /// Traffic: a stream of changes began.
+        WatchOpened = "watch_opened",
+        /// Traffic: it ended.
+        WatchClosed = "watch_closed",
+        /// Traffic: a stream was told of changes.
+        Notified = "notified",
+    }
+}
+
+words! {
+    /// The two classes of event.
+    Class {
+        /// What the state is folded from.
+        Changes = "changes",
+        /// Heartbeats, lookups and what streams were told.
+        Traffic = "traffic",
+    }
+}
+
+impl Kind {
+    /// The class of this kind.
+    #[must_use]
+    pub fn class(self) -> Class {
+        match self {
+            Self::Heartbeat
+            | Self::Lookup
+            | Self::WatchOpened
+            | Self::WatchClosed
+            | Self::Notified => Class::Traffic,
+            Self::Registered
+            | Self::Updated
+            | Self::ModeChanged
+            | Self::StatusChanged
+            | Self::Deregistered
+            | Self::Expired
+            | Self::Started
+            | Self::Recovered
+            | Self::LogGap
+            | Self::Checkpoint
+            | Self::Compacted => Class::Changes,
+        }
     }
 }
 
@@ -162,6 +205,25 @@ pub enum Note {
         /// Services known.
         services: u64,
     },
+    /// Retention took old events.
+    Compacted(Compacted),
+}
+
+/// What retention took: a stretch of one class, from its oldest end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Of which class.
+    pub class: Class,
+    /// The number of the first event that went.
+    pub first: u64,
+    /// The number of the last one.
+    pub last: u64,
+    /// When the first one happened.
+    pub from: Timestamp,
+    /// When the last one happened.
+    pub until: Timestamp,
+    /// Bytes that they took, about.
+    pub bytes: u64,
 }
 
 /// The figures of a replay.
@@ -254,6 +316,7 @@ impl Event {
             Self::Note(Note::Recovered(_)) => Kind::Recovered,
             Self::Note(Note::LogGap(_)) => Kind::LogGap,
             Self::Note(Note::Checkpoint { .. }) => Kind::Checkpoint,
+            Self::Note(Note::Compacted(_)) => Kind::Compacted,
         }
     }
 

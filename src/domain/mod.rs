@@ -3,7 +3,7 @@
 //!
 //! Everything here is pure. No module below may read a clock, draw a random number, touch a file or
 //! a socket, log or count: replay, simulation and every later transport reuse it as it is. It uses
-//! `std`, `thiserror` and a hash function.
+//! `std`, `thiserror`, a hash function and the encoding of query strings.
 //!
 //! ```text
 //!   Command ──decide(&Registry, now)──▶ Event ──fold(&mut Registry)──▶ Registry
@@ -20,6 +20,7 @@ pub mod instance;
 pub mod invariants;
 pub mod limits;
 pub mod registry;
+pub mod selection;
 pub mod time;
 pub mod traffic;
 

@@ -1,14 +1,23 @@
-//! The other class of event: heartbeats and lookups. They change no version of the state; each says
-//! which version it saw.
+//! The other class of event: heartbeats, lookups, and what streams of changes were told. They change no
+//! version of the state; each says which version it saw.
 
 use std::sync::Arc;
 
 use super::event::Kind;
 use super::ids::{InstanceId, Namespace, Seq, ServiceName, TraceRef};
-use super::instance::Health;
+use super::instance::{Health, words};
 use super::time::Timestamp;
 
-/// One heartbeat or lookup, before it has a number.
+/// A traffic event with its number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbered {
+    /// Its number: 1, 2, 3, ... without a hole.
+    pub number: u64,
+    /// The event.
+    pub traffic: Traffic,
+}
+
+/// One event of traffic, before it has a number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traffic {
     /// When it was answered.
@@ -29,7 +38,7 @@ pub struct Traffic {
     pub detail: Detail,
 }
 
-/// What the two kinds say beyond that.
+/// What the kinds say beyond that.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Detail {
     /// A renewed lease.
@@ -53,7 +62,48 @@ pub enum Detail {
         returned: u32,
         /// The HTTP status of the answer.
         status: u16,
+        /// For a long poll, the revision that its caller said it held.
+        held: Option<Seq>,
     },
+    /// A stream of changes began. The three events of one stream have the same trace and span.
+    WatchOpened {
+        /// What it is told of, as a canonical query string; empty is everything.
+        filter: Box<str>,
+        /// It is told of changes after this one.
+        after: Seq,
+    },
+    /// It ended.
+    WatchClosed {
+        /// As it began.
+        filter: Box<str>,
+        /// The last change that it was told, or passed over because the filter did not match.
+        through: Seq,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// It was told: the bytes were handed to the connection.
+    Notified {
+        /// As it began.
+        filter: Box<str>,
+        /// The last change that it has been told, or passed over because the filter did not match.
+        through: Seq,
+        /// How many changes it was told this time.
+        events: u32,
+    },
+}
+
+words! {
+    /// Why a stream ended.
+    CloseReason {
+        /// Its reader went away.
+        Left = "left",
+        /// Its reader was too slow.
+        Slow = "slow",
+        /// The registry shuts down.
+        Shutdown = "shutdown",
+        /// The log could not be read.
+        Unreadable = "unreadable",
+    }
 }
 
 impl Detail {
@@ -63,6 +113,9 @@ impl Detail {
         match self {
             Self::Heartbeat { .. } => Kind::Heartbeat,
             Self::Lookup { .. } => Kind::Lookup,
+            Self::WatchOpened { .. } => Kind::WatchOpened,
+            Self::WatchClosed { .. } => Kind::WatchClosed,
+            Self::Notified { .. } => Kind::Notified,
         }
     }
 }

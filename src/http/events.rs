@@ -1,7 +1,5 @@
 //! The log, in pages. Reading it is no event: the past does not grow by being looked at.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -9,7 +7,6 @@ use serde::Serialize;
 
 use super::cursor::List;
 use super::faults::Faults;
-use super::operation::unreadable;
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -18,7 +15,7 @@ use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
 use crate::domain::{Seq, Timestamp};
-use crate::history::{EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::history::{self, EventPage, EventQuery, Moment, Order, Position, Record};
 use crate::rfc3339;
 use crate::telemetry::propagation::TraceId;
 
@@ -49,7 +46,7 @@ pub(super) const EVENTS: Operation = Operation {
     answers: &[answer(200, "A page.", "Events")],
 };
 
-const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`).";
+pub(super) const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`).";
 
 #[derive(Serialize)]
 struct Events<'a> {
@@ -61,9 +58,25 @@ struct Events<'a> {
 }
 
 #[derive(Serialize)]
-struct Missing {
+pub(super) struct Missing {
     from: String,
     until: String,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    events: Box<str>,
+}
+
+impl Missing {
+    /// What is not there, as it is shown.
+    pub(super) fn of(missing: &[history::Missing]) -> Vec<Self> {
+        let shown = |gap: &history::Missing| Self {
+            from: rfc3339::format(gap.from),
+            until: rfc3339::format(gap.until),
+            reason: gap.reason.as_str(),
+            events: gap.events.clone(),
+        };
+        missing.iter().map(shown).collect()
+    }
 }
 
 pub(super) async fn events(
@@ -79,13 +92,7 @@ pub(super) async fn events(
     drop(query);
 
     let head = api.projection.head();
-    let history = Arc::clone(&api.history);
-    let page = tokio::task::spawn_blocking(move || history.events(&wanted)).await;
-    let page = match page {
-        Ok(Ok(page)) => page,
-        Ok(Err(error)) => return Err(unreadable(&error)),
-        Err(_) => return Err(Problem::Internal),
-    };
+    let page = api.ask(move |archive| archive.events(&wanted)).await?;
     Ok(json_response(StatusCode::OK, text(&api, &page), head))
 }
 
@@ -126,7 +133,7 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
 }
 
 /// Reads an instant in one of its three forms.
-fn moment(
+pub(super) fn moment(
     name: &str,
     text: &str,
     now: Timestamp,
@@ -162,11 +169,7 @@ fn text(api: &Api, page: &EventPage) -> bytes::Bytes {
     let next = page.next.map(|Position { change, traffic }| {
         api.cursors.write(List::Events, &format!("{change},{traffic}"))
     });
-    let missing: Vec<Missing> = page
-        .missing
-        .iter()
-        .map(|gap| Missing { from: rfc3339::format(gap.from), until: rfc3339::format(gap.until) })
-        .collect();
+    let missing = Missing::of(&page.missing);
     wire::json(&Events { events: &page.events, next, complete: missing.is_empty(), missing })
 }
 

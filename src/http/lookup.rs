@@ -4,14 +4,11 @@
 //! together. Either way the event of the lookup has its place in the log's queue before the answer goes out.
 //! The head is read before the view, so that the event never claims to have seen less than it did.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use form_urlencoded::byte_serialize;
 
 use super::faults::Faults;
 use super::names::Path;
@@ -24,15 +21,14 @@ use super::{About, Api, Shared, etag, wire};
 use crate::domain::limits::{
     LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
+use crate::domain::selection::{ANY, Filter, Tier};
 use crate::domain::traffic::Detail;
-use crate::domain::{Instance, InstanceId, Mode, Seq, ServiceKey, Status};
-use crate::projection::{Entry, ServiceView};
+use crate::domain::{InstanceId, Seq, ServiceKey};
+use crate::projection::ServiceView;
 use crate::telemetry::names::LookupOutcome;
 
 /// Longest filter, in bytes of its canonical form: it is written into the event of each lookup.
 const FILTER_BYTES_MAX: usize = 4 * 1024;
-
-const ANY: &str = "any";
 
 /// `GET /v1/services/{service}/instances`
 pub(super) const LOOKUP: Operation = Operation {
@@ -93,85 +89,16 @@ pub(super) const READ_INSTANCE: Operation = Operation {
     answers: &[answer(200, "The instance.", "InstanceWithLease")],
 };
 
-/// What a lookup asks for.
-#[derive(Debug, Default, PartialEq)]
-struct Filter {
-    /// `Some(None)` is `any`.
-    status: Option<Option<Status>>,
-    mode: Option<Mode>,
-    tags: Vec<String>,
-    zone: Option<String>,
-    version: Option<String>,
-    metadata: Vec<(String, String)>,
-}
-
-impl Filter {
-    fn read(query: &Query<'_>, faults: &mut Faults) -> Self {
-        let mut filter = Self::default();
-        for (name, value) in query.pairs() {
-            match name {
-                "status" => filter.status = Some(Status::parse(value)),
-                "mode" => filter.mode = Mode::parse(value),
-                "tag" => filter.tags.push(value.to_owned()),
-                "zone" => filter.zone = Some(value.to_owned()),
-                "version" => filter.version = Some(value.to_owned()),
-                _ => {
-                    let key = name.strip_prefix("meta.").map(str::to_owned);
-                    filter.metadata.extend(key.map(|key| (key, value.to_owned())));
-                }
-            }
-        }
-        if filter.tags.len() > TAGS_MAX {
-            faults.invalid("tag", format!("may come at most {TAGS_MAX} times"));
-        }
-        if filter.metadata.len() > METADATA_KEYS_MAX {
-            faults.invalid("meta", format!("may come at most {METADATA_KEYS_MAX} times"));
-        }
-        filter
+/// Reads what a lookup asks for.
+fn read_filter(query: &Query<'_>, faults: &mut Faults) -> Filter {
+    let filter = Filter::from_pairs(query.pairs());
+    if filter.tags.len() > TAGS_MAX {
+        faults.invalid("tag", format!("may come at most {TAGS_MAX} times"));
     }
-
-    fn lets_through(&self, instance: &Instance) -> bool {
-        self.status.flatten().is_none_or(|status| instance.status == status)
-            && self.mode.is_none_or(|mode| instance.mode == mode)
-            && self.tags.iter().all(|tag| instance.tags.iter().any(|own| **own == **tag))
-            && self.zone.as_deref().is_none_or(|zone| instance.zone.as_deref() == Some(zone))
-            && self.version.as_deref().is_none_or(|v| instance.version.as_deref() == Some(v))
-            && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+    if filter.metadata.len() > METADATA_KEYS_MAX {
+        faults.invalid("meta", format!("may come at most {METADATA_KEYS_MAX} times"));
     }
-
-    /// Whether the filter asks for a status or a mode, which switches the tiers off.
-    fn ignores_tiers(&self) -> bool {
-        self.status.is_some() || self.mode.is_some()
-    }
-
-    /// The filter as a query string in which equal filters are equal texts; empty is the default.
-    fn canonical(&self) -> String {
-        let status = self.status.map(|status| status.map_or(ANY, Status::as_str));
-        let mut pairs: Vec<(String, &str)> = Vec::new();
-        pairs.extend(status.map(|status| ("status".into(), status)));
-        pairs.extend(self.mode.map(|mode| ("mode".into(), mode.as_str())));
-        pairs.extend(self.tags.iter().map(|tag| ("tag".into(), tag.as_str())));
-        pairs.extend(self.zone.as_deref().map(|zone| ("zone".into(), zone)));
-        pairs.extend(self.version.as_deref().map(|version| ("version".into(), version)));
-        pairs.extend(self.metadata.iter().map(|(k, v)| (format!("meta.{k}"), v.as_str())));
-        pairs.sort();
-        pairs.dedup();
-        canonical(pairs.iter().map(|(name, value)| (name.as_str(), *value)))
-    }
-}
-
-/// Pairs as a query string.
-pub(super) fn canonical<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut text = String::new();
-    for (name, value) in pairs {
-        if !text.is_empty() {
-            text.push('&');
-        }
-        text.extend(byte_serialize(name.as_bytes()));
-        text.push('=');
-        text.extend(byte_serialize(value.as_bytes()));
-    }
-    text
+    filter
 }
 
 /// What a lookup answers, before its event is recorded.
@@ -200,7 +127,7 @@ pub(super) async fn lookup(
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
     let key = path.service_key(query.namespace(&mut faults), &mut faults);
-    let filter = Filter::read(&query, &mut faults);
+    let filter = read_filter(&query, &mut faults);
     let text = filter.canonical();
     if text.len() > FILTER_BYTES_MAX {
         let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
@@ -241,13 +168,8 @@ fn filtered(
     headers: &HeaderMap,
 ) -> Found {
     let etag = (!leases).then(|| api.tags.tag(view.revision, text));
-    let (entries, degraded): (Vec<&Arc<Entry>>, bool) = if filter.ignores_tiers() {
-        let matching = view.entries.iter().filter(|entry| filter.lets_through(&entry.instance));
-        (matching.collect(), false)
-    } else {
-        let (offered, tier) = view.offered(|instance| filter.lets_through(instance));
-        (offered, tier.is_some_and(|tier| tier.degraded()))
-    };
+    let (entries, tier) = view.select(filter);
+    let degraded = tier.is_some_and(Tier::degraded);
     let returned = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     if etag.as_ref().is_some_and(|etag| etag::is_held(headers, etag)) {
         return Found { body: None, etag, returned: 0, outcome: LookupOutcome::NotModified };
@@ -285,6 +207,7 @@ async fn finish(
         revision: view.revision,
         returned: found.returned,
         status: status.as_u16(),
+        held: None,
     };
     record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
     let mut response = match found.body {
@@ -338,6 +261,7 @@ async fn unknown(
         revision,
         returned: 0,
         status: problem.status().as_u16(),
+        held: None,
     };
     let about = About { namespace: Some(key.namespace), service: Some(key.service), instance };
     let outcome = LookupOutcome::Unknown;
@@ -375,6 +299,7 @@ pub(super) async fn instance(
         revision: view.revision,
         returned: 1,
         status: StatusCode::OK.as_u16(),
+        held: None,
     };
     let about = About {
         namespace: Some(key.service.namespace),
@@ -383,31 +308,4 @@ pub(super) async fn instance(
     };
     record(&api, &scope, about, head.max(view.revision), detail, LookupOutcome::Hit).await?;
     Ok(json_response(StatusCode::OK, body, view.revision))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filter(raw: &str) -> Filter {
-        let mut faults = Faults::default();
-        let query = Query::read(Some(raw), &LOOKUP, &mut faults);
-        let filter = Filter::read(&query, &mut faults);
-        faults.check().unwrap();
-        filter
-    }
-
-    #[test]
-    fn equal_filters_have_equal_texts_that_read_back() {
-        for (raw, text) in [
-            ("", ""),
-            ("namespace=a&include=lease", ""),
-            ("zone=b&tag=y&tag=x&tag=y", "tag=x&tag=y&zone=b"),
-            ("meta.a%26b=1+2%3D3&status=any", "meta.a%26b=1+2%3D3&status=any"),
-            ("mode=draining&status=failed&version=1", "mode=draining&status=failed&version=1"),
-        ] {
-            assert_eq!(filter(raw).canonical(), text, "{raw}");
-            assert_eq!(filter(text).canonical(), text);
-        }
-    }
 }

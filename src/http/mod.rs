@@ -48,12 +48,13 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Monotonic};
 use crate::domain::traffic::{Detail, Traffic};
-use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName};
-use crate::history::EventReader;
+use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName, TraceRef};
+use crate::history::{self, Archive};
 use crate::lease::Lease;
 use crate::projection::Projection;
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::propagation::{SpanId, TraceId};
 use crate::telemetry::spans::Tracer;
 use cursor::Cursors;
 use etag::Tags;
@@ -81,6 +82,8 @@ pub struct Config {
     pub slow_change: Duration,
     /// Whether every request gets a log line.
     pub log_requests: bool,
+    /// Where a trace can be seen, with `{trace_id}` and `{span_id}` in it.
+    pub trace_url: Option<String>,
 }
 
 impl Default for Config {
@@ -94,6 +97,7 @@ impl Default for Config {
             slow_read: crate::telemetry::keep::SLOW_READ,
             slow_change: crate::telemetry::keep::SLOW_CHANGE,
             log_requests: false,
+            trace_url: None,
         }
     }
 }
@@ -118,7 +122,7 @@ pub struct Parts {
     /// Whether replay is done.
     pub readiness: Readiness,
     /// The past.
-    pub history: Arc<dyn EventReader>,
+    pub history: Arc<dyn Archive>,
 }
 
 /// What every handler holds.
@@ -178,6 +182,25 @@ impl Api {
             Err(_) => {}
         }
         submitted
+    }
+
+    /// Asks the archive, on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Archive) -> Result<T, history::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let archive = Arc::clone(&self.history);
+        let answer = tokio::task::spawn_blocking(move || question(&*archive)).await;
+        // A question that panicked has been reported by the hook of the process.
+        Ok(answer.map_err(|_| Problem::Internal)??)
+    }
+
+    /// Where the trace of an event can be seen; none if spans go nowhere or no place is set.
+    fn trace_url(&self, trace: TraceRef) -> Option<String> {
+        let template = self.config.trace_url.as_deref().filter(|_| self.tracer.is_on())?;
+        let trace_id = TraceId::from_bytes(trace.trace_id)?.to_string();
+        let span_id = SpanId::from_bytes(trace.span_id)?.to_string();
+        Some(template.replace("{trace_id}", &trace_id).replace("{span_id}", &span_id))
     }
 
     /// Gives a traffic event of this request its place on the way to the log.

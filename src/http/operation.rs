@@ -1,8 +1,6 @@
 //! For those who run the registry: is it alive, is it ready, what does it measure, how does it stand.
 //! None of these is an event.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -163,13 +161,7 @@ pub(super) async fn status(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &STATUS)?;
-    let history = Arc::clone(&api.history);
-    let figures = tokio::task::spawn_blocking(move || history.figures());
-    let figures = match figures.await {
-        Ok(Ok(figures)) => figures,
-        Ok(Err(error)) => return Err(unreadable(&error)),
-        Err(_) => return Err(Problem::Internal),
-    };
+    let figures = api.ask(|archive| archive.figures()).await?;
     let head = api.projection.head();
     let body = wire::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -188,12 +180,6 @@ pub(super) async fn status(
         guard: None,
     });
     Ok(json_response(StatusCode::OK, body, head))
-}
-
-/// A log that can't be read: the operator gets the cause, the client that it happened.
-pub(super) fn unreadable(error: &crate::history::Unreadable) -> Problem {
-    tracing::error!(error.r#type = "log_unreadable", "{error}");
-    Problem::Internal
 }
 
 fn fill((waiting, capacity): (usize, usize)) -> Fill {

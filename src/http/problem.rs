@@ -12,7 +12,9 @@ use serde_json::{Map, Value, json};
 
 use super::faults::FieldError;
 use crate::domain::{Rejection, Seq};
+use crate::history::{self, Version};
 use crate::registrar::Refused;
+use crate::rfc3339;
 use crate::telemetry::names::ErrorType;
 
 /// Why a request was not done.
@@ -38,6 +40,10 @@ pub(super) enum Problem {
     BodyTimeout { seconds: u64 },
     /// A heartbeat of another life of the instance.
     OtherIncarnation { current: Seq, given: Seq },
+    /// It is older than what is kept.
+    HistoryGone { oldest: Version },
+    /// No such event is kept.
+    UnknownEvent,
     /// `if-none-match: *`, and the id is in use.
     InUse { incarnation: Seq },
     /// `if-match`, and the instance has changed or left.
@@ -97,6 +103,8 @@ impl Problem {
             Self::OtherIncarnation { .. } => {
                 (409, "other-incarnation", "Another life of the instance is registered")
             }
+            Self::UnknownEvent => (404, "unknown-event", "The event is not in the log"),
+            Self::HistoryGone { .. } => (410, "history-gone", "History that old is not kept"),
             Self::InUse { .. } => (412, "id-in-use", "The id is in use"),
             Self::Stale => (412, "instance-changed", "The instance has changed"),
             Self::BodyTooLarge { .. } => (413, "body-too-large", "The body is too long"),
@@ -142,6 +150,14 @@ impl Problem {
             Self::OtherIncarnation { current, given } => {
                 format!("incarnation {current} is registered, the request is of {given}")
             }
+            Self::UnknownEvent => {
+                "it never was, or retention took it; ids look like 42 and t1093".into()
+            }
+            Self::HistoryGone { oldest } => format!(
+                "the oldest state that can still be told is version {}, of {}",
+                oldest.seq,
+                rfc3339::format(oldest.at)
+            ),
             Self::InUse { incarnation } => format!("incarnation {incarnation} lives under this id"),
             Self::Stale => "it is not the one that the etag was given for".into(),
             Self::BodyTooLarge { limit } => format!("at most {limit} bytes are taken"),
@@ -187,6 +203,8 @@ impl Problem {
             | Self::NotAcceptable { .. }
             | Self::BodyTimeout { .. }
             | Self::OtherIncarnation { .. }
+            | Self::HistoryGone { .. }
+            | Self::UnknownEvent
             | Self::InUse { .. }
             | Self::Stale
             | Self::BodyTooLarge { .. }
@@ -206,6 +224,10 @@ impl Problem {
                     .map(|error| json!({"field": error.field, "message": error.message}))
                     .collect();
                 members.insert("errors".into(), errors);
+            }
+            Self::HistoryGone { oldest } => {
+                let at = rfc3339::format(oldest.at);
+                members.insert("oldest".into(), json!({"seq": oldest.seq.0, "at": at}));
             }
             Self::OtherIncarnation { current, .. } | Self::InUse { incarnation: current } => {
                 members.insert("incarnation".into(), current.0.into());
@@ -278,6 +300,25 @@ impl From<Rejection> for Problem {
     }
 }
 
+impl From<history::Error> for Problem {
+    /// A log that can't be read: the operator gets the cause, the client that it happened.
+    fn from(error: history::Error) -> Self {
+        match error {
+            history::Error::Gone { oldest } => Self::HistoryGone { oldest },
+            history::Error::Ahead { newest } => {
+                let message =
+                    format!("must not be above the present version, which is {}", newest.seq);
+                let error = FieldError { field: "at".into(), message: message.into() };
+                Self::InvalidFields { errors: vec![error] }
+            }
+            history::Error::Unreadable(cause) => {
+                tracing::error!(error.r#type = "log_unreadable", "the log can't be read: {cause}");
+                Self::Internal
+            }
+        }
+    }
+}
+
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         match refused {
@@ -306,6 +347,8 @@ fn examples() -> Vec<Problem> {
         Problem::NotAcceptable { produces: "application/json" },
         Problem::BodyTimeout { seconds: 10 },
         Problem::OtherIncarnation { current: Seq(41), given: Seq(7) },
+        Problem::HistoryGone { oldest: Version::default() },
+        Problem::UnknownEvent,
         Problem::InUse { incarnation: Seq(41) },
         Problem::Stale,
         Problem::BodyTooLarge { limit: 65_536 },
@@ -351,6 +394,8 @@ mod tests {
                 "406 not-acceptable",
                 "408 body-timeout",
                 "409 other-incarnation",
+                "410 history-gone",
+                "404 unknown-event",
                 "412 id-in-use",
                 "412 instance-changed",
                 "413 body-too-large",

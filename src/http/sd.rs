@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::faults::Faults;
-use super::lookup::canonical;
 use super::problem::Problem;
 use super::query::Query;
 use super::scope::Scope;
@@ -18,6 +17,7 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{About, Shared, wire};
 use crate::domain::Instance;
 use crate::domain::limits::{NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX};
+use crate::domain::selection::canonical;
 
 /// `GET /v1/sd/prometheus`
 pub(super) const PROMETHEUS: Operation = Operation {

@@ -14,6 +14,7 @@ use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer};
 use super::{About, Api, Shared, lookup, wire};
 use crate::domain::limits::NAME_CHARS_MAX;
+use crate::domain::selection::canonical;
 use crate::domain::traffic::Detail;
 use crate::domain::{Namespace, Seq, ServiceKey, ServiceName};
 use crate::telemetry::names::LookupOutcome;
@@ -90,7 +91,7 @@ pub(super) async fn services(
         .collect();
     let filter = match prefix {
         "" => String::new(),
-        prefix => lookup::canonical([("prefix", prefix)].into_iter()),
+        prefix => canonical([("prefix", prefix)].into_iter()),
     };
     let returned = services.len();
     let body = wire::json(&Services { services, next });
@@ -155,6 +156,7 @@ pub(super) async fn finish(
         revision: Seq::ZERO,
         returned: u32::try_from(returned).unwrap_or(u32::MAX),
         status: StatusCode::OK.as_u16(),
+        held: None,
     };
     let outcome = if returned == 0 { LookupOutcome::Empty } else { LookupOutcome::Hit };
     lookup::record(api, scope, about, head, detail, outcome).await?;

@@ -16,24 +16,11 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::Timestamp;
-use crate::history::{EventPage, EventQuery, LogFigures, Unreadable};
+use crate::history::NoArchive;
 use crate::log::memory::{Fault, MemoryLog};
 use crate::registrar::{self, Phase, Running, Telemetry};
 use crate::telemetry::config::TelemetryConfig;
 use crate::telemetry::metrics::MetricsConfig;
-
-#[derive(Debug)]
-struct NoHistory;
-
-impl EventReader for NoHistory {
-    fn events(&self, _: &EventQuery) -> Result<EventPage, Unreadable> {
-        Ok(EventPage::default())
-    }
-
-    fn figures(&self) -> Result<LogFigures, Unreadable> {
-        Ok(LogFigures::default())
-    }
-}
 
 struct Fixture {
     router: Router,
@@ -96,7 +83,7 @@ impl Fixture {
             log_id: Uuid::from_u128(0x1f2e3d4c_0000_4000_8000_000000000000),
             config: Config::default(),
             readiness: running.readiness.clone(),
-            history: Arc::new(NoHistory),
+            history: Arc::new(NoArchive),
         };
         Self { router: router(Api::new(parts.clone())), parts, log, clock, running }
     }
@@ -183,9 +170,10 @@ async fn every_request_leaves_one_event_with_its_caller_and_trace() {
                 Detail::Heartbeat { incarnation, load, .. } => {
                     format!("beat {incarnation} {load:?}")
                 }
-                Detail::Lookup { filter, revision, returned, status } => {
+                Detail::Lookup { filter, revision, returned, status, .. } => {
                     format!("{status} {filter:?} {returned} of {revision}")
                 }
+                other => format!("{other:?}"),
             }
         })
         .collect();

@@ -8,6 +8,7 @@ use serde::ser::{SerializeMap as _, Serializer};
 use super::etag::Tags;
 use crate::clock::Clock;
 use crate::domain::instance::Metadata;
+use crate::domain::selection::Filter;
 use crate::domain::{Instance, Seq};
 use crate::lease::Lease;
 use crate::projection::{Answer, Entry, ServiceView};
@@ -147,7 +148,7 @@ pub(super) fn list<'a>(
 
 /// The default answer of a service: once per revision.
 pub(super) fn default_answer(view: &ServiceView, tags: &Tags) -> Answer {
-    let (offered, tier) = view.offered(|_| true);
+    let (offered, tier) = view.select(&Filter::default());
     let degraded = tier.is_some_and(|tier| tier.degraded());
     Answer {
         body: list(view, degraded, offered.iter().map(|entry| &***entry), None),

@@ -3,7 +3,7 @@
 //!
 //! A row per event would cost six times the CPU and, with an index, half as much space again; the view
 //! `events` unfolds blocks for whoever reads the file with a shell. See `migrations/V1__event_log.sql` for the
-//! columns.
+//! columns, and [`Form`] for what of them a kind of event uses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,9 +11,8 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
-use super::Numbered;
 use crate::domain::instance::Health;
-use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
 use crate::domain::{InstanceId, Namespace, Seq, ServiceName, Timestamp, TraceRef};
 
 /// Events of a full block.
@@ -37,7 +36,7 @@ pub struct Block {
     pub seen_from: u64,
     /// JSON array of texts; entry 0 is null.
     pub names: String,
-    /// One digit each: 0 heartbeat, 1 lookup.
+    /// One digit each: see [`Form`].
     pub kinds: Vec<u8>,
     /// ats, seen, namespaces, services, instances, callers, details, revisions, returned.
     pub numbers: [Vec<u8>; NUMBERS],
@@ -51,6 +50,66 @@ pub struct Block {
     pub checksum: u32,
 }
 
+/// How an event is laid out in its columns: the digit in `kinds`. A digit once given keeps its meaning for ever.
+///
+/// | digit | event | details | revisions | returned |
+/// | --- | --- | --- | --- | --- |
+/// | 0 | heartbeat | what it said, JSON | incarnation | 0 |
+/// | 1 | lookup | filter | revision answered | instances |
+/// | 2 | watch opened | filter | after | 0 |
+/// | 3 | watch closed | filter and reason, JSON | through | 0 |
+/// | 4 | notified | filter | through | events |
+/// | 5 | lookup, answered by a long poll | filter and revision held, JSON | revision answered | instances |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// A heartbeat.
+    Heartbeat,
+    /// A lookup.
+    Lookup,
+    /// A stream began.
+    WatchOpened,
+    /// A stream ended.
+    WatchClosed,
+    /// A stream was told.
+    Notified,
+    /// A lookup that waited for a change.
+    LongPoll,
+}
+
+impl Form {
+    const ALL: [Self; 6] = [
+        Self::Heartbeat,
+        Self::Lookup,
+        Self::WatchOpened,
+        Self::WatchClosed,
+        Self::Notified,
+        Self::LongPoll,
+    ];
+
+    /// The form of an event that says `detail`.
+    #[must_use]
+    pub fn of(detail: &Detail) -> Self {
+        match detail {
+            Detail::Heartbeat { .. } => Self::Heartbeat,
+            Detail::Lookup { held: None, .. } => Self::Lookup,
+            Detail::Lookup { held: Some(_), .. } => Self::LongPoll,
+            Detail::WatchOpened { .. } => Self::WatchOpened,
+            Detail::WatchClosed { .. } => Self::WatchClosed,
+            Detail::Notified { .. } => Self::Notified,
+        }
+    }
+
+    /// Its digit.
+    #[must_use]
+    pub fn digit(self) -> u8 {
+        b'0' + self as u8
+    }
+
+    fn parse(digit: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(digit.checked_sub(b'0')?)).copied()
+    }
+}
+
 /// What a heartbeat said beyond its life.
 #[derive(Serialize, Deserialize, Default, PartialEq)]
 struct Said {
@@ -60,6 +119,24 @@ struct Said {
     health: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<Box<str>>,
+}
+
+/// The details of a lookup that a long poll answered.
+#[derive(Serialize, Deserialize)]
+struct Polled {
+    filter: Box<str>,
+    held: u64,
+}
+
+/// The details of a stream's end.
+#[derive(Serialize, Deserialize)]
+struct Closed {
+    filter: Box<str>,
+    reason: String,
+}
+
+fn to_json(detail: &impl Serialize) -> String {
+    serde_json::to_string(detail).expect("numbers and strings are always JSON")
 }
 
 /// The texts of a block, each once. The short ones that repeat are found by their content.
@@ -120,9 +197,9 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
         ..Block::default()
     };
     for event in events {
+        block.kinds.push(Form::of(&event.detail).digit());
         let (detail, revision, returned, status) = match &event.detail {
             Detail::Heartbeat { incarnation, load, health, note } => {
-                block.kinds.push(b'0');
                 let said = Said {
                     load: *load,
                     health: health.map(|health| health.to_string()),
@@ -130,15 +207,26 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
                 };
                 let detail = match said == Said::default() {
                     true => 0,
-                    false => names.append(
-                        &serde_json::to_string(&said).expect("numbers and strings are always JSON"),
-                    ),
+                    false => names.append(&to_json(&said)),
                 };
-                (detail, incarnation.0, 0, 200)
+                (detail, *incarnation, 0, 200)
             }
-            Detail::Lookup { filter, revision, returned, status } => {
-                block.kinds.push(b'1');
-                (names.position(Some(filter)), revision.0, u64::from(*returned), *status)
+            Detail::Lookup { filter, revision, returned, status, held } => {
+                let detail = match held {
+                    None => names.position(Some(filter)),
+                    Some(held) => {
+                        names.append(&to_json(&Polled { filter: filter.clone(), held: held.0 }))
+                    }
+                };
+                (detail, *revision, *returned, *status)
+            }
+            Detail::WatchOpened { filter, after } => (names.position(Some(filter)), *after, 0, 200),
+            Detail::WatchClosed { filter, through, reason } => {
+                let closed = Closed { filter: filter.clone(), reason: reason.to_string() };
+                (names.append(&to_json(&closed)), *through, 0, 200)
+            }
+            Detail::Notified { filter, through, events } => {
+                (names.position(Some(filter)), *through, *events, 200)
             }
         };
         let row = [
@@ -149,8 +237,8 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
             names.position(event.instance.as_ref().map(InstanceId::as_str)),
             names.position(Some(&event.caller)),
             detail,
-            revision,
-            returned,
+            revision.0,
+            u64::from(returned),
         ];
         for (column, number) in columns.iter_mut().zip(row) {
             column.push(number);
@@ -258,25 +346,43 @@ impl Block {
         };
         let checked = |error: crate::domain::ids::InvalidName| format!("event {n}: a name {error}");
         let revision = Seq(columns[7][n]);
-        let detail = if self.kinds[n] == b'0' {
-            let said: Said = match name(6)? {
-                Some(said) => {
-                    serde_json::from_str(said).map_err(|error| format!("event {n}: {error}"))?
+        let form = Form::parse(self.kinds[n])
+            .ok_or_else(|| format!("event {n} is of a kind that this program does not know"))?;
+        let returned = u32::try_from(columns[8][n]).map_err(|error| error.to_string())?;
+        let status = u16::try_from(status).map_err(|error| error.to_string())?;
+        let text = || name(6).map(|text| text.map_or("", |text| &**text));
+        let filter = || text().map(Box::<str>::from);
+        let broken = |error: serde_json::Error| format!("event {n}: {error}");
+        let detail = match form {
+            Form::Heartbeat => {
+                let said: Said = match text()? {
+                    "" => Said::default(),
+                    said => serde_json::from_str(said).map_err(broken)?,
+                };
+                Detail::Heartbeat {
+                    incarnation: revision,
+                    load: said.load,
+                    health: said.health.as_deref().and_then(Health::parse),
+                    note: said.note,
                 }
-                None => Said::default(),
-            };
-            Detail::Heartbeat {
-                incarnation: revision,
-                load: said.load,
-                health: said.health.as_deref().and_then(Health::parse),
-                note: said.note,
             }
-        } else {
-            Detail::Lookup {
-                filter: name(6)?.map_or("".into(), |filter| (**filter).into()),
-                revision,
-                returned: u32::try_from(columns[8][n]).map_err(|error| error.to_string())?,
-                status: u16::try_from(status).map_err(|error| error.to_string())?,
+            Form::Lookup => {
+                Detail::Lookup { filter: filter()?, revision, returned, status, held: None }
+            }
+            Form::LongPoll => {
+                let polled: Polled = serde_json::from_str(text()?).map_err(broken)?;
+                let held = Some(Seq(polled.held));
+                Detail::Lookup { filter: polled.filter, revision, returned, status, held }
+            }
+            Form::WatchOpened => Detail::WatchOpened { filter: filter()?, after: revision },
+            Form::WatchClosed => {
+                let closed: Closed = serde_json::from_str(text()?).map_err(broken)?;
+                let reason = CloseReason::parse(&closed.reason)
+                    .ok_or_else(|| format!("event {n}: unknown reason {:?}", closed.reason))?;
+                Detail::WatchClosed { filter: closed.filter, through: revision, reason }
+            }
+            Form::Notified => {
+                Detail::Notified { filter: filter()?, through: revision, events: returned }
             }
         };
         let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
@@ -315,8 +421,23 @@ pub fn data_of(detail: &Detail) -> String {
             }
             data
         }
-        Detail::Lookup { filter, revision, returned, status } => serde_json::json!({
-            "filter": filter, "revision": revision.0, "returned": returned, "status": status
+        Detail::Lookup { filter, revision, returned, status, held } => {
+            let mut data = serde_json::json!({
+                "filter": filter, "revision": revision.0, "returned": returned, "status": status
+            });
+            if let (Some(held), Some(data)) = (held, data.as_object_mut()) {
+                data.insert("held".to_owned(), held.0.into());
+            }
+            data
+        }
+        Detail::WatchOpened { filter, after } => {
+            serde_json::json!({ "filter": filter, "after": after.0 })
+        }
+        Detail::WatchClosed { filter, through, reason } => serde_json::json!({
+            "filter": filter, "through": through.0, "reason": reason.as_str()
+        }),
+        Detail::Notified { filter, through, events } => serde_json::json!({
+            "filter": filter, "through": through.0, "events": events
         }),
     };
     data.to_string()

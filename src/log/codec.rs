@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::{
-    Arithmetic, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
+    Arithmetic, Class, Compacted, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered,
+    StatusReason,
 };
 use crate::domain::instance::{Endpoint, Health, Metadata, Mode, Status};
 use crate::domain::{
@@ -216,6 +217,16 @@ struct StoredGap {
 }
 
 #[derive(Serialize, Deserialize)]
+struct StoredCompacted {
+    class: String,
+    first: String,
+    last: String,
+    from: String,
+    until: String,
+    bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
 struct StoredCheckpoint {
     digest: String,
     instances: u64,
@@ -296,6 +307,14 @@ pub fn encode_event(event: &Event) -> String {
             lookups: gap.lookups,
             heartbeats: gap.heartbeats,
         }),
+        Event::Note(Note::Compacted(compacted)) => serde_json::to_string(&StoredCompacted {
+            class: compacted.class.to_string(),
+            first: event_id(compacted.class, compacted.first),
+            last: event_id(compacted.class, compacted.last),
+            from: rfc3339::format(compacted.from),
+            until: rfc3339::format(compacted.until),
+            bytes: compacted.bytes,
+        }),
         Event::Note(Note::Checkpoint { digest, instances, services }) => {
             serde_json::to_string(&StoredCheckpoint {
                 digest: format!("{digest:016x}"),
@@ -305,6 +324,19 @@ pub fn encode_event(event: &Event) -> String {
         }
     };
     encoded.expect("these types hold nothing that JSON can't: string keys, no maps of other keys")
+}
+
+/// The id of an event, as the API writes it.
+fn event_id(class: Class, number: u64) -> String {
+    match class {
+        Class::Changes => number.to_string(),
+        Class::Traffic => format!("t{number}"),
+    }
+}
+
+/// The number in an id that [`event_id`] wrote.
+fn number_of(id: &str) -> Result<u64, DecodeError> {
+    id.strip_prefix('t').unwrap_or(id).parse().map_err(payload)
 }
 
 fn store_instance(instance: &Instance) -> StoredInstance {
@@ -488,7 +520,18 @@ fn decode_event(row: &Row) -> Result<Event, DecodeError> {
                 services: stored.services,
             })
         }
-        Kind::Heartbeat | Kind::Lookup => {
+        Kind::Compacted => {
+            let stored: StoredCompacted = read(row)?;
+            Event::Note(Note::Compacted(Compacted {
+                class: word(Class::parse, &stored.class)?,
+                first: number_of(&stored.first)?,
+                last: number_of(&stored.last)?,
+                from: instant(&stored.from)?,
+                until: instant(&stored.until)?,
+                bytes: stored.bytes,
+            }))
+        }
+        Kind::Heartbeat | Kind::Lookup | Kind::WatchOpened | Kind::WatchClosed | Kind::Notified => {
             return Err(payload(format!("{kind} is traffic, not a change")));
         }
     })

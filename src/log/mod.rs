@@ -32,11 +32,13 @@ pub mod memory;
 pub mod sqlite;
 #[cfg(test)]
 mod stored;
+pub mod upkeep;
 pub mod verify;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use crate::domain::traffic::Numbered;
 use crate::domain::traffic::Traffic;
 use crate::domain::{Change, Seq, Timestamp};
 
@@ -134,15 +136,6 @@ pub trait ChangeLog: Send + Debug {
     /// # Errors
     /// [`ReadError`]; what comes before a damaged change can be read with a smaller limit.
     fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError>;
-}
-
-/// A traffic event with its number.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Numbered {
-    /// Its number: 1, 2, 3, ... without a hole.
-    pub number: u64,
-    /// The event.
-    pub traffic: Traffic,
 }
 
 /// The log of traffic.

@@ -20,7 +20,7 @@ use parking_lot::RwLock;
 
 use crate::domain::{Mode, Namespace, Seq, ServiceKey, ServiceName, Status};
 pub use publisher::{Grant, Published, Publisher, Shift};
-pub use view::{Answer, Entry, ServiceView, Tier};
+pub use view::{Answer, Entry, ServiceView};
 
 /// A service's place: its present view.
 #[derive(Debug)]

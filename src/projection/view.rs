@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::domain::{Instance, Mode, Seq, ServiceKey, Status};
+use crate::domain::selection::{Filter, Tier, select};
+use crate::domain::{Instance, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// One instance in a view, with its lease and, once somebody needed it, its text.
@@ -45,39 +46,6 @@ pub struct Answer {
     pub degraded: bool,
 }
 
-/// Whom a lookup without `status=` and `mode=` may be offered, best first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Tier {
-    /// Active and healthy.
-    Active,
-    /// Standby and healthy.
-    Standby,
-    /// Active and unstable: degraded.
-    ActiveUnstable,
-    /// Standby and unstable: degraded.
-    StandbyUnstable,
-}
-
-impl Tier {
-    /// The tier of an instance; none for those who are offered to nobody.
-    #[must_use]
-    pub fn of(instance: &Instance) -> Option<Self> {
-        match (instance.mode, instance.status) {
-            (Mode::Active, Status::Healthy) => Some(Self::Active),
-            (Mode::Standby, Status::Healthy) => Some(Self::Standby),
-            (Mode::Active, Status::Unstable) => Some(Self::ActiveUnstable),
-            (Mode::Standby, Status::Unstable) => Some(Self::StandbyUnstable),
-            (Mode::Draining, _) | (_, Status::Failed) => None,
-        }
-    }
-
-    /// Whether an answer from this tier is degraded.
-    #[must_use]
-    pub fn degraded(self) -> bool {
-        matches!(self, Self::ActiveUnstable | Self::StandbyUnstable)
-    }
-}
-
 /// One service after some change.
 #[derive(Debug)]
 pub struct ServiceView {
@@ -109,27 +77,10 @@ impl ServiceView {
         Some(&self.entries[found.ok()?])
     }
 
-    /// Those of the first tier that is not empty among the entries that `filter` lets through, and that
-    /// tier. Weight 0 is offered only when all in the tier are 0.
-    pub fn offered(&self, filter: impl Fn(&Instance) -> bool) -> (Vec<&Arc<Entry>>, Option<Tier>) {
-        let matching: Vec<(&Arc<Entry>, Tier)> = self
-            .entries
-            .iter()
-            .filter(|entry| filter(&entry.instance))
-            .filter_map(|entry| Tier::of(&entry.instance).map(|tier| (entry, tier)))
-            .collect();
-        let best = matching.iter().map(|(_, tier)| *tier).min();
-        let in_best: Vec<&Arc<Entry>> = matching
-            .into_iter()
-            .filter(|(_, tier)| Some(*tier) == best)
-            .map(|(entry, _)| entry)
-            .collect();
-        let weighted = |entry: &&Arc<Entry>| entry.instance.weight > 0;
-        if in_best.iter().any(weighted) {
-            (in_best.into_iter().filter(weighted).collect(), best)
-        } else {
-            (in_best, best)
-        }
+    /// Those that a lookup with `filter` is answered, and the tier that they are of.
+    #[must_use]
+    pub fn select(&self, filter: &Filter) -> (Vec<&Arc<Entry>>, Option<Tier>) {
+        select(self.entries.iter(), |entry| &entry.instance, filter)
     }
 
     /// The default answer, made by `serialize` when it is first asked for.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::buffer::QueuedTraffic;
 use super::thread::Registrar;
-use crate::domain::event::HeartbeatRef;
-use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::event::{HeartbeatRef, Kind};
+use crate::domain::traffic::Traffic;
 use crate::lease::Lease;
 use crate::log::AppendError;
 
@@ -98,16 +98,13 @@ impl Registrar {
     pub(super) fn logged(&mut self, first: u64, length: usize, took: Duration) {
         let now = self.shared.clock.wall();
         let range = self.pending.done..self.pending.done + length;
-        let mut kinds = [0, 0];
+        let mut kinds = [0; Kind::ALL.len()];
         let mut ages = Vec::with_capacity(length.div_ceil(16));
         for (chunk, events) in self.pending.events[range.clone()].chunks(16).enumerate() {
             // One reading for sixteen: the oldest of them, which makes the histogram err upwards.
             ages.push((now.since(events[0].at).to_duration().as_secs_f64(), events.len()));
             for (position, event) in events.iter().enumerate() {
-                match event.detail {
-                    Detail::Heartbeat { .. } => kinds[0] += 1,
-                    Detail::Lookup { .. } => kinds[1] += 1,
-                }
+                kinds[event.detail.kind() as usize] += 1;
                 let offset = chunk * 16 + position;
                 if let Some(lease) = &self.pending.leases[range.start + offset] {
                     let id = first + offset as u64;
@@ -116,6 +113,6 @@ impl Registrar {
             }
         }
         self.pending.done += length;
-        self.telemetry.flushed(kinds, &ages, took);
+        self.telemetry.flushed(&kinds, &ages, took);
     }
 }

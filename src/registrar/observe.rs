@@ -54,6 +54,10 @@ pub fn event_kind(kind: Kind) -> EventKind {
         Kind::Checkpoint => EventKind::Checkpoint,
         Kind::Heartbeat => EventKind::Heartbeat,
         Kind::Lookup => EventKind::Lookup,
+        Kind::Compacted => EventKind::Compacted,
+        Kind::WatchOpened => EventKind::WatchOpened,
+        Kind::WatchClosed => EventKind::WatchClosed,
+        Kind::Notified => EventKind::Notified,
     }
 }
 
@@ -208,11 +212,16 @@ impl Telemetry {
     }
 
     /// A slice of traffic is in the log.
-    pub(super) fn flushed(&self, kinds: [u64; 2], ages: &[(f64, usize)], took: Duration) {
+    pub(super) fn flushed(
+        &self,
+        kinds: &[u64; Kind::ALL.len()],
+        ages: &[(f64, usize)],
+        took: Duration,
+    ) {
         let log = &self.metrics.log;
-        let [heartbeats, lookups] = kinds;
-        log.events.get(EventKind::Heartbeat, EventOutcome::Done).increment(heartbeats);
-        log.events.get(EventKind::Lookup, EventOutcome::Done).increment(lookups);
+        for (kind, count) in Kind::ALL.iter().zip(kinds).filter(|(_, count)| **count > 0) {
+            log.events.get(event_kind(*kind), EventOutcome::Done).increment(*count);
+        }
         log.db_operation_seconds
             .get(DbOperation::Insert, DbCollection::Traffic)
             .record(took.as_secs_f64());

@@ -272,6 +272,10 @@ label_values! {
         Checkpoint = "checkpoint",
         Heartbeat = "heartbeat",
         Lookup = "lookup",
+        Compacted = "compacted",
+        WatchOpened = "watch_opened",
+        WatchClosed = "watch_closed",
+        Notified = "notified",
     }
 
     /// What a registration did; everything else just is.

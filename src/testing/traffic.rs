@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::history::{health, instant, keys, text};
 use super::{START, trace};
-use crate::domain::traffic::{Detail, Traffic};
+use crate::domain::traffic::{CloseReason, Detail, Traffic};
 use crate::domain::{Seq, Timestamp};
 
 /// Numbers that fill every width of column.
@@ -34,14 +34,33 @@ fn heartbeats() -> impl Strategy<Value = Detail> {
 }
 
 fn lookups() -> impl Strategy<Value = Detail> {
-    (text(), number(), any::<u32>(), 100_u16..=999).prop_map(
-        |(filter, revision, returned, status)| Detail::Lookup {
+    (text(), number(), any::<u32>(), 100_u16..=999, option::of(number())).prop_map(
+        |(filter, revision, returned, status, held)| Detail::Lookup {
             filter,
             revision: Seq(revision),
             returned,
             status,
+            held: held.map(Seq),
         },
     )
+}
+
+fn streams() -> impl Strategy<Value = Detail> {
+    let reason = proptest::sample::select(CloseReason::ALL);
+    prop_oneof![
+        (text(), number())
+            .prop_map(|(filter, after)| Detail::WatchOpened { filter, after: Seq(after) }),
+        (text(), number(), reason).prop_map(|(filter, through, reason)| Detail::WatchClosed {
+            filter,
+            through: Seq(through),
+            reason
+        }),
+        (text(), number(), any::<u32>()).prop_map(|(filter, through, events)| Detail::Notified {
+            filter,
+            through: Seq(through),
+            events
+        }),
+    ]
 }
 
 /// Events in the order of their times, with names and numbers of every kind.
@@ -49,7 +68,7 @@ pub(crate) fn traffic(
     count: impl Into<proptest::collection::SizeRange>,
 ) -> impl Strategy<Value = Vec<Traffic>> {
     let names = (option::of(keys()), any::<bool>());
-    let detail = prop_oneof![heartbeats(), lookups()];
+    let detail = prop_oneof![heartbeats(), lookups(), streams()];
     let event = (instant(), number(), names, text(), any::<u8>(), detail).prop_map(
         |(at, seen, (key, with_instance), caller, n, detail)| Traffic {
             at,
@@ -83,6 +102,7 @@ pub(crate) fn lookup(n: usize) -> Traffic {
             revision: Seq(0),
             returned: 0,
             status: 404,
+            held: None,
         },
     }
 }

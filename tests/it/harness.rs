@@ -9,10 +9,10 @@ use rollcall::app::{self, App, Parts};
 use rollcall::clock::{Clock, ManualClock, SystemClock};
 use rollcall::config::Settings;
 use rollcall::domain::{Millis, Timestamp};
-use rollcall::history::{EventPage, EventQuery, EventReader, LogFigures, Unreadable};
+use rollcall::history::{Archive, NoArchive};
 use rollcall::log::Log;
 use rollcall::log::memory::MemoryLog;
-use rollcall::log::sqlite::{History, SqliteLog};
+use rollcall::log::sqlite::{SqliteArchive, SqliteLog};
 use rollcall::registrar::Phase;
 use rollcall::telemetry::config::TelemetryConfig;
 use rollcall::telemetry::metrics::Metrics;
@@ -64,20 +64,6 @@ pub(crate) struct Server {
     running: JoinSet<Result<(), app::Error>>,
 }
 
-/// The past of a log in memory: none.
-#[derive(Debug)]
-struct NoPast;
-
-impl EventReader for NoPast {
-    fn events(&self, _: &EventQuery) -> Result<EventPage, Unreadable> {
-        Ok(EventPage::default())
-    }
-
-    fn figures(&self) -> Result<LogFigures, Unreadable> {
-        Ok(LogFigures::default())
-    }
-}
-
 impl Server {
     /// Starts a registry and waits until it is ready.
     pub(crate) async fn start() -> Self {
@@ -108,11 +94,11 @@ impl Server {
         };
         let tracing: TelemetryConfig = app::tracing_config(&settings, variable).unwrap();
         let tracer = Tracer::start(&tracing, &metrics).unwrap();
-        let (log, history): (Box<dyn Log>, Arc<dyn EventReader>) = match options.memory {
-            Some(memory) => (Box::new(memory), Arc::new(NoPast)),
+        let (log, history): (Box<dyn Log>, Arc<dyn Archive>) = match options.memory {
+            Some(memory) => (Box::new(memory), Arc::new(NoArchive)),
             None => {
                 let log = SqliteLog::open(&data, settings.synchronous, "test").unwrap();
-                let history = History::open(log.path()).unwrap();
+                let history = SqliteArchive::open(log.path()).unwrap();
                 (Box::new(log), Arc::new(history))
             }
         };

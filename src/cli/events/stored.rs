@@ -11,13 +11,13 @@ use crate::client::{Event, EventPage};
 use crate::clock::{Clock as _, SystemClock};
 use crate::domain::event::Kind;
 use crate::domain::{InstanceId, Namespace, ServiceName};
-use crate::history::{EventQuery, EventReader as _, Moment, Order, Position, Record};
-use crate::log::sqlite::{History, database_of};
+use crate::history::{Archive as _, EventQuery, Moment, Order, Position, Record};
+use crate::log::sqlite::{SqliteArchive, database_of};
 use crate::telemetry::propagation::TraceId;
 
 /// A log that is read.
 pub(super) struct Stored {
-    history: History,
+    history: SqliteArchive,
     /// The filters of the command line; a page adds its limit, cursor and since.
     filters: EventQuery,
     /// What an age is counted from.
@@ -30,7 +30,7 @@ impl Stored {
     /// # Errors
     /// When it cannot be opened, or a filter is refused.
     pub(super) fn open(data: &Path, args: &Args) -> Result<Self, Error> {
-        let history = History::open(&database_of(data))
+        let history = SqliteArchive::open(&database_of(data))
             .map_err(|error| Error::failed(format!("read the log in {}", data.display()), error))?;
         let namespace = args.registry.namespace.as_ref();
         let kind = |word: &str| Kind::parse(word).ok_or("is no kind of event");

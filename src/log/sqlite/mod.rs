@@ -4,14 +4,14 @@
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
 //!   reader.rs ─────────── read-only connections, for verify and for
-//!   history.rs ────────── questions about the past, in pages
+//!   archive/ ──────────── questions about the past
 //! ```
 //!
 //! A directory belongs to one process: `DIR/rollcall.lock` is locked as long as the log is open. Nothing
 //! here is called from an async task.
 
+mod archive;
 mod checkpointer;
-mod history;
 mod reader;
 mod rows;
 #[cfg(test)]
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-pub use history::History;
+pub use archive::SqliteArchive;
 pub use reader::{Reader, Sizes};
 pub use writer::SqliteLog;
 

@@ -6,7 +6,6 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::*;
 use crate::domain::Seq;
-use crate::domain::traffic::Detail;
 use crate::log::contract::{Disk, Place, changes, changes_of};
 use crate::log::{
     AppendError, ChangeLog, Log, ReadError, TrafficLog, blocks, codec, verify::verify,
@@ -259,15 +258,12 @@ proptest! {
         }
         for (number, event) in (1..).zip(&events) {
             let ids = event.trace.is_some().then_some(event.trace);
-            let kind = match event.detail {
-                Detail::Heartbeat { .. } => "heartbeat",
-                Detail::Lookup { .. } => "lookup",
-            };
+            let kind = event.detail.kind();
             let texts = [
                 Some(format!("t{number}")),
                 Some(event.seen.to_string()),
                 Some(rfc3339::format(event.at)),
-                Some(kind.to_owned()),
+                Some(kind.to_string()),
                 event.namespace.as_ref().map(ToString::to_string),
                 event.service.as_ref().map(ToString::to_string),
                 event.instance.as_ref().map(ToString::to_string),

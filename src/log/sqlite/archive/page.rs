@@ -1,91 +1,20 @@
-//! Answers questions about the past from the file, for the API and the command line.
+//! Events in pages.
 //!
 //! Changes and traffic are two streams, each in the order of its own numbers. A page merges them: a traffic
 //! event stands after the change that it saw and before the next one. The place between two pages is
 //! therefore a pair of numbers, and nothing is skipped or repeated between them, whatever is appended meanwhile.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-
-use super::{OpenError, Reader};
-use crate::domain::event::Kind;
+use crate::domain::event::{Class, Kind};
 use crate::domain::{Change, Seq};
-use crate::history::{
-    EventId, EventPage, EventQuery, EventReader, LogFigures, Moment, Order, Position, Record,
-    Unreadable,
-};
+use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::log::sqlite::Reader;
 use crate::log::{Numbered, ReadError, blocks, codec};
-
-/// Connections kept open between questions.
-const IDLE_MAX: usize = 4;
 
 /// Changes read at once.
 const CHANGES: usize = 512;
 
 /// Blocks of traffic read at once.
 const BLOCKS: usize = 4;
-
-/// The past of one log. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct History {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    idle: Mutex<Vec<Reader>>,
-}
-
-impl History {
-    /// The past of the database at `path`.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it can't be opened for reading.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let first = Reader::open(path)?;
-        let idle = Mutex::new(vec![first]);
-        let shared = Shared { path: path.to_owned(), idle };
-        Ok(Self { shared: Arc::new(shared) })
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, ReadError>) -> Result<T, Unreadable> {
-        let unreadable = |error: &dyn std::error::Error| Unreadable(error.to_string());
-        let idle = self.shared.idle.lock().pop();
-        let reader = match idle {
-            Some(reader) => reader,
-            None => Reader::open(&self.shared.path).map_err(|error| unreadable(&error))?,
-        };
-        // A reader that failed is not kept: the next question opens a new one.
-        let answer = read(&reader).map_err(|error| unreadable(&error))?;
-        let mut idle = self.shared.idle.lock();
-        if idle.len() < IDLE_MAX {
-            idle.push(reader);
-        }
-        Ok(answer)
-    }
-}
-
-impl EventReader for History {
-    fn events(&self, query: &EventQuery) -> Result<EventPage, Unreadable> {
-        self.read(|reader| page(reader, query))
-    }
-
-    fn figures(&self) -> Result<LogFigures, Unreadable> {
-        self.read(|reader| {
-            let (_, _, next_traffic) = reader.next()?;
-            let sizes = reader.sizes()?;
-            Ok(LogFigures {
-                traffic_head: next_traffic - 1,
-                changes_bytes: sizes.changes,
-                traffic_bytes: sizes.traffic,
-                wal_bytes: sizes.wal,
-            })
-        })
-    }
-}
 
 /// One class of event, read in steps from a place on; gives only what the query wants.
 struct Stream<'a> {
@@ -97,16 +26,9 @@ struct Stream<'a> {
     waiting: std::collections::VecDeque<Record>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Changes,
-    Traffic,
-}
-
 impl<'a> Stream<'a> {
     fn new(reader: &'a Reader, query: &'a EventQuery, class: Class) -> Self {
-        let is_traffic = |kind| matches!(kind, Kind::Heartbeat | Kind::Lookup);
-        let wanted = query.kind.is_none_or(|kind| is_traffic(kind) == (class == Class::Traffic));
+        let wanted = query.kind.is_none_or(|kind: Kind| kind.class() == class);
         let reached = query.cursor.map(|Position { change, traffic }| match class {
             Class::Changes => change,
             Class::Traffic => traffic,
@@ -127,8 +49,8 @@ impl<'a> Stream<'a> {
             self.at = match (records.last(), self.query.order) {
                 (None, _) => None,
                 (Some(_), _) if past => None,
-                (Some(last), Order::Ascending) => Some(number_of(last) + 1),
-                (Some(last), Order::Descending) => Some(number_of(last)).filter(|n| *n > 1),
+                (Some(last), Order::Ascending) => Some(last.id.number() + 1),
+                (Some(last), Order::Descending) => Some(last.id.number()).filter(|n| *n > 1),
             };
             let query = self.query;
             self.waiting.extend(records.into_iter().filter(|record| matches(query, record)));
@@ -163,12 +85,6 @@ impl<'a> Stream<'a> {
     }
 }
 
-fn number_of(record: &Record) -> u64 {
-    match record.id {
-        EventId::Change(number) | EventId::Traffic(number) => number,
-    }
-}
-
 fn is_before(record: &Record, moment: Moment) -> bool {
     match moment {
         Moment::At(at) => record.at < at,
@@ -197,8 +113,22 @@ fn matches(query: &EventQuery, record: &Record) -> bool {
         && query.until.is_none_or(|until| !is_after(record, until))
 }
 
+/// One event.
+pub(super) fn event(reader: &Reader, id: EventId) -> Result<Option<Record>, ReadError> {
+    Ok(match id {
+        EventId::Change(number) => {
+            let found = reader.changes(Seq(number), 1)?;
+            found.first().filter(|change| change.seq.0 == number).map(change_record)
+        }
+        EventId::Traffic(number) => {
+            let found = reader.traffic(number, 1)?;
+            found.first().filter(|event| event.number == number).map(traffic_record)
+        }
+    })
+}
+
 /// Merges the two streams into one page.
-fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, ReadError> {
+pub(super) fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, ReadError> {
     let mut changes = Stream::new(reader, query, Class::Changes);
     let mut traffic = Stream::new(reader, query, Class::Traffic);
     let start = match query.order {

@@ -1,0 +1,135 @@
+-- What makes the log a memory: streams of changes are traffic too; snapshots of the state; what is derived
+-- from the events, to find them and to remember them by when they go.
+
+-- The view tells the new kinds of traffic. See the table in src/log/blocks.rs for the digits.
+DROP VIEW events;
+CREATE VIEW events (id, seq, at, kind, namespace, service, instance, caller, trace_id, span_id, cause, data) AS
+SELECT
+    CAST(seq AS TEXT),
+    seq,
+    strftime('%Y-%m-%dT%H:%M:%S', at / 1000000, 'unixepoch') || printf('.%06dZ', at % 1000000),
+    kind, namespace, service, instance, caller,
+    lower(hex(trace_id)), lower(hex(span_id)),
+    cause,
+    data
+FROM changes
+UNION ALL
+SELECT
+    't' || (first + n),
+    seen,
+    strftime('%Y-%m-%dT%H:%M:%S', at / 1000000, 'unixepoch') || printf('.%06dZ', at % 1000000),
+    CASE kind WHEN '0' THEN 'heartbeat' WHEN '2' THEN 'watch_opened' WHEN '3' THEN 'watch_closed'
+              WHEN '4' THEN 'notified' ELSE 'lookup' END,
+    json_extract(names, '$[' || namespace || ']'),
+    json_extract(names, '$[' || service || ']'),
+    json_extract(names, '$[' || instance || ']'),
+    json_extract(names, '$[' || caller || ']'),
+    nullif(lower(hex(trace_id)), '00000000000000000000000000000000'),
+    nullif(lower(hex(span_id)), '0000000000000000'),
+    NULL,
+    CASE kind
+        WHEN '0' THEN json_patch(json_object('incarnation', revision),
+                                 coalesce(json_extract(names, '$[' || detail || ']'), '{}'))
+        WHEN '1' THEN json_object('filter', coalesce(json_extract(names, '$[' || detail || ']'), ''),
+                                  'revision', revision, 'returned', returned, 'status', status)
+        WHEN '2' THEN json_object('filter', coalesce(json_extract(names, '$[' || detail || ']'), ''),
+                                  'after', revision)
+        WHEN '3' THEN json_patch(json_object('through', revision),
+                                 json_extract(names, '$[' || detail || ']'))
+        WHEN '4' THEN json_object('filter', coalesce(json_extract(names, '$[' || detail || ']'), ''),
+                                  'through', revision, 'events', returned)
+        ELSE json_patch(json_object('revision', revision, 'returned', returned, 'status', status),
+                        json_extract(names, '$[' || detail || ']'))
+    END
+FROM (
+    SELECT
+        first, n, names,
+        CAST(substr(kinds, 1 + n, 1) AS TEXT) AS kind,
+        first_at + CAST(substr(ats, 1 + n * (length(ats) / count), length(ats) / count) AS INTEGER) AS at,
+        seen_from + CAST(substr(seen, 1 + n * (length(seen) / count), length(seen) / count) AS INTEGER) AS seen,
+        CAST(substr(namespaces, 1 + n * (length(namespaces) / count), length(namespaces) / count) AS INTEGER) AS namespace,
+        CAST(substr(services, 1 + n * (length(services) / count), length(services) / count) AS INTEGER) AS service,
+        CAST(substr(instances, 1 + n * (length(instances) / count), length(instances) / count) AS INTEGER) AS instance,
+        CAST(substr(callers, 1 + n * (length(callers) / count), length(callers) / count) AS INTEGER) AS caller,
+        CAST(substr(details, 1 + n * (length(details) / count), length(details) / count) AS INTEGER) AS detail,
+        CAST(substr(revisions, 1 + n * (length(revisions) / count), length(revisions) / count) AS INTEGER) AS revision,
+        CAST(substr(returned, 1 + n * (length(returned) / count), length(returned) / count) AS INTEGER) AS returned,
+        CAST(substr(statuses, 1 + n * (length(statuses) / count), length(statuses) / count) AS INTEGER) AS status,
+        substr(trace_ids, 1 + n * 16, 16) AS trace_id,
+        substr(span_ids, 1 + n * 8, 8) AS span_id
+    FROM traffic JOIN slots ON n < count
+);
+
+-- The state after a change. One row says what it is, one row a service holds it, so that one service of the
+-- past can be had without the others.
+CREATE TABLE snapshots (
+    seq       INTEGER PRIMARY KEY,
+    at        INTEGER NOT NULL,  -- of that change, microseconds since 1970
+    services  INTEGER NOT NULL,  -- rows in snapshot_services
+    instances INTEGER NOT NULL,
+    digest    TEXT    NOT NULL,  -- as in checkpoint events
+    bytes     INTEGER NOT NULL,
+    -- 0 while its services are being written: it is not to be used.
+    complete  INTEGER NOT NULL,
+    checksum  INTEGER NOT NULL   -- CRC-32 over the above but `complete`, and over the checksums of its services
+);
+CREATE TABLE snapshot_services (
+    seq       INTEGER NOT NULL,
+    namespace TEXT    NOT NULL,
+    service   TEXT    NOT NULL,
+    revision  INTEGER NOT NULL,
+    -- JSON array: the instances as in events, each with `lease`: its last heartbeat and the trace of its registration.
+    instances TEXT    NOT NULL,
+    checksum  INTEGER NOT NULL   -- CRC-32 over the above
+);
+CREATE UNIQUE INDEX snapshot_services_by_name ON snapshot_services (seq, namespace, service);
+
+-- Where to look: a row stands for a stretch of events of one class and says what can be in it. Derived in the
+-- background; what has no row yet is searched itself.
+CREATE TABLE change_segments (
+    first     INTEGER PRIMARY KEY,
+    last      INTEGER NOT NULL,
+    kinds     INTEGER NOT NULL,  -- a bit for each kind
+    names     BLOB    NOT NULL,  -- Bloom filter over namespaces, services, instances and callers
+    trace_ids BLOB    NOT NULL,  -- Bloom filter
+    checksum  INTEGER NOT NULL   -- CRC-32 over all of the above
+);
+CREATE TABLE traffic_segments (
+    first     INTEGER PRIMARY KEY,
+    last      INTEGER NOT NULL,
+    kinds     INTEGER NOT NULL,
+    names     BLOB    NOT NULL,
+    trace_ids BLOB    NOT NULL,
+    checksum  INTEGER NOT NULL
+);
+
+-- What stays of traffic when it has gone. Also derived in the background, while it is still there.
+-- Lookups, by the minute in which they were answered.
+CREATE TABLE lookup_minutes (
+    minute   INTEGER NOT NULL,  -- minutes since 1970
+    part     INTEGER NOT NULL,  -- number of the first traffic event in it: a minute may have several rows
+    last     INTEGER NOT NULL,  -- number of the last one
+    counts   TEXT    NOT NULL,  -- JSON: see src/log/rollup.rs
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (minute, part)
+);
+-- Heartbeats of one life, by the hour in which they came.
+CREATE TABLE heartbeat_runs (
+    namespace     TEXT    NOT NULL,
+    service       TEXT    NOT NULL,
+    instance      TEXT    NOT NULL,
+    incarnation   INTEGER NOT NULL,
+    hour          INTEGER NOT NULL,  -- hours since 1970
+    first_at      INTEGER NOT NULL,
+    last_at       INTEGER NOT NULL,
+    count         INTEGER NOT NULL,
+    widest_gap    INTEGER NOT NULL,  -- microseconds between two heartbeats of this life
+    widest_gap_at INTEGER NOT NULL,  -- when it ended
+    PRIMARY KEY (namespace, service, instance, incarnation, hour)
+) WITHOUT ROWID;
+
+-- The oldest events that are kept, and how far the deriving has come (number of the last event).
+ALTER TABLE log ADD COLUMN first_seq        INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE log ADD COLUMN first_traffic    INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE log ADD COLUMN derived_seq      INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN derived_traffic  INTEGER NOT NULL DEFAULT 0;

@@ -1,0 +1,21 @@
+//! The past: questions about it, what must be known to answer them, and the answers worked out, as plain
+//! values.
+//!
+//! ```text
+//!   http, cli ── a question ──▶ history ── Archive ──▶ log/sqlite (or whoever holds the log)
+//!                              diff, lives, why, impact, graph: pure, over what the archive shows
+//! ```
+//!
+//! It stands between the two so that neither knows the other: no SQL, no HTTP. [`Archive`] is implemented over the
+//! log and handed in by `app`.
+
+mod archive;
+mod moment;
+mod record;
+
+pub use archive::{
+    Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,
+    NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
+};
+pub use moment::{Moment, Version};
+pub use record::{EventId, Record};

@@ -1,0 +1,149 @@
+//! Answers questions about the past from the file, for the API and the command line.
+//!
+//! ```text
+//!   page.rs    events in pages, both classes merged
+//!   visit.rs   the events of one class that somebody has to see, all of them
+//!   state.rs   the state after a change
+//! ```
+//!
+//! Each question borrows a connection of its own and holds no transaction for longer than one step.
+
+mod page;
+mod state;
+mod visit;
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{OpenError, Reader};
+use crate::domain::registry::Service;
+use crate::domain::traffic::Numbered;
+use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey};
+use crate::history::{
+    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
+    Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
+};
+use crate::log::ReadError;
+
+/// Connections kept open between questions.
+const IDLE_MAX: usize = 4;
+
+/// The past of one log. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SqliteArchive {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    idle: Mutex<Vec<Reader>>,
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
+impl SqliteArchive {
+    /// The past of the database at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it can't be opened for reading.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let first = Reader::open(path)?;
+        let idle = Mutex::new(vec![first]);
+        let shared = Shared { path: path.to_owned(), idle };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, Error>) -> Result<T, Error> {
+        let idle = self.shared.idle.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => Reader::open(&self.shared.path)
+                .map_err(|error| Error::Unreadable(error.to_string()))?,
+        };
+        let answer = read(&reader);
+        // A reader that failed is not kept: the next question opens a new one.
+        if !matches!(answer, Err(Error::Unreadable(_))) {
+            let mut idle = self.shared.idle.lock();
+            if idle.len() < IDLE_MAX {
+                idle.push(reader);
+            }
+        }
+        answer
+    }
+}
+
+impl Archive for SqliteArchive {
+    fn figures(&self) -> Result<LogFigures, Error> {
+        self.read(|reader| {
+            let (_, _, next_traffic) = reader.next()?;
+            let sizes = reader.sizes()?;
+            Ok(LogFigures {
+                traffic_head: next_traffic - 1,
+                changes_bytes: sizes.changes,
+                traffic_bytes: sizes.traffic,
+                wal_bytes: sizes.wal,
+            })
+        })
+    }
+
+    fn extent(&self) -> Result<Extent, Error> {
+        self.read(state::extent)
+    }
+
+    fn version(&self, moment: Moment) -> Result<Version, Error> {
+        self.read(|reader| state::version(reader, moment))
+    }
+
+    fn events(&self, query: &EventQuery) -> Result<EventPage, Error> {
+        self.read(|reader| Ok(page::page(reader, query)?))
+    }
+
+    fn event(&self, id: EventId) -> Result<Option<Record>, Error> {
+        self.read(|reader| Ok(page::event(reader, id)?))
+    }
+
+    fn state(&self, at: Seq) -> Result<Registry, Error> {
+        self.read(|reader| state::state(reader, at))
+    }
+
+    fn service(&self, key: &ServiceKey, at: Seq) -> Result<Option<Service>, Error> {
+        self.read(|reader| state::service(reader, key, at))
+    }
+
+    fn changes(
+        &self,
+        subject: Subject<'_>,
+        range: RangeInclusive<Seq>,
+        visit: &mut dyn FnMut(Change) -> Visit,
+    ) -> Result<(), Error> {
+        self.read(|reader| Ok(visit::changes(reader, subject, range, visit)?))
+    }
+
+    fn traffic(
+        &self,
+        wanted: &TrafficQuery,
+        visit: &mut dyn FnMut(Numbered) -> Visit,
+    ) -> Result<Vec<Missing>, Error> {
+        self.read(|reader| Ok(visit::traffic(reader, wanted, visit)?))
+    }
+
+    fn lookup_counts(
+        &self,
+        _: &TrafficQuery,
+        _: &mut dyn FnMut(LookupCount) -> Visit,
+    ) -> Result<u64, Error> {
+        Ok(0)
+    }
+
+    fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {
+        Ok((Vec::new(), 0))
+    }
+}

@@ -1,0 +1,93 @@
+//! The work on a log that nobody waits for: deriving what makes it searchable, snapshots, retention.
+//!
+//! It runs beside the registrar, on a thread and a connection of its own, in slices that hold the log's write lock for
+//! about two milliseconds at most. The keeper decides when; this says what can be done.
+//! Whatever stops in the middle (a crash, a full disk) leaves the log as good as before: events are the truth, and
+//! all of this can be done again.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::domain::event::{Compacted, HeartbeatRef};
+use crate::domain::{Instance, Seq, ServiceKey, Timestamp, TraceRef};
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// Traffic before this instant goes.
+    pub traffic_until: Timestamp,
+    /// Traffic beyond so many bytes goes, the oldest first.
+    pub traffic_bytes: u64,
+    /// Changes before this instant go, once a snapshot covers them.
+    pub changes_until: Timestamp,
+    /// Roll-ups before this instant go: they are kept as long as changes.
+    pub rollups_until: Timestamp,
+}
+
+/// One living instance as a snapshot keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Living {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// Its last heartbeat, as far as it has its number.
+    pub last_heartbeat: Option<HeartbeatRef>,
+    /// The trace of the registration that began this life.
+    pub registration: TraceRef,
+}
+
+/// One service as a snapshot keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceState {
+    /// Which service.
+    pub key: ServiceKey,
+    /// Its revision.
+    pub revision: Seq,
+    /// Who lives there, in the order of their ids.
+    pub instances: Vec<Living>,
+}
+
+/// A snapshot that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Of which version.
+    pub seq: Seq,
+    /// Bytes that it takes, about.
+    pub bytes: u64,
+}
+
+/// Why a piece of work was not done. It is tried again later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub Arc<str>);
+
+/// The work. Every call does one slice or, for a snapshot, slices with pauses between them; all of them block.
+pub trait Upkeep: Send + Debug {
+    /// Derives search segments and roll-ups from the next events that are complete; whether there are more.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn derive(&mut self) -> Result<bool, Failed>;
+
+    /// Writes a snapshot of version `seq`, which holds `services` in the order of their names, then lets go of the
+    /// snapshots that are not needed any more.
+    ///
+    /// # Errors
+    /// [`Failed`]; the snapshots before it are untouched.
+    fn snapshot(
+        &mut self,
+        seq: Seq,
+        services: &mut dyn Iterator<Item = ServiceState>,
+    ) -> Result<Written, Failed>;
+
+    /// Removes one slice of what is beyond the budgets, only ever what has been derived from; none when all is within.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn retain(&mut self, budgets: &Budgets) -> Result<Option<Compacted>, Failed>;
+
+    /// Gives one slice of free space back to the file system; whether there is more.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn reclaim(&mut self) -> Result<bool, Failed>;
+}
