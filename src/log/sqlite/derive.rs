@@ -114,7 +114,7 @@ impl Deriver {
     pub(super) fn prepare(&mut self, connection: &Connection) -> rusqlite::Result<Option<Slice>> {
         let mut state = match self.state.take() {
             Some(state) => state,
-            None => State::new(rows::marks(connection)?, self.sizes),
+            None => State::new(connection, self.sizes)?,
         };
         // Read before the blocks: what ends before it is complete.
         let now = rows::marks(connection)?;
@@ -152,18 +152,24 @@ impl Deriver {
 }
 
 impl State {
-    fn new(marks: Marks, sizes: Sizes) -> Self {
+    fn new(connection: &Connection, sizes: Sizes) -> rusqlite::Result<Self> {
+        let marks = rows::marks(connection)?;
         let Marks { segmented_traffic, counted_lookups, counted_heartbeats, .. } = marks;
         let reached = segmented_traffic.min(counted_lookups).min(counted_heartbeats);
-        Self {
+        // Periods end anywhere in a block.
+        let next = rows::block_of_number(connection, reached.saturating_add(1));
+        Ok(Self {
             marks,
             sizes,
-            next: reached.saturating_add(1),
+            next: next.or_else(|error| match rows::is_damage(&error) {
+                true => Ok(reached.saturating_add(1)),
+                false => Err(error),
+            })?,
             segment: None,
             lookups: Lookups::default(),
             beats: Beats::default(),
             runs: VecDeque::new(),
-        }
+        })
     }
 
     /// The next segment of changes, if there are enough of them.

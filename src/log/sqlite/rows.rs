@@ -287,6 +287,12 @@ pub(super) fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
     })
 }
 
+/// The number with which the block begins that holds `number`; itself if none does.
+pub(super) fn block_of_number(connection: &Connection, number: u64) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare_cached(SELECT_BLOCK_OF)?;
+    statement.query_row([signed(number)], |row| unsigned(row, 0))
+}
+
 /// The blocks that hold numbers of `low..=high`, as far as they can be read: what a damaged page hides is stepped
 /// over, and is then a hole between the numbers of two blocks.
 pub(super) fn blocks_among(

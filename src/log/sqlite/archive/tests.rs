@@ -222,7 +222,8 @@ proptest! {
             prop_assert!(gaps.iter().all(|gap| gap.reason == Reason::LogGap), "{:?}", gaps);
             prop_assert_eq!(found, expected);
 
-            let whose = changes[low % changes.len()].event.key().cloned();
+            let whose = changes.get(low % changes.len().max(1));
+            let whose = whose.and_then(|change| change.event.key().cloned());
             let subject = whose.as_ref().map_or(Subject::All, |key| match field {
                 0 | 1 => Subject::Instance(key),
                 _ => Subject::Service(&key.service),
