@@ -170,11 +170,15 @@ impl Minute {
 }
 
 fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(0x80 | (number & 0x7F) as u8);
+    loop {
+        let [low, ..] = (number & 0x7F).to_le_bytes();
         number >>= 7;
+        if number == 0 {
+            bytes.push(low);
+            return;
+        }
+        bytes.push(0x80 | low);
     }
-    bytes.push(number as u8);
 }
 
 fn take_number(bytes: &mut &[u8]) -> Option<u64> {

@@ -173,11 +173,7 @@ impl State {
     }
 
     /// The next segment of changes, if there are enough of them.
-    fn changes(
-        &mut self,
-        connection: &Connection,
-        now: &Marks,
-    ) -> rusqlite::Result<Option<Slice>> {
+    fn changes(&mut self, connection: &Connection, now: &Marks) -> rusqlite::Result<Option<Slice>> {
         let first = self.marks.segmented_seq.saturating_add(1).max(now.first_seq);
         let last = first.saturating_add(self.sizes.changes as u64 - 1);
         if last >= now.next_seq {
@@ -194,11 +190,7 @@ impl State {
         Ok(Some(slice))
     }
 
-    fn traffic(
-        &mut self,
-        connection: &Connection,
-        now: &Marks,
-    ) -> rusqlite::Result<Option<Slice>> {
+    fn traffic(&mut self, connection: &Connection, now: &Marks) -> rusqlite::Result<Option<Slice>> {
         let from = self.next.max(now.first_traffic);
         let blocks = match read_blocks(connection, from) {
             Ok(blocks) => blocks,
@@ -315,7 +307,7 @@ impl Slice {
                 segment.checksum,
             ])
         };
-        for segment in &self.changes {
+        if let Some(segment) = &self.changes {
             put(PUT_CHANGE_SEGMENT, segment)?;
         }
         for segment in &self.traffic {

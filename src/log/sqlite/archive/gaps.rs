@@ -8,9 +8,9 @@ use crate::domain::event::{Class, Event, Kind, Note};
 use crate::domain::{Change, Seq, Timestamp};
 use crate::history::{Missing, Moment, Order, Reason};
 use crate::log::ReadError;
+use crate::log::sqlite::Reader;
 use crate::log::sqlite::reader::storage;
 use crate::log::sqlite::rows::{self, signed};
-use crate::log::sqlite::Reader;
 
 /// The time of a moment; none if there is none, or if it is older than what is kept.
 pub(super) fn instant(

@@ -151,7 +151,8 @@ pub(super) fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, Rea
             page.events.push(record);
         }
     }
-    page.missing = missing(reader, query, [(Class::Changes, &changes), (Class::Traffic, &traffic)])?;
+    page.missing =
+        missing(reader, query, [(Class::Changes, &changes), (Class::Traffic, &traffic)])?;
     Ok(page)
 }
 

@@ -67,8 +67,9 @@ fn minutes(
 ) -> rusqlite::Result<Vec<Minute>> {
     let mut statement = reader.connection.prepare_cached(SELECT_MINUTES)?;
     let limit = i64::try_from(MINUTES).unwrap_or(i64::MAX);
-    let found = statement
-        .query_map(params![minute, signed(part), until, signed(through), limit], |row| {
+    let found = statement.query_map(
+        params![minute, signed(part), until, signed(through), limit],
+        |row| {
             Ok(Minute {
                 minute: row.get(0)?,
                 part: row.get::<_, i64>(1)?.cast_unsigned(),
@@ -77,7 +78,8 @@ fn minutes(
                 counts: row.get(4)?,
                 checksum: u32::try_from(row.get::<_, i64>(5)?).unwrap_or(0),
             })
-        })?;
+        },
+    )?;
     found.collect()
 }
 
@@ -119,17 +121,18 @@ pub(super) fn heartbeat_runs(
         let through = rows::marks(&transaction)?.counted_heartbeats;
         let mut statement = transaction.prepare_cached(SELECT_RUNS)?;
         let (namespace, service) = (key.service.namespace.as_str(), key.service.service.as_str());
-        let runs = statement.query_map(params![namespace, service, key.instance.as_str()], |row| {
-            let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
-            Ok(HeartbeatRun {
-                incarnation: Seq(number(0)?),
-                first_at: Timestamp(row.get(1)?),
-                last_at: Timestamp(row.get(2)?),
-                count: number(3)?,
-                widest_gap: Millis::from_millis(number(4)? / 1_000),
-                widest_gap_at: Timestamp(row.get(5)?),
-            })
-        })?;
+        let runs =
+            statement.query_map(params![namespace, service, key.instance.as_str()], |row| {
+                let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+                Ok(HeartbeatRun {
+                    incarnation: Seq(number(0)?),
+                    first_at: Timestamp(row.get(1)?),
+                    last_at: Timestamp(row.get(2)?),
+                    count: number(3)?,
+                    widest_gap: Millis::from_millis(number(4)? / 1_000),
+                    widest_gap_at: Timestamp(row.get(5)?),
+                })
+            })?;
         Ok((runs.collect::<Result<_, _>>()?, through))
     };
     read().map_err(storage)

@@ -344,8 +344,10 @@ fn first_of_block(
     bisect(reader, SELECT_BLOCK_TIME, low, high, is_before)
 }
 
-const SELECT_BLOCK_TIME: &str = "SELECT first, first_at FROM traffic WHERE first <= ? ORDER BY first DESC LIMIT 1";
-const SELECT_CHANGE_TIME: &str = "SELECT seq, at FROM changes WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
+const SELECT_BLOCK_TIME: &str =
+    "SELECT first, first_at FROM traffic WHERE first <= ? ORDER BY first DESC LIMIT 1";
+const SELECT_CHANGE_TIME: &str =
+    "SELECT seq, at FROM changes WHERE seq <= ? ORDER BY seq DESC LIMIT 1";
 
 /// The last row in `low..=high` whose instant `is_before`: numbers and times only grow together.
 fn bisect(
@@ -402,8 +404,7 @@ impl<'a> ChangeScan<'a> {
     ) -> Self {
         let seen = wanted.seen.clone().unwrap_or(0..=u64::MAX);
         let mut low = (*range.start()).max(marks.first_seq).max(*seen.start());
-        let mut high =
-            (*range.end()).min(marks.next_seq.saturating_sub(1)).min(*seen.end());
+        let mut high = (*range.end()).min(marks.next_seq.saturating_sub(1)).min(*seen.end());
         if let Some(since) = wanted.since {
             low = low.max(bisect(reader, SELECT_CHANGE_TIME, low, high, |at| at < since));
         }
@@ -469,7 +470,8 @@ impl<'a> ChangeScan<'a> {
         let mut changes = Vec::new();
         for seq in stretch.clone() {
             let read = self.read(seq, seq).map_err(storage);
-            let read = read.and_then(|rows| rows.iter().map(decode_change).collect::<Result<Vec<_>, _>>());
+            let read =
+                read.and_then(|rows| rows.iter().map(decode_change).collect::<Result<Vec<_>, _>>());
             match (read, &mut self.holes) {
                 (Ok(found), _) => changes.extend(found),
                 (Err(_), Some(holes)) => holes.push(seq..=seq),
@@ -488,7 +490,8 @@ impl<'a> ChangeScan<'a> {
             Order::Descending => rows::SELECT_MATCHING_CHANGES_BACK,
         };
         let mut statement = self.stretches.reader.connection.prepare_cached(sql)?;
-        let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned()));
+        let text =
+            |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned()));
         let wanted = &self.wanted;
         let parameters = [
             Value::Integer(signed(low)),
