@@ -26,9 +26,12 @@
 
 pub mod blocks;
 pub mod codec;
+pub mod columns;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod rollup;
+pub mod segments;
 pub mod sqlite;
 #[cfg(test)]
 mod stored;

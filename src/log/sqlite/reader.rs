@@ -15,7 +15,7 @@ use crate::log::{Numbered, ReadError};
 /// A read-only connection to a log.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
 }
 
@@ -30,7 +30,7 @@ pub struct Sizes {
     pub wal: u64,
 }
 
-fn storage(error: rusqlite::Error) -> ReadError {
+pub(super) fn storage(error: rusqlite::Error) -> ReadError {
     ReadError::Storage(error.to_string().into())
 }
 
@@ -42,6 +42,7 @@ impl Reader {
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         check_ours(&connection, path)?;
         check_schema(&connection, path)?;
+        connection.set_prepared_statement_cache_capacity(32);
         Ok(Self { connection, path: path.to_owned() })
     }
 
