@@ -303,7 +303,7 @@ proptest! {
             drop(fold(&mut registry, &change));
             for (_, service) in registry.services() {
                 for instance in service.instances.values() {
-                    let lease = Lease::granted(instance.ttl, Monotonic(1));
+                    let lease = Lease::granted(instance.ttl, Monotonic(1), trace(1));
                     let _ = (lease.late_after(), instance.heartbeat_interval());
                 }
             }

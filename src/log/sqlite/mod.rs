@@ -3,6 +3,7 @@
 //! ```text
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
+//!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
 //!   reader.rs ─────────── read-only connections, for verify and for
 //!   archive/ ──────────── questions about the past
 //! ```
@@ -15,6 +16,9 @@ mod checkpointer;
 mod reader;
 mod rows;
 #[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -25,6 +29,8 @@ use rusqlite::Connection;
 
 pub use archive::SqliteArchive;
 pub use reader::{Reader, Sizes};
+#[cfg(test)]
+pub(crate) use snapshot_tests::put_snapshot;
 pub use writer::SqliteLog;
 
 /// The name of the database in a data directory.

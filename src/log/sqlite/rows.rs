@@ -45,7 +45,7 @@ pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<(
 }
 
 /// SQLite's integers are signed; numbers of events stay far below the edge.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -87,7 +87,7 @@ pub(super) fn insert_change(
 
 /// A text, also where the file says that it is none or no UTF-8: the row's checksum will tell, and its place can
 /// be named.
-fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+pub(super) fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
@@ -108,14 +108,17 @@ fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
 }
 
 /// A number, in the same way; what is none or out of range reads as the largest one.
-fn number<T: TryFrom<i64> + Bounded>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn number<T: TryFrom<i64> + Bounded>(
+    row: &SqlRow<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => T::try_from(number).unwrap_or(T::LARGEST),
         ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => T::LARGEST,
     })
 }
 
-trait Bounded {
+pub(super) trait Bounded {
     const LARGEST: Self;
 }
 
@@ -230,6 +233,13 @@ pub(super) fn next(connection: &Connection) -> rusqlite::Result<Next> {
             traffic: positive(row, 2)?,
             clean: row.get(3)?,
         })
+    })
+}
+
+/// The first change and the first traffic event that are kept.
+pub(super) fn first(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    connection.query_row("SELECT first_seq, first_traffic FROM log", [], |row| {
+        Ok((positive(row, 0)?, positive(row, 1)?))
     })
 }
 
