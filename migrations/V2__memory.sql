@@ -73,7 +73,7 @@ CREATE TABLE snapshots (
     bytes     INTEGER NOT NULL,
     -- 0 while its services are being written: it is not to be used.
     complete  INTEGER NOT NULL,
-    checksum  INTEGER NOT NULL   -- CRC-32 over the above but `complete`, and over the checksums of its services
+    checksum  INTEGER NOT NULL   -- CRC-32 over the above but `complete`, and over names and checksums of its services
 );
 CREATE TABLE snapshot_services (
     seq       INTEGER NOT NULL,

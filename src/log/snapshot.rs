@@ -99,7 +99,7 @@ pub struct Header {
     pub digest: String,
     /// Bytes of all parts, about.
     pub bytes: u64,
-    /// CRC-32 over the above and over the checksums of all parts.
+    /// CRC-32 over the above and over the names and checksums of all parts.
     pub checksum: u32,
 }
 
@@ -236,6 +236,22 @@ pub fn encode(seq: Seq, state: &ServiceState) -> Vec<Part> {
     (0..).zip(texts).map(part).collect()
 }
 
+/// Which parts there are, in the order of their names: what a header's checksum holds together. It can be had without
+/// reading what the parts hold.
+#[derive(Clone, Debug, Default)]
+pub struct List(crc32fast::Hasher);
+
+impl List {
+    /// The next part.
+    pub fn add(&mut self, namespace: &str, service: &str, checksum: u32) {
+        for text in [namespace, service] {
+            self.0.update(&(text.len() as u64).to_le_bytes());
+            self.0.update(text.as_bytes());
+        }
+        self.0.update(&checksum.to_le_bytes());
+    }
+}
+
 /// Adds up what a header says of its parts, while these go by in the order of their names.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -243,7 +259,7 @@ pub struct Tally {
     instances: u64,
     digest: u64,
     bytes: u64,
-    crc: crc32fast::Hasher,
+    list: List,
 }
 
 impl Tally {
@@ -256,7 +272,7 @@ impl Tally {
         }
         for part in parts {
             self.bytes += part.bytes();
-            self.crc.update(&part.checksum.to_le_bytes());
+            self.list.add(&part.namespace, &part.service, part.checksum);
         }
     }
 
@@ -273,15 +289,14 @@ impl Tally {
             bytes: self.bytes,
             checksum: 0,
         };
-        header.checksum = header.expected_checksum(self.crc.clone());
+        header.checksum = header.expected_checksum(&self.list);
         header
     }
 }
 
 impl Header {
-    /// The checksum that the other fields and `parts` (over the checksums of the parts) call for.
-    fn expected_checksum(&self, parts: crc32fast::Hasher) -> u32 {
-        let mut crc = parts;
+    fn expected_checksum(&self, parts: &List) -> u32 {
+        let mut crc = parts.0.clone();
         for number in [self.seq, self.next_traffic, self.services, self.instances, self.bytes] {
             crc.update(&number.to_le_bytes());
         }
@@ -290,14 +305,12 @@ impl Header {
         crc.finalize()
     }
 
-    /// Whether this header belongs to parts with these checksums, in the order of their names.
+    /// Whether this header belongs to these parts.
     ///
     /// # Errors
     /// [`DecodeError::Checksum`].
-    pub fn check(&self, checksums: &[u32]) -> Result<(), DecodeError> {
-        let mut crc = crc32fast::Hasher::new();
-        checksums.iter().for_each(|checksum| crc.update(&checksum.to_le_bytes()));
-        let expected = self.expected_checksum(crc);
+    pub fn check(&self, parts: &List) -> Result<(), DecodeError> {
+        let expected = self.expected_checksum(parts);
         if self.checksum == expected {
             return Ok(());
         }
@@ -309,7 +322,7 @@ impl Header {
 #[derive(Debug)]
 pub struct Builder {
     header: Header,
-    checksums: Vec<u32>,
+    list: List,
     services: Vec<(ServiceKey, Service)>,
     lives: HashMap<InstanceKey, Life>,
 }
@@ -319,7 +332,7 @@ impl Builder {
     #[must_use]
     pub fn new(header: Header) -> Self {
         // What a damaged header claims reserves no memory.
-        Self { header, checksums: Vec::new(), services: Vec::new(), lives: HashMap::new() }
+        Self { header, list: List::default(), services: Vec::new(), lives: HashMap::new() }
     }
 
     /// Takes the next part.
@@ -328,7 +341,7 @@ impl Builder {
     /// [`DecodeError`]: it is not what was written, or not the next one.
     pub fn add(&mut self, part: &Part) -> Result<(), DecodeError> {
         let state = part.decode()?;
-        self.checksums.push(part.checksum);
+        self.list.add(&part.namespace, &part.service, part.checksum);
         for Living { instance, last_heartbeat, registration } in &state.instances {
             let life = Life { last_heartbeat: *last_heartbeat, registration: *registration };
             self.lives.insert(instance.key.clone(), life);
@@ -342,8 +355,8 @@ impl Builder {
     /// # Errors
     /// [`DecodeError`]: the parts are not those that belong to the header.
     pub fn finish(self) -> Result<Snapshot, DecodeError> {
-        let Self { header, checksums, services, lives } = self;
-        header.check(&checksums)?;
+        let Self { header, list, services, lives } = self;
+        header.check(&list)?;
         let registry = Registry::from_parts(Seq(header.seq), Timestamp(header.at), services);
         let says = (header.services, header.instances, header.digest);
         let holds = (

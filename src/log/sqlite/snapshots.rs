@@ -16,7 +16,7 @@ use crate::domain::registry::Service;
 use crate::domain::{Seq, ServiceKey, Timestamp};
 use crate::log::ReadError;
 use crate::log::codec::DecodeError;
-use crate::log::snapshot::{Builder, Header, Part, Snapshot, Tally, encode, service_of};
+use crate::log::snapshot::{Builder, Header, List, Part, Snapshot, Tally, encode, service_of};
 use crate::log::upkeep::{ServiceState, Written};
 
 /// How long a slice goes on: the registry's writer may be waiting. A part takes about a tenth of it.
@@ -32,8 +32,8 @@ const SELECT_PARTS: &str = "SELECT seq, namespace, service, revision, part, part
      FROM snapshot_services WHERE seq = ?1 ORDER BY namespace, service, part";
 const SELECT_PARTS_OF: &str = "SELECT seq, namespace, service, revision, part, parts, format, checksum, instances \
      FROM snapshot_services WHERE seq = ?1 AND namespace = ?2 AND service = ?3 ORDER BY part";
-const SELECT_CHECKSUMS: &str =
-    "SELECT checksum FROM snapshot_services WHERE seq = ? ORDER BY namespace, service, part";
+const SELECT_LIST: &str = "SELECT namespace, service, checksum FROM snapshot_services WHERE seq = ? \
+     ORDER BY namespace, service, part";
 const SELECT_HEADER: &str = "SELECT seq, at, next_traffic, services, instances, digest, bytes, checksum \
      FROM snapshots WHERE seq = ? AND complete = 1";
 const SELECT_COMPLETE: &str =
@@ -375,6 +375,17 @@ pub(super) fn load(connection: &Connection, seq: Seq) -> Result<Option<Snapshot>
     loaded.map(Some).map_err(wrong)
 }
 
+fn list(connection: &Connection, seq: Seq) -> rusqlite::Result<List> {
+    let mut list = List::default();
+    let mut statement = connection.prepare_cached(SELECT_LIST)?;
+    let mut rows = statement.query([signed(seq.0)])?;
+    while let Some(row) = rows.next()? {
+        let name = |column| Ok::<_, rusqlite::Error>(text(row, column)?.unwrap_or_default());
+        list.add(&name(0)?, &name(1)?, number(row, 2)?);
+    }
+    Ok(list)
+}
+
 /// Loads one service of a snapshot, without the others: `Some(None)` if that snapshot does not know it, none if
 /// there is no such snapshot.
 ///
@@ -396,12 +407,7 @@ pub(super) fn load_service(
     let checked = match &service {
         // Its own checksums say enough of a service that is there; that one is not there is said by all of them.
         Ok(Some(_)) | Err(_) => Ok(()),
-        Ok(None) => {
-            let mut statement = connection.prepare_cached(SELECT_CHECKSUMS).map_err(sqlite)?;
-            let found = statement.query_map([signed(seq.0)], |row| number(row, 0));
-            let found: Result<Vec<u32>, _> = found.map_err(sqlite)?.collect();
-            header.check(&found.map_err(sqlite)?)
-        }
+        Ok(None) => header.check(&list(connection, seq).map_err(sqlite)?),
     };
     if self::header(connection, seq).map_err(sqlite)?.is_none() {
         return Ok(None);
