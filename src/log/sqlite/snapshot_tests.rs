@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
@@ -12,6 +14,7 @@ use crate::domain::{Change, Seq, Timestamp};
 use crate::history::{Archive, Error, Moment, Version};
 use crate::log::contract::{Disk, Place, changes, changes_of, states_of};
 use crate::log::snapshot::{Part, Snapshot, encode};
+use crate::log::verify::verify;
 use crate::log::{ChangeLog, ReadError};
 use crate::testing::cases;
 use crate::testing::history::histories;
@@ -29,6 +32,18 @@ fn log_with(changes: &[Arc<Change>], states: &[Snapshot], of: &[usize]) -> (Disk
     log.append(Seq(0), changes).unwrap();
     of.iter().for_each(|seq| disk.put_snapshot(&states[*seq]));
     (disk, log)
+}
+
+/// Some dozens of changes in which most kinds of event are.
+fn changes_of_a_history() -> Vec<Arc<Change>> {
+    let mut runner = TestRunner::new(cases(1));
+    loop {
+        let history = histories(120).new_tree(&mut runner).unwrap().current();
+        let changes = changes_of(&history);
+        if changes.len() > 60 {
+            return changes;
+        }
+    }
 }
 
 /// Lets the changes up to `seq` go, as retention does.
@@ -182,6 +197,35 @@ fn a_log_that_stands_on_no_whole_snapshot_is_not_made_up() {
         snapshots::horizon(&disk.shell(), at).unwrap()
     };
     assert_eq!([until(9), until(6), until(5)], [Some(Seq(6)), Some(Seq(6)), None]);
+}
+
+#[test]
+fn verify_compares_each_snapshot_with_what_folding_gives() {
+    let history = changes_of_a_history();
+    let states = states_of(&history);
+    let (early, late) = (history.len() / 3, history.len() * 2 / 3);
+    let (disk, _log) = log_with(&history, &states, &[early, late]);
+    let findings = || -> Vec<String> {
+        let report = verify(disk.dir(), |_| {}).unwrap();
+        report.findings.into_iter().map(|finding| finding.place).collect()
+    };
+    assert_eq!(findings(), [""; 0]);
+    let report = verify(disk.dir(), |_| {}).unwrap();
+    assert_eq!((report.first, report.snapshots), (1, 2));
+
+    // A whole one with the content of another version.
+    let mut shell = disk.shell();
+    shell.execute("DELETE FROM snapshots WHERE seq = ?", [late.cast_signed()]).unwrap();
+    let other = &states[early];
+    snapshots::write(&mut shell, Seq(late as u64), &mut other.services()).unwrap();
+    assert_eq!(findings(), [format!("snapshot {late}")]);
+
+    truncate(&disk, early as u64);
+    assert_eq!(findings(), [format!("snapshot {late}")], "the kept changes stand on a snapshot");
+    harm(&disk, early as u64, 4, 3, 2);
+    let base = format!("snapshot {early}");
+    let state = format!("the state before change {}", early + 1);
+    assert!(findings().starts_with(&[base, state]), "{:?}", findings());
 }
 
 #[test]
