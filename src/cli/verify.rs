@@ -62,12 +62,16 @@ fn tell(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
         "read      {changes} changes, {traffic} heartbeats and lookups, {snapshots} snapshots"
     )?;
     writeln!(out, "state     {instances} instances of {services} services, hash {digest}")?;
+    if report.is_clean() { writeln!(out, "clean") } else { findings(out, report) }
+}
+
+/// What is damaged, for people. Also of a backup that is not restored.
+pub(super) fn findings(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
     for finding in &report.findings {
         writeln!(out, "damaged   {}: {}", finding.place, finding.what)?;
     }
     let told = u64::try_from(report.findings.len()).unwrap_or(u64::MAX);
     match report.findings_total - told {
-        0 if told == 0 => writeln!(out, "clean"),
         0 => Ok(()),
         more => writeln!(out, "and {more} more findings"),
     }

@@ -75,6 +75,18 @@ impl Snapshot {
         })
     }
 
+    /// The same, encoded, with the header that belongs to it.
+    #[must_use]
+    pub fn encode(&self) -> (Header, Vec<Part>) {
+        let (mut tally, mut all) = (Tally::default(), Vec::new());
+        for state in self.services() {
+            let parts = encode(self.registry.head(), &state);
+            tally.add(&state, &parts);
+            all.extend(parts);
+        }
+        (tally.header(self.registry.head(), self.registry.at(), self.next_traffic), all)
+    }
+
     fn living(&self, instance: &Arc<crate::domain::Instance>) -> Living {
         let life = self.lives.get(&instance.key).copied().unwrap_or_default();
         let Life { last_heartbeat, registration } = life;
@@ -83,7 +95,7 @@ impl Snapshot {
 }
 
 /// What a snapshot is, without what is in it.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Header {
     /// After which change.
     pub seq: u64,

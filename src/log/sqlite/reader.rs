@@ -54,6 +54,11 @@ impl Reader {
         Ok(Self { connection, path: path.to_owned(), has_memory })
     }
 
+    /// The connection itself, for those who copy all of it.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// The id of the log and the numbers that come next: `(id, change, traffic)`.
     ///
     /// # Errors

@@ -9,14 +9,14 @@ use super::visit;
 use crate::domain::registry::Service;
 use crate::domain::{Registry, Seq, ServiceKey, Timestamp, fold};
 use crate::history::{Error, Extent, Moment, Subject, Version};
-use crate::log::ReadError;
 use crate::log::sqlite::Reader;
+use crate::log::{ReadError, Snapshot};
 
 /// Changes read at once.
 const CHANGES: usize = 8_192;
 
 /// What is kept.
-pub(super) fn extent(reader: &Reader) -> Result<Extent, Error> {
+pub(in crate::log::sqlite) fn extent(reader: &Reader) -> Result<Extent, Error> {
     let (first, first_traffic) = reader.first()?;
     let (_, next, next_traffic) = reader.next()?;
     // A state below the first change but one leads nowhere: the changes that followed it are gone.
@@ -45,7 +45,7 @@ pub(super) fn extent(reader: &Reader) -> Result<Extent, Error> {
 }
 
 /// The version at a moment.
-pub(super) fn version(reader: &Reader, moment: Moment) -> Result<Version, Error> {
+pub(in crate::log::sqlite) fn version(reader: &Reader, moment: Moment) -> Result<Version, Error> {
     let Extent { oldest, newest, .. } = extent(reader)?;
     match moment {
         Moment::Version(seq) if seq > newest.seq => Err(Error::Ahead { newest }),
@@ -120,22 +120,27 @@ fn still_kept(reader: &Reader, from: Seq) -> Result<(), Error> {
 
 /// The whole state after change `at`.
 pub(super) fn state(reader: &Reader, at: Seq) -> Result<Registry, Error> {
+    Ok(snapshot(reader, at)?.registry)
+}
+
+/// The same with what is known of each life: heartbeats only as of the snapshot that it begins at.
+pub(in crate::log::sqlite) fn snapshot(reader: &Reader, at: Seq) -> Result<Snapshot, Error> {
     let bases = bases(reader, at)?;
-    let mut registry =
-        begin(reader, &bases, |seq| Ok(reader.snapshot(seq)?.map(|snapshot| snapshot.registry)))?;
-    while registry.head() < at {
-        let from = registry.head().next();
-        let limit = usize::try_from(at.0 - registry.head().0).unwrap_or(CHANGES).min(CHANGES);
+    let mut state = begin(reader, &bases, |seq| reader.snapshot(seq))?;
+    while state.registry.head() < at {
+        let reached = state.registry.head();
+        let from = reached.next();
+        let limit = usize::try_from(at.0 - reached.0).unwrap_or(CHANGES).min(CHANGES);
         let changes = reader.changes(from, limit)?;
         if changes.first().is_none_or(|change| change.seq != from) {
             still_kept(reader, from)?;
             return Err(Error::Unreadable(format!("change {from} is missing")));
         }
         for change in &changes {
-            drop(fold(&mut registry, change));
+            state.fold(change);
         }
     }
-    Ok(registry)
+    Ok(state)
 }
 
 /// One service after change `at`.
