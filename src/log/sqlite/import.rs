@@ -245,6 +245,13 @@ impl Writer {
             EventId::Change(number) => {
                 let row = event.row(number).map_err(|what| lines.wrong(what))?;
                 let change = codec::decode(&row).map_err(|error| lines.wrong(error))?;
+                // Searches go by the one, the state by the other.
+                let same = codec::encode(&change, &row.node);
+                if (&row.namespace, &row.service, &row.instance)
+                    != (&same.namespace, &same.service, &same.instance)
+                {
+                    return Err(lines.wrong("namespace, service, instance: data names others"));
+                }
                 if number > self.changes.last {
                     let last = self.changes.last;
                     return Err(
