@@ -3,7 +3,9 @@
 //! ```text
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
+//!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
 //!   reader.rs ─────────── read-only connections, for verify and for
+//!   backup.rs, export.rs, import.rs ─ copies of a log, as a file and as lines; target.rs is where they are made
 //!   archive/ ──────────── questions about the past
 //! ```
 //!
@@ -11,10 +13,18 @@
 //! here is called from an async task.
 
 mod archive;
+mod backup;
 mod checkpointer;
 mod derive;
+mod export;
+mod import;
+mod lines;
 mod reader;
 mod rows;
+#[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
+mod target;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -25,7 +35,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 pub use archive::SqliteArchive;
+pub use backup::{Copied, CopyError, backup, restore};
+pub use export::{ExportError, Exported, Range, export};
+pub use import::{ImportError, import};
 pub use reader::{Reader, Sizes};
+#[cfg(test)]
+pub(crate) use snapshot_tests::put_snapshot;
+pub use target::TargetError;
 pub use writer::SqliteLog;
 
 /// The name of the database in a data directory.

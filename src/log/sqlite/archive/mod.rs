@@ -13,7 +13,7 @@ mod gaps;
 mod page;
 mod rollups;
 mod scan;
-mod state;
+pub(super) mod state;
 #[cfg(test)]
 mod tests;
 mod visit;
