@@ -17,6 +17,7 @@ mod herd;
 mod lifecycle;
 mod lines;
 mod metrics;
+mod past;
 mod readme;
 mod restart;
 mod tracing;
