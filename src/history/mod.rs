@@ -19,6 +19,9 @@ pub mod spoken;
 mod walk;
 mod why;
 
+#[cfg(test)]
+mod tests;
+
 pub use archive::{
     Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,
     NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,

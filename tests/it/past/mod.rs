@@ -130,7 +130,11 @@ async fn the_past_answers_what_it_answered() {
         // What comes after the questions in the log comes after all that they could have left there.
         server.call("GET", "/v1/services/witness/instances", None).await;
         eventually("the witness is in the log", lookups, |found| *found > asked).await;
-        assert_eq!(lookups().await, asked + 1, "seed {seed}: a question about the past left an event");
+        assert_eq!(
+            lookups().await,
+            asked + 1,
+            "seed {seed}: a question about the past left an event"
+        );
         server.stop().await;
 
         let server = Server::start_with(at()).await;
@@ -180,9 +184,13 @@ async fn the_pages_of_one_list_are_of_one_version() {
     server.register("bb", "1", "24h").await;
     server.advance(60_000);
     let next = first.json["next"].as_str().unwrap();
-    let ask = async |query: &str| server.send("GET", &format!("/v1/services?{query}"), &[], None).await;
+    let ask =
+        async |query: &str| server.send("GET", &format!("/v1/services?{query}"), &[], None).await;
     let second = ask(&format!("limit=2&at=-1s&cursor={next}")).await;
-    assert_eq!((names(&second), second.header("rollcall-seq")), (vec!["c".into(), "d".into()], "6"));
+    assert_eq!(
+        (names(&second), second.header("rollcall-seq")),
+        (vec!["c".into(), "d".into()], "6")
+    );
     assert_eq!(second.json["next"], Value::Null);
 
     let live = ask("limit=2").await.json["next"].as_str().unwrap().to_owned();
