@@ -234,9 +234,9 @@ pub fn diff(
         std::ops::ControlFlow::Continue(())
     })?;
     // Retention may have gone on while this read; what it took must not look as if it had never been.
-    let oldest = archive.extent()?.oldest;
-    if oldest.seq > from.seq {
-        return Err(Error::Gone { oldest });
+    let extent = archive.extent()?;
+    if extent.first_change > from.seq.next().0 {
+        return Err(Error::Gone { oldest: extent.oldest });
     }
     let Difference { came, left, changed, passed, reverted } = diff.finish();
     let told = |moved: Vec<Moved<Seq>>| {

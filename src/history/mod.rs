@@ -31,4 +31,4 @@ pub use gaps::Gap;
 pub use lives::{Flap, InstanceHistory, LifeStory, RAW_MAX, lives};
 pub use moment::{Moment, Version};
 pub use record::{EventId, Record};
-pub use why::{Answer, Which, Why, why};
+pub use why::{Alive, Answer, Which, Why, why};

@@ -194,10 +194,10 @@ proptest! {
     /// Who came and who left is the difference of the two states; the parts of a stretch tell of no life that the
     /// whole does not account for.
     #[test]
-    fn a_difference_is_that_of_the_states(steps in histories(60), cut in 0.0..1.0_f64) {
+    fn a_difference_is_that_of_the_states(steps in histories(60), cut in 0..100_usize) {
         let kept = Kept::of(&steps);
         let head = kept.changes.len();
-        let from = (cut * head as f64) as usize;
+        let from = cut * head / 100;
         let [before, after] = [from, head].map(|at| living(&kept.state(Seq(at as u64)).unwrap()));
         let found = diff(&kept, [kept.at(from), kept.head()], Scope::default()).unwrap();
         let lives = |moved: &[Moved<Option<Record>>]| -> BTreeMap<InstanceKey, Seq> {
@@ -216,7 +216,7 @@ proptest! {
             Event::Registered { instance, .. } => instance.incarnation == change.seq,
             _ => false,
         });
-        prop_assert_eq!(found.passed as usize + found.came.len(), begun.count());
+        prop_assert_eq!(found.passed + found.came.len() as u64, begun.count() as u64);
         prop_assert_eq!(diff(&kept, [kept.head(); 2], Scope::default()).unwrap(), Difference::default());
         // The same, service by service.
         let mut parts = (0, 0, 0);
@@ -232,7 +232,7 @@ proptest! {
     /// Whatever is gone, the lives that are told are the last ones of those that there were, and each that ended has
     /// its reason; what can't be told any more is said to be missing.
     #[test]
-    fn lives_are_the_same_with_less_to_tell(steps in histories(60), cut in 0.0..1.0_f64) {
+    fn lives_are_the_same_with_less_to_tell(steps in histories(60), cut in 0..100_usize) {
         let mut kept = Kept::of(&steps);
         for key in [key("orders", "a"), key("web", "b")] {
             kept.gone = 0;
@@ -253,12 +253,12 @@ proptest! {
             }
             let newest = found(&kept, &key, 2).unwrap();
             let from = whole.lives.len().saturating_sub(2);
-            prop_assert_eq!(newest.lives_left_out as usize, from);
+            prop_assert_eq!(newest.lives_left_out, from as u64);
             prop_assert!(newest.lives.iter().zip(&whole.lives[from..]).all(|(a, b)| a.incarnation == b.incarnation));
             let kept_transitions: usize = newest.lives.iter().map(|life| life.transitions.len()).sum();
-            prop_assert_eq!(newest.transitions_left_out as usize, told - kept_transitions);
+            prop_assert_eq!(newest.transitions_left_out, (told - kept_transitions) as u64);
 
-            kept.gone = (cut * kept.changes.len() as f64) as usize;
+            kept.gone = cut * kept.changes.len() / 100;
             let late = found(&kept, &key, 1_000).map(|history| history.lives).unwrap_or_default();
             let from = whole.lives.len() - late.len();
             let began = whole.lives[..from].iter().all(|life| life.until.is_some());

@@ -87,8 +87,12 @@ impl Walk {
         extent: &Extent,
     ) -> Result<(Self, Seq, Vec<Missing>), Error> {
         let mut walk = Self::of(key.clone());
-        let oldest = extent.oldest;
         let mut missing = Vec::new();
+        // A snapshot may be the oldest state at hand while every change is still there.
+        let oldest = match extent.first_change {
+            0 | 1 => Version::default(),
+            _ => extent.oldest,
+        };
         if oldest.seq > Seq::ZERO
             && let Some(service) = archive.service(&key.service, oldest.seq)?
         {

@@ -55,6 +55,8 @@ pub struct Why {
     pub until: Option<Timestamp>,
     /// The last heartbeat before the event; for one that lives, its last one.
     pub last_heartbeat: Option<HeartbeatRef>,
+    /// When the last heartbeat of one that lives came; the log may not hold it yet.
+    last_at: Option<Timestamp>,
     /// The registration that the life began with; none if retention took it.
     pub registration: Option<Record>,
     /// The last registration of this life before the event.
@@ -64,8 +66,18 @@ pub struct Why {
     now: Timestamp,
 }
 
-/// Why this instance left, or stands as it does. `alive` is the last heartbeat of the incarnation that lives now, which the
-/// log may not hold yet.
+/// What the present knows of an instance that lives: its last heartbeat may not be in the log yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Which life it is.
+    pub incarnation: Seq,
+    /// When its last heartbeat came; none if none did.
+    pub last_at: Option<Timestamp>,
+    /// The last one that has its number.
+    pub last_heartbeat: Option<HeartbeatRef>,
+}
+
+/// Why this instance left, or stands as it does. `alive` is what the present knows of it.
 ///
 /// # Errors
 /// [`Error::Gone`] for a departure older than what is kept, and those of every question.
@@ -73,12 +85,12 @@ pub fn why(
     archive: &dyn Archive,
     key: &InstanceKey,
     which: Which,
-    alive: Option<(Seq, HeartbeatRef)>,
+    alive: Option<Alive>,
     now: Timestamp,
 ) -> Result<Answer, Error> {
     let extent = archive.extent()?;
     let (mut walk, from, _) = Walk::begin(archive, key, &extent)?;
-    if matches!(which, Which::Departure(seq) if seq <= extent.oldest.seq) {
+    if matches!(which, Which::Departure(seq) if seq < from) {
         return Err(Error::Gone { oldest: extent.oldest });
     }
     let mut known = walk.life().is_some();
@@ -101,8 +113,8 @@ pub fn why(
     let Some(life) = living.or(ended.map(|life| *life)) else {
         return Ok(if known { Answer::NoSuchLife } else { Answer::Unknown });
     };
-    let alive = alive.filter(|(incarnation, _)| *incarnation == life.incarnation);
-    let found = told(archive, key, life, alive.map(|(_, heartbeat)| heartbeat), now)?;
+    let alive = alive.filter(|alive| alive.incarnation == life.incarnation);
+    let found = told(archive, key, life, alive, now)?;
     Ok(Answer::Found(extent.newest.seq, Box::new(found)))
 }
 
@@ -111,7 +123,7 @@ fn told(
     archive: &dyn Archive,
     key: &InstanceKey,
     life: Life,
-    alive: Option<HeartbeatRef>,
+    alive: Option<Alive>,
     now: Timestamp,
 ) -> Result<Why, Error> {
     let registration = match &life.began {
@@ -135,7 +147,8 @@ fn told(
         instance,
         from,
         until: life.ended.map(|ended| ended.at),
-        last_heartbeat: alive,
+        last_heartbeat: alive.and_then(|alive| alive.last_heartbeat),
+        last_at: alive.and_then(|alive| alive.last_at),
         registration,
         renewed,
         missing: Vec::new(),
@@ -378,10 +391,8 @@ impl Why {
     /// One that lives, and whose status never changed.
     fn lives(&self, change: &Change) -> String {
         let Instance { key, endpoint, .. } = &*self.instance;
-        let heartbeat = match self.last_heartbeat {
-            Some(heartbeat) => {
-                format!("its last heartbeat came {} ago", length(self.now.since(heartbeat.at)))
-            }
+        let heartbeat = match self.last_at {
+            Some(at) => format!("its last heartbeat came {} ago", length(self.now.since(at))),
             None => "it has not sent a heartbeat yet".to_owned(),
         };
         format!(

@@ -17,9 +17,10 @@ use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer};
 use super::wire::InstanceText;
 use super::{Api, Shared, wire};
-use crate::domain::event::HeartbeatRef;
 use crate::domain::{InstanceKey, Seq, ServiceKey};
-use crate::history::{self, Answer, EventId, Gap, InstanceHistory, LifeStory, Record, Which, Why};
+use crate::history::{
+    self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Record, Which, Why,
+};
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
 
@@ -272,12 +273,16 @@ fn which(api: &Api, query: &Query<'_>, faults: &mut Faults) -> Which {
     }
 }
 
-/// The last heartbeat of an instance that lives: the present knows it without reading the log.
-fn alive(api: &Api, key: &InstanceKey) -> Option<(Seq, HeartbeatRef)> {
+/// What the present knows of an instance that lives, without reading the log.
+fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
     let ServiceKey { namespace, service } = &key.service;
     let view = api.projection.service(namespace.as_str(), service.as_str())?;
     let entry = view.entry(key.instance.as_str())?;
-    Some((entry.instance.incarnation, entry.lease.last_heartbeat()?))
+    Some(Alive {
+        incarnation: entry.instance.incarnation,
+        last_at: entry.lease.last_heartbeat_at(),
+        last_heartbeat: entry.lease.last_heartbeat(),
+    })
 }
 
 fn why_text(api: &Api, why: &Why) -> bytes::Bytes {

@@ -232,6 +232,9 @@ async fn one_that_lives_is_told_by_its_status() {
     register(&server, "10.0.0.7").await;
     server.advance(1_000);
     beat(&server).await;
+    // Whether or not the heartbeat is in the log by now.
+    let told = why(&server, "").await["summary"].as_str().unwrap().to_owned();
+    assert!(told.ends_with("10.0.0.7:8080; its last heartbeat came 0 ms ago"), "{told}");
     traffic_is_in(&server, 1).await;
     server.advance(10_000);
     until(&server, Some("unstable")).await;
@@ -318,5 +321,34 @@ async fn what_never_was_is_not_known() {
         let told = (told.as_u16(), &problem["errors"][0]["field"]);
         assert_eq!(told, (status, &json!(field)), "{query}: {problem}");
     }
+    server.stop().await;
+}
+
+/// A registration that changes nothing renews the lease all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_is_a_sign_of_life() {
+    let server = Server::start().await;
+    register(&server, "10.0.0.7").await;
+    server.advance(1_000);
+    beat(&server).await;
+    traffic_is_in(&server, 1).await;
+    server.advance(9_000);
+    register(&server, "10.0.0.7").await;
+    server.advance(15_000);
+    until(&server, None).await;
+    let told = why(&server, "").await;
+    let summary = told["summary"].as_str().unwrap();
+    assert!(
+        summary.contains(&format!(
+            "no heartbeat for 15 s (ttl 15 s); it had registered at 2026-11-21 08:00:10.000 UTC in trace {TRACE}, and \
+             its last heartbeat had come before that, at 2026-11-21 08:00:01.000 UTC"
+        )),
+        "{summary}"
+    );
+    let life = &history(&server, "").await["lives"][0];
+    let gaps: Vec<&Value> =
+        life["widest_gaps"].as_array().unwrap().iter().map(|gap| &gap["gap_ms"]).collect();
+    assert_eq!(gaps, [9_000, 1_000]);
+    assert_eq!(life["transitions"].as_array().unwrap().len(), 2, "registered, expired");
     server.stop().await;
 }
