@@ -4,6 +4,9 @@
 //! present: only where the state comes from differs. Such a read is no event and counts as no lookup: the past does
 //! not grow by being looked at. Called by the handlers of the present when they find `at` in the query.
 //!
+//! An instant is settled once the group that was being written then is in the log, some milliseconds later: before that, a
+//! change that carries the same time may still come. A version is settled at once; who wants to be sure asks with `@`.
+//!
 //! The pages of a list are of one version. An age such as `-5m` moves between two pages, so the cursor carries the
 //! version of the first one:
 //!
