@@ -10,12 +10,25 @@
 //! log and handed in by `app`.
 
 mod archive;
+mod diff;
+mod gaps;
+mod lives;
 mod moment;
 mod record;
+pub mod spoken;
+mod walk;
+mod why;
+
+#[cfg(test)]
+mod tests;
 
 pub use archive::{
     Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,
     NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
 };
+pub use diff::{Changed, Diff, Difference, Moved, Scope, Value, diff};
+pub use gaps::Gap;
+pub use lives::{Flap, InstanceHistory, LifeStory, RAW_MAX, lives};
 pub use moment::{Moment, Version};
 pub use record::{EventId, Record};
+pub use why::{Alive, Answer, Which, Why, why};

@@ -17,7 +17,7 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer, empty};
-use super::{About, Api, Shared, etag, wire};
+use super::{About, Api, Shared, etag, past, wire};
 use crate::domain::limits::{
     LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
@@ -66,7 +66,7 @@ pub(super) const LOOKUP: Operation = Operation {
             "With `lease`, each instance comes with its lease.",
             Shape::Word(&["lease"]),
         ),
-        Parameter::new("at", "The answer that was given then.", Shape::Text(64)).later(),
+        past::at("The answer that was given then. Not together with `include`, `after` or `wait`."),
         Parameter::new("after", "Wait for a revision above this one.", Shape::Text(20)).later(),
         Parameter::new("wait", "How long to wait.", Shape::Text(20)).later(),
     ],
@@ -82,11 +82,20 @@ pub(super) const LOOKUP: Operation = Operation {
 pub(super) const READ_INSTANCE: Operation = Operation {
     method: Method::Get,
     id: "instance",
-    summary: "One instance with its lease.",
-    query: &[NAMESPACE, Parameter::new("at", "As it was then.", Shape::Text(64)).later()],
-    headers: &[],
+    summary: "One instance with its lease; with `at`, as it was then, without a lease.",
+    query: &[
+        NAMESPACE,
+        past::at(
+            "The instance as it was then: without its lease, which only the present knows, and with the etag \
+             that its registration was answered with.",
+        ),
+    ],
+    headers: &["if-none-match"],
     body: None,
-    answers: &[answer(200, "The instance.", "InstanceWithLease")],
+    answers: &[
+        answer(200, "The instance.", "InstanceNowOrThen"),
+        empty(304, "The client holds this revision; only with `at`."),
+    ],
 };
 
 /// Reads what a lookup asks for.
@@ -102,7 +111,7 @@ fn read_filter(query: &Query<'_>, faults: &mut Faults) -> Filter {
 }
 
 /// What a lookup answers, before its event is recorded.
-struct Found {
+pub(super) struct Found {
     /// None is 304.
     body: Option<Bytes>,
     etag: Option<Bytes>,
@@ -133,19 +142,35 @@ pub(super) async fn lookup(
         let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
         faults.invalid("filter", message);
     }
+    let at = past::moment(&api, &query, &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service, None);
+    if let Some(at) = at {
+        return past::lookup(&api, &scope, at, key, &filter, request.headers()).await;
+    }
     let view = api.projection.service(key.namespace.as_str(), key.service.as_str());
     let Some(view) = view else {
         return Err(unknown(&api, &scope, key, None, head, text).await);
     };
     let leases = query.get("include").is_some();
-    let found = match text.is_empty() && !leases {
-        true => default_answer(&api, &view, request.headers()),
-        false => filtered(&api, &view, &filter, &text, leases, request.headers()),
-    };
+    let found = found(&api, &view, &filter, &text, leases, request.headers());
     finish(&api, &scope, &view, head, text, found).await
+}
+
+/// What of a view a lookup is answered.
+pub(super) fn found(
+    api: &Api,
+    view: &ServiceView,
+    filter: &Filter,
+    text: &str,
+    leases: bool,
+    headers: &HeaderMap,
+) -> Found {
+    match text.is_empty() && !leases {
+        true => default_answer(api, view, headers),
+        false => filtered(api, view, filter, text, leases, headers),
+    }
 }
 
 fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
@@ -210,14 +235,32 @@ async fn finish(
         held: None,
     };
     record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
-    let mut response = match found.body {
-        Some(body) => json_response(status, body, view.revision),
-        None => not_modified(view.revision),
-    };
-    if let Some(etag) = &found.etag {
-        response.headers_mut().insert(header::ETAG, etag::header(etag));
+    Ok(found.answer(view.revision))
+}
+
+impl Found {
+    /// An instance as it was, whose tag is that of its own revision.
+    pub(super) fn instance(body: Bytes, etag: Bytes, headers: &HeaderMap) -> Self {
+        let held = etag::is_held(headers, &etag);
+        Self {
+            body: (!held).then_some(body),
+            etag: Some(etag),
+            returned: u32::from(!held),
+            outcome: outcome(held, 1, false),
+        }
     }
-    Ok(response)
+
+    /// The response, of a service at `revision`.
+    pub(super) fn answer(self, revision: Seq) -> Response {
+        let mut response = match self.body {
+            Some(body) => json_response(StatusCode::OK, body, revision),
+            None => not_modified(revision),
+        };
+        if let Some(etag) = &self.etag {
+            response.headers_mut().insert(header::ETAG, etag::header(etag));
+        }
+        response
+    }
 }
 
 fn not_modified(revision: Seq) -> Response {
@@ -282,9 +325,13 @@ pub(super) async fn instance(
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &READ_INSTANCE, &mut faults);
     let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let at = past::moment(&api, &query, &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service.service, Some(&key.instance));
+    if let Some(at) = at {
+        return past::instance(&api, &scope, at, key, request.headers()).await;
+    }
     let ServiceKey { namespace, service } = &key.service;
     let Some(view) = api.projection.service(namespace.as_str(), service.as_str()) else {
         return Err(unknown(&api, &scope, key.service, None, head, String::new()).await);

@@ -6,7 +6,8 @@
 //!                               │         (query, fields, etag: each part of a request has its reader)
 //!                               ├─ changes ─▶ registrar, and waits
 //!                               ├─ heartbeats ─▶ lease, then the registrar's traffic buffer
-//!                               └─ reads ─▶ projection, then the same buffer
+//!                               ├─ reads ─▶ projection, then the same buffer
+//!                               └─ the past ─▶ archive, on a thread that may block; no event
 //! ```
 //!
 //! It must never see the log or SQL (the past comes through [`crate::history`]), never decide what a command
@@ -17,15 +18,18 @@ mod accept;
 mod body;
 mod caller;
 mod cursor;
+mod diff;
 mod etag;
 mod events;
 mod faults;
 mod fields;
 mod heartbeat;
+mod life;
 mod lookup;
 mod names;
 mod openapi;
 mod operation;
+mod past;
 mod problem;
 mod query;
 mod registration;

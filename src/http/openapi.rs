@@ -208,6 +208,9 @@ fn schemas() -> Value {
     let mut conflict = named.clone();
     conflict["incarnation"] = count.clone();
     let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
+    let version = full(json!({"seq": count, "at": instant}));
+    let mut came = instance.clone();
+    came["event"] = nullable(&reference("Event"));
     let fill = full(json!({"waiting": count, "capacity": count}));
 
     json!({
@@ -235,6 +238,7 @@ fn schemas() -> Value {
         },
         "Instance": full(instance),
         "InstanceWithLease": full(with_lease),
+        "InstanceNowOrThen": {"anyOf": [reference("InstanceWithLease"), reference("Instance")]},
         "Lease": lease,
         "Lookup": object(&["namespace", "service", "revision", "instances"], json!({
             "namespace": text, "service": text, "revision": count,
@@ -279,6 +283,76 @@ fn schemas() -> Value {
             "from": instant, "until": instant, "events": text,
             "reason": word(&["retention", "log_gap", "crash", "damaged"]),
         })),
+        "Missing": object(&["from", "until", "reason"], json!({
+            "from": instant, "until": instant, "events": text,
+            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
+        })),
+        "Diff": full(json!({
+            "from": version, "to": version,
+            "came": list(full(came)),
+            "left": list(full(json!({"instance": reference("Instance"), "event": nullable(&reference("Event"))}))),
+            "changed": list(full(json!({
+                "namespace": text, "service": text, "instance": text, "events": list(text.clone()),
+                "fields": {
+                    "description": "By name, the value before and after; metadata key by key, as metadata.env; null is absent.",
+                    "type": "object",
+                    "additionalProperties": {"type": "array", "minItems": 2, "maxItems": 2, "items": {}},
+                },
+            }))),
+            "passed": {"type": "integer", "minimum": 0, "description": "Lives that began and ended in between."},
+            "reverted": {
+                "type": "integer", "minimum": 0,
+                "description": "Instances that were changed in between and are again as they were.",
+            },
+        })),
+        "InstanceHistory": object(
+            &["namespace", "service", "instance", "lives", "left_out", "flap_score", "gaps_exact_since", "complete"],
+            json!({
+                "namespace": text, "service": text, "instance": text,
+                "lives": list(full(json!({
+                    "incarnation": count, "from": instant, "until": maybe("string"),
+                    "ended_by": nullable(&reference("Event")), "transitions": list(reference("Event")),
+                    "widest_gaps": list(full(json!({
+                        "at": {"type": "string", "format": "date-time", "description": "When it ended, with a sign of life."},
+                        "gap_ms": count,
+                    }))),
+                }))),
+                "left_out": full(json!({"lives": count, "transitions": count})),
+                "flap_score": {
+                    "type": "number", "minimum": 0, "maximum": 1,
+                    "description": "The figure of merit of RFC 2439 over its customary limit: 1 for a return, 0.5 for a \
+                        recovery, halved every 15 minutes, over 2.",
+                },
+                "gaps_exact_since": {
+                    "type": ["string", "null"],
+                    "description": "Of the gaps that began before this instant only the widest of each hour is known; \
+                        null if all are exact.",
+                },
+                "complete": truth, "missing": list(reference("Missing")),
+            }),
+        ),
+        "Why": object(
+            &["event", "summary", "trace_url", "instance", "life", "arithmetic", "last_heartbeat", "registration", "complete"],
+            json!({
+                "event": nullable(&reference("Event")),
+                "summary": {"type": "string", "description": "A sentence to be read aloud."},
+                "trace_url": maybe("string"),
+                "instance": reference("Instance"),
+                "life": full(json!({"incarnation": count, "from": instant, "until": maybe("string")})),
+                "arithmetic": nullable(&full(json!({
+                    "ttl": duration, "gap_ms": count, "allowed_ms": count, "late_ms": count, "grace_ms": count,
+                    "missed": count,
+                }))),
+                "last_heartbeat": nullable(&full(json!({
+                    "at": instant, "id": text, "trace_id": maybe("string"), "span_id": maybe("string"),
+                    "trace_url": maybe("string"),
+                }))),
+                "registration": nullable(&full(json!({
+                    "event": reference("Event"), "trace_url": maybe("string"),
+                }))),
+                "complete": truth, "missing": list(reference("Missing")),
+            }),
+        ),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
         "Status": full(json!({

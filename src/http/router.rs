@@ -10,7 +10,9 @@ use axum::routing::{MethodRouter, any};
 use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
-use super::{Api, Shared, events, heartbeat, lookup, operation, registration, sd, services};
+use super::{
+    Api, Shared, diff, events, heartbeat, life, lookup, operation, registration, sd, services,
+};
 use crate::telemetry::names;
 
 /// One path with all its methods.
@@ -63,6 +65,9 @@ pub(super) fn resources() -> Vec<Resource> {
             .on(&registration::DEREGISTER, registration::deregister),
         Resource::at("/v1/services/{service}/instances/{instance}/heartbeat")
             .on(&heartbeat::HEARTBEAT, heartbeat::heartbeat),
+        Resource::at("/v1/services/{service}/instances/{instance}/history")
+            .on(&life::HISTORY, life::history),
+        Resource::at("/v1/services/{service}/instances/{instance}/why").on(&life::WHY, life::why),
         Resource::at("/v1/heartbeats").on(&heartbeat::HEARTBEATS, heartbeat::heartbeats),
         Resource::at("/v1/register")
             .on(&registration::REGISTER_SHORT, registration::register_short),
@@ -72,6 +77,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
         Resource::at("/v1/events/{id}").on(&events::EVENT, events::event),
         Resource::at("/v1/traces/{trace_id}").on(&events::TRACE, events::trace),
+        Resource::at("/v1/diff").on(&diff::DIFF, diff::diff),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

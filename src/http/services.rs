@@ -12,11 +12,12 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer};
-use super::{About, Api, Shared, lookup, wire};
+use super::{About, Api, Shared, lookup, past, wire};
 use crate::domain::limits::NAME_CHARS_MAX;
 use crate::domain::selection::canonical;
 use crate::domain::traffic::Detail;
 use crate::domain::{Namespace, Seq, ServiceKey, ServiceName};
+use crate::projection::Summary;
 use crate::telemetry::names::LookupOutcome;
 
 /// `GET /v1/services`
@@ -29,7 +30,9 @@ pub(super) const SERVICES: Operation = Operation {
         Parameter::new("prefix", "Those whose name begins so.", Shape::Text(NAME_CHARS_MAX)),
         Parameter::new("limit", "Most services in a page.", Shape::Count(1, 1_000, 100)),
         Parameter::new("cursor", "`next` of the page before.", Shape::Text(1_000)),
-        Parameter::new("at", "As it was then.", Shape::Text(64)).later(),
+        past::at(
+            "As it was then. All pages are of the version that the first one was of; `at` stays in the query.",
+        ),
     ],
     headers: &[],
     body: None,
@@ -70,16 +73,45 @@ pub(super) async fn services(
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &SERVICES, &mut faults);
     let namespace = query.namespace(&mut faults).unwrap_or_default();
+    let at = past::moment(&api, &query, &mut faults);
     faults.check()?;
-    let after = query.get("cursor").map(|cursor| after(&api, cursor, &namespace)).transpose()?;
-    let prefix = query.get("prefix").unwrap_or("");
-    let limit = usize::try_from(query.count("limit")).unwrap_or(usize::MAX);
-    let (head, rows, more) = api.projection.list(Some(&namespace), prefix, after.as_ref(), limit);
+    let page = Page {
+        prefix: query.get("prefix").unwrap_or(""),
+        limit: usize::try_from(query.count("limit")).unwrap_or(usize::MAX),
+        cursor: query.get("cursor"),
+    };
+    if let Some(at) = at {
+        return past::services(&api, &scope, at, namespace, &page).await;
+    }
+    let prefix = page.prefix;
+    let place = page.cursor.map(|cursor| api.cursors.read(List::Services, cursor)).transpose()?;
+    let after = place.map(|place| after(&place, &namespace)).transpose()?;
+    let (head, rows, more) =
+        api.projection.list(Some(&namespace), prefix, after.as_ref(), page.limit);
     let next = rows
         .last()
         .filter(|_| more)
         .map(|last| api.cursors.write(List::Services, last.key.service.as_str()));
-    let services: Vec<ServiceRow<'_>> = rows
+    let returned = rows.len();
+    let body = text(&rows, next);
+    let filter = match prefix {
+        "" => String::new(),
+        prefix => canonical([("prefix", prefix)].into_iter()),
+    };
+    let about = About { namespace: Some(namespace), ..About::default() };
+    finish(&api, &scope, about, head, filter, returned, body).await
+}
+
+/// Which part of a list of services is asked for.
+pub(super) struct Page<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) limit: usize,
+    pub(super) cursor: Option<&'a str>,
+}
+
+/// A page of services as JSON.
+pub(super) fn text(rows: &[Summary], next: Option<String>) -> bytes::Bytes {
+    let services = rows
         .iter()
         .map(|row| ServiceRow {
             namespace: row.key.namespace.as_str(),
@@ -89,20 +121,12 @@ pub(super) async fn services(
             healthy: row.healthy,
         })
         .collect();
-    let filter = match prefix {
-        "" => String::new(),
-        prefix => canonical([("prefix", prefix)].into_iter()),
-    };
-    let returned = services.len();
-    let body = wire::json(&Services { services, next });
-    let about = About { namespace: Some(namespace), ..About::default() };
-    finish(&api, &scope, about, head, filter, returned, body).await
+    wire::json(&Services { services, next })
 }
 
-/// The service that a cursor stands behind.
-fn after(api: &Api, cursor: &str, namespace: &Namespace) -> Result<ServiceKey, Problem> {
-    let service = api.cursors.read(List::Services, cursor)?;
-    let service = ServiceName::new(&service)
+/// The service that the place in a cursor names.
+pub(super) fn after(place: &str, namespace: &Namespace) -> Result<ServiceKey, Problem> {
+    let service = ServiceName::new(place)
         .map_err(|_| Problem::InvalidCursor { detail: "it was not given out by this list" })?;
     Ok(ServiceKey { namespace: namespace.clone(), service })
 }

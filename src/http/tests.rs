@@ -369,3 +369,19 @@ async fn until_replay_is_done_only_operation_is_served() {
     }
     fixture.stop().await;
 }
+
+#[tokio::test]
+async fn a_past_that_is_not_kept_is_gone_and_says_since_when() {
+    // This log keeps none at all.
+    let fixture = Fixture::start().await;
+    fixture.ask("PUT", ORDERS_1, &[], registration()).await;
+    for path in [ORDERS, ORDERS_1, "/v1/services"] {
+        for at in ["@1", "-5m", "2020-01-01T00:00:00Z"] {
+            let gone = fixture.get(&format!("{path}?at={at}")).await;
+            assert_eq!((gone.status, &gone.body["type"]), (410, &json!("/problems/history-gone")));
+            assert_eq!(gone.body["oldest"]["seq"], 0, "{path} {at}");
+        }
+    }
+    assert_eq!(fixture.get("/v1/diff?from=@1").await.status, 410);
+    assert_eq!(fixture.stop().await.traffic().len(), 0, "reading the past is no event");
+}

@@ -16,7 +16,7 @@ use crate::rfc3339;
 
 /// An instance as answered; its order of fields is the contract's.
 #[derive(Serialize)]
-struct InstanceText<'a> {
+pub(super) struct InstanceText<'a> {
     namespace: &'a str,
     service: &'a str,
     instance: &'a str,
@@ -52,27 +52,34 @@ pub(super) fn json(value: &impl Serialize) -> Bytes {
     Bytes::from(text)
 }
 
+impl<'a> InstanceText<'a> {
+    /// The text of this instance.
+    pub(super) fn of(instance: &'a Instance) -> Self {
+        Self {
+            namespace: instance.key.service.namespace.as_str(),
+            service: instance.key.service.service.as_str(),
+            instance: instance.key.instance.as_str(),
+            incarnation: instance.incarnation.0,
+            address: &instance.endpoint.address,
+            port: instance.endpoint.port,
+            protocol: &instance.endpoint.protocol,
+            version: instance.version.as_deref(),
+            zone: instance.zone.as_deref(),
+            weight: instance.weight,
+            tags: &instance.tags,
+            metadata: &instance.metadata,
+            mode: instance.mode.as_str(),
+            status: instance.status.as_str(),
+            ttl: instance.ttl.to_string(),
+            registered_at: rfc3339::format(instance.registered_at),
+            revision: instance.revision.0,
+        }
+    }
+}
+
 /// An instance without its lease.
 pub(super) fn instance(instance: &Instance) -> Bytes {
-    json(&InstanceText {
-        namespace: instance.key.service.namespace.as_str(),
-        service: instance.key.service.service.as_str(),
-        instance: instance.key.instance.as_str(),
-        incarnation: instance.incarnation.0,
-        address: &instance.endpoint.address,
-        port: instance.endpoint.port,
-        protocol: &instance.endpoint.protocol,
-        version: instance.version.as_deref(),
-        zone: instance.zone.as_deref(),
-        weight: instance.weight,
-        tags: &instance.tags,
-        metadata: &instance.metadata,
-        mode: instance.mode.as_str(),
-        status: instance.status.as_str(),
-        ttl: instance.ttl.to_string(),
-        registered_at: rfc3339::format(instance.registered_at),
-        revision: instance.revision.0,
-    })
+    json(&InstanceText::of(instance))
 }
 
 /// A lease as answered.

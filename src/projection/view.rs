@@ -5,8 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::clock::Monotonic;
+use crate::domain::registry::Service;
 use crate::domain::selection::{Filter, Tier, select};
-use crate::domain::{Instance, Seq, ServiceKey, Status};
+use crate::domain::{Instance, Millis, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// One instance in a view, with its lease and, once somebody needed it, its text.
@@ -67,6 +69,15 @@ impl ServiceView {
         let healthy = entries.iter().filter(|e| e.instance.status == Status::Healthy).count();
         let healthy = u32::try_from(healthy).unwrap_or(u32::MAX);
         Self { key, revision, entries, healthy, answer: OnceLock::new() }
+    }
+
+    /// A service as it once was, so that the past is answered by the very functions of the present. Nobody knows
+    /// how its leases stood then: all entries share one that was never granted, and no answer may show it.
+    #[must_use]
+    pub fn of_the_past(key: ServiceKey, service: &Service) -> Self {
+        let lease = Arc::new(Lease::granted(Millis::ZERO, Monotonic(0)));
+        let entry = |instance| Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&lease)));
+        Self::new(key, service.revision, service.instances.values().map(entry).collect())
     }
 
     /// The instance of this id.

@@ -19,6 +19,7 @@ mod herd;
 mod lifecycle;
 mod lines;
 mod metrics;
+mod past;
 mod readme;
 mod restart;
 mod tracing;

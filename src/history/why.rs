@@ -1,0 +1,432 @@
+//! Why an instance left, or why it is there and stands as it does: the event that answers it, what led to it, and a
+//! sentence that a person can read aloud.
+//!
+//! The facts are gathered by [`why`], which asks the archive; the sentence is made of them by [`Why::summary`], which is
+//! pure and reads nothing else. Called by the API.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::archive::{Archive, Error, Missing, Subject, TrafficQuery};
+use super::record::{EventId, Record};
+use super::spoken::{instant, length};
+use super::walk::{Life, Step, Walk};
+use crate::domain::event::{Arithmetic, Event, HeartbeatRef, Kind, StatusReason};
+use crate::domain::traffic::Numbered;
+use crate::domain::{Change, Instance, InstanceKey, Millis, Mode, Seq, Status, Timestamp};
+use crate::telemetry::propagation::TraceId;
+
+/// Which life is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that lives, or the last one that did.
+    Newest,
+    /// The one of this incarnation.
+    Incarnation(Seq),
+    /// The one that this change ended.
+    Departure(Seq),
+}
+
+/// What came of the question.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The answer, of the log as far as this change.
+    Found(Seq, Box<Why>),
+    /// Nothing that is kept knows the instance.
+    Unknown,
+    /// The instance is known, but no such life of it.
+    NoSuchLife,
+}
+
+/// Why an instance stands as it does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Why {
+    /// The event that answers the question: the end of the life, else its last change of status, else its beginning.
+    pub event: Option<Record>,
+    /// The same as a change; none if retention took it.
+    change: Option<Change>,
+    /// The status before it, if it changed the status.
+    status_before: Option<Status>,
+    /// The instance as it is, or as it last was.
+    pub instance: Arc<Instance>,
+    /// When this life began.
+    pub from: Timestamp,
+    /// When it ended; none if it goes on.
+    pub until: Option<Timestamp>,
+    /// The last heartbeat before the event; for one that lives, its last one.
+    pub last_heartbeat: Option<HeartbeatRef>,
+    /// When the last heartbeat of one that lives came; the log may not hold it yet.
+    last_at: Option<Timestamp>,
+    /// The registration that the life began with; none if retention took it.
+    pub registration: Option<Record>,
+    /// The last registration of this life before the event.
+    renewed: Option<Change>,
+    /// What is not there of the time between the last sign of life and the event.
+    pub missing: Vec<Missing>,
+    now: Timestamp,
+}
+
+/// What the present knows of an instance that lives: its last heartbeat may not be in the log yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// Which life it is.
+    pub incarnation: Seq,
+    /// When its last heartbeat came; none if none did.
+    pub last_at: Option<Timestamp>,
+    /// The last one that has its number.
+    pub last_heartbeat: Option<HeartbeatRef>,
+}
+
+/// Why this instance left, or stands as it does. `alive` is what the present knows of it.
+///
+/// # Errors
+/// [`Error::Gone`] for a departure older than what is kept, and those of every question.
+pub fn why(
+    archive: &dyn Archive,
+    key: &InstanceKey,
+    which: Which,
+    alive: Option<Alive>,
+    now: Timestamp,
+) -> Result<Answer, Error> {
+    let extent = archive.extent()?;
+    let (mut walk, from, _) = Walk::begin(archive, key, &extent)?;
+    if matches!(which, Which::Departure(seq) if seq < from) {
+        return Err(Error::Gone { oldest: extent.oldest });
+    }
+    let mut known = walk.life().is_some();
+    let mut ended: Option<Box<Life>> = None;
+    let is_wanted = |life: &Life| match which {
+        Which::Newest => true,
+        Which::Incarnation(seq) => life.incarnation == seq,
+        Which::Departure(seq) => life.ended.as_ref().is_some_and(|ended| ended.seq == seq),
+    };
+    archive.changes(Subject::Instance(key), from..=extent.newest.seq, &mut |change| {
+        known = true;
+        if let Step::Ended(life) | Step::Began { ended: Some(life) } = walk.see(&change)
+            && is_wanted(&life)
+        {
+            ended = Some(life);
+        }
+        ControlFlow::Continue(())
+    })?;
+    let living = walk.life().filter(|life| is_wanted(life)).cloned();
+    let Some(life) = living.or(ended.map(|life| *life)) else {
+        return Ok(if known { Answer::NoSuchLife } else { Answer::Unknown });
+    };
+    let alive = alive.filter(|alive| alive.incarnation == life.incarnation);
+    let found = told(archive, key, life, alive, now)?;
+    Ok(Answer::Found(extent.newest.seq, Box::new(found)))
+}
+
+/// What is to be told of a life.
+fn told(
+    archive: &dyn Archive,
+    key: &InstanceKey,
+    life: Life,
+    alive: Option<Alive>,
+    now: Timestamp,
+) -> Result<Why, Error> {
+    let registration = match &life.began {
+        Some(began) => archive.event(EventId::Change(began.seq.0))?,
+        None => None,
+    };
+    let (change, status_before) = match (&life.ended, &life.moved) {
+        (Some(ended), _) => (Some(ended.clone()), None),
+        (None, Some((moved, before))) => (Some(moved.clone()), Some(*before)),
+        (None, None) => (life.began.clone(), None),
+    };
+    let event = match &change {
+        Some(change) => archive.event(EventId::Change(change.seq.0))?,
+        None => None,
+    };
+    let Life { instance, from, renewed, .. } = life;
+    let mut why = Why {
+        event,
+        change,
+        status_before,
+        instance,
+        from,
+        until: life.ended.map(|ended| ended.at),
+        last_heartbeat: alive.and_then(|alive| alive.last_heartbeat),
+        last_at: alive.and_then(|alive| alive.last_at),
+        registration,
+        renewed,
+        missing: Vec::new(),
+        now,
+    };
+    if let Some(overdue) = why.arithmetic() {
+        why.last_heartbeat = overdue.last_heartbeat;
+    }
+    why.look_at_traffic(archive, key)?;
+    Ok(why)
+}
+
+impl Why {
+    /// Which life it is.
+    #[must_use]
+    pub fn incarnation(&self) -> Seq {
+        self.instance.incarnation
+    }
+
+    /// The arithmetic of a lease that ran for too long, if it was that.
+    #[must_use]
+    pub fn arithmetic(&self) -> Option<&Arithmetic> {
+        match &self.change.as_ref()?.event {
+            Event::Expired { overdue, .. } => Some(overdue),
+            Event::StatusChanged { overdue, .. } => overdue.as_ref(),
+            Event::Registered { .. }
+            | Event::Updated { .. }
+            | Event::ModeChanged { .. }
+            | Event::Deregistered { .. }
+            | Event::Note(_) => None,
+        }
+    }
+
+    /// The part of the gap that the lease allowed before this event.
+    #[must_use]
+    pub fn allowed(overdue: &Arithmetic) -> Millis {
+        let late = overdue.late.millis().saturating_add(overdue.grace.millis());
+        Millis::from_millis(overdue.gap.millis().saturating_sub(late))
+    }
+
+    /// Looks through the traffic between the last sign of life and the event: for what is missing there, and, where the
+    /// event does not name the last heartbeat, for that.
+    fn look_at_traffic(&mut self, archive: &dyn Archive, key: &InstanceKey) -> Result<(), Error> {
+        let Some(change) = &self.change else { return Ok(()) };
+        let overdue = self.arithmetic();
+        // One that said goodbye, or was replaced, had a lease until then: its last heartbeat is no older than a ttl.
+        let search = overdue.is_none() && self.until.is_some();
+        if overdue.is_none() && !search {
+            return Ok(());
+        }
+        let ttl = i64::try_from(self.instance.ttl.micros()).unwrap_or(i64::MAX);
+        let since = match overdue {
+            Some(_) => self.last_sign(change).map_or(self.from, |(at, _)| at),
+            None => Timestamp(change.at.micros().saturating_sub(ttl)).max(self.from),
+        };
+        let wanted = TrafficQuery {
+            kinds: &[Kind::Heartbeat],
+            namespace: Some(key.service.namespace.clone()),
+            service: Some(key.service.service.clone()),
+            instance: Some(key.instance.clone()),
+            since: Some(since),
+            until: Some(change.at),
+            ..TrafficQuery::default()
+        };
+        let mut last = None;
+        let missing = archive.traffic(&wanted, &mut |Numbered { number, traffic }| {
+            last = Some(HeartbeatRef { at: traffic.at, id: number, trace: traffic.trace });
+            ControlFlow::Continue(())
+        })?;
+        if search {
+            self.last_heartbeat = last;
+        }
+        self.missing = missing;
+        Ok(())
+    }
+
+    /// The last sign of life before `change`, and whether it was a heartbeat.
+    fn last_sign(&self, change: &Change) -> Option<(Timestamp, bool)> {
+        let heartbeat = self.last_heartbeat.map(|heartbeat| heartbeat.at);
+        let registered = self.renewed.as_ref().map(|renewed| renewed.at);
+        // A registration in the same microsecond as the heartbeat tells nothing more.
+        match (heartbeat, registered.filter(|at| *at <= change.at)) {
+            (Some(heartbeat), Some(registered)) if registered > heartbeat => {
+                Some((registered, false))
+            }
+            (Some(heartbeat), _) => Some((heartbeat, true)),
+            (None, registered) => registered.map(|at| (at, false)),
+        }
+    }
+
+    /// The answer as a sentence.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let id = &self.instance.key.instance;
+        let Some(change) = &self.change else {
+            return format!(
+                "{id} is {}; it registered at {}, and what happened then is older than what is kept",
+                self.stands(),
+                instant(self.from)
+            );
+        };
+        let mut text = match &change.event {
+            Event::Expired { overdue, .. } => self.expired(change, overdue),
+            Event::Deregistered { reason, .. } => self.deregistered(change, reason.as_deref()),
+            Event::StatusChanged { .. } => self.moved(change),
+            Event::Registered { .. } if self.until.is_some() => self.replaced(change),
+            Event::Registered { .. } if self.status_before.is_some() => self.moved(change),
+            Event::Registered { .. }
+            | Event::Updated { .. }
+            | Event::ModeChanged { .. }
+            | Event::Note(_) => self.lives(change),
+        };
+        if !self.missing.is_empty() {
+            let reasons: Vec<&str> = self.missing.iter().map(|gap| gap.reason.as_str()).collect();
+            text.push_str("; part of the log of that time is missing (");
+            text.push_str(&reasons.join(", "));
+            text.push_str("), so that a heartbeat may have come that is not told here");
+        }
+        text
+    }
+
+    fn expired(&self, change: &Change, overdue: &Arithmetic) -> String {
+        let id = &self.instance.key.instance;
+        let lived = length(change.at.since(self.from));
+        format!(
+            "{id} expired at {}: {}; it had lived {lived}",
+            instant(change.at),
+            self.silence(change, overdue)
+        )
+    }
+
+    /// The silence, its arithmetic, and the last sign of life.
+    fn silence(&self, change: &Change, overdue: &Arithmetic) -> String {
+        let Arithmetic { ttl, gap, late, grace, .. } = overdue;
+        let allowed = Self::allowed(overdue);
+        let mut sum = match allowed == *ttl {
+            true => format!("ttl {}", length(*ttl)),
+            false => format!("ttl {}, of which two thirds are {}", length(*ttl), length(allowed)),
+        };
+        if *late > Millis::ZERO {
+            sum.push_str(&format!(", seen {} later", length(*late)));
+        }
+        if *grace > Millis::ZERO {
+            let grace = length(*grace);
+            sum.push_str(&format!(
+                ", and {grace} did not count, because the registry itself stood still"
+            ));
+        }
+        let since = match (self.last_sign(change), self.last_heartbeat) {
+            (Some((at, true)), Some(HeartbeatRef { trace, .. })) => {
+                format!("the last one came at {}{}", instant(at), in_trace(trace.trace_id))
+            }
+            (Some((at, _)), heartbeat) => {
+                let trace = self.renewed.as_ref().map_or([0; 16], |renewed| renewed.trace.trace_id);
+                let beats = match heartbeat {
+                    Some(heartbeat) => {
+                        format!(
+                            "its last heartbeat had come before that, at {}",
+                            instant(heartbeat.at)
+                        )
+                    }
+                    None => "it never sent a heartbeat".to_owned(),
+                };
+                format!("it had registered at {}{}, and {beats}", instant(at), in_trace(trace))
+            }
+            (None, _) => "when the last one came is not kept".to_owned(),
+        };
+        format!("no heartbeat for {} ({sum}); {since}", length(*gap))
+    }
+
+    fn deregistered(&self, change: &Change, reason: Option<&str>) -> String {
+        let id = &self.instance.key.instance;
+        let why = match reason.filter(|reason| !reason.is_empty()) {
+            Some(reason) => format!(": {reason}"),
+            None => ", who gave no reason".to_owned(),
+        };
+        let lived = length(change.at.since(self.from));
+        format!(
+            "{id} was deregistered at {} by {}{why}; it had lived {lived}",
+            instant(change.at),
+            who(change)
+        )
+    }
+
+    fn replaced(&self, change: &Change) -> String {
+        let Instance { key, endpoint, .. } = &*self.instance;
+        let lived = length(change.at.since(self.from));
+        let place = match &change.event {
+            Event::Registered { instance, .. } => {
+                format!("{}:{}", instance.endpoint.address, instance.endpoint.port)
+            }
+            Event::Updated { .. }
+            | Event::ModeChanged { .. }
+            | Event::StatusChanged { .. }
+            | Event::Deregistered { .. }
+            | Event::Expired { .. }
+            | Event::Note(_) => "another address".to_owned(),
+        };
+        format!(
+            "{} was replaced at {} by {}, who registered it at {place} instead of {}:{}; the life before had lasted {lived}",
+            key.instance,
+            instant(change.at),
+            who(change),
+            endpoint.address,
+            endpoint.port,
+        )
+    }
+
+    /// One that lives, and whose status has changed.
+    fn moved(&self, change: &Change) -> String {
+        let id = &self.instance.key.instance;
+        let status = self.instance.status;
+        let again = if status == Status::Healthy { " again" } else { "" };
+        let since = format!("{id} is {status}{again} since {}", instant(change.at));
+        let why = match &change.event {
+            Event::StatusChanged { overdue: Some(overdue), .. } => self.silence(change, overdue),
+            Event::StatusChanged { reason: StatusReason::SelfReport, .. } => {
+                let said = if status == Status::Failed { "failing" } else { "passing" };
+                format!(
+                    "it said itself that it is {said}, in a heartbeat{}",
+                    in_trace(change.trace.trace_id)
+                )
+            }
+            Event::StatusChanged { .. } => {
+                format!("a heartbeat came back{}", in_trace(change.trace.trace_id))
+            }
+            Event::Registered { .. }
+            | Event::Updated { .. }
+            | Event::ModeChanged { .. }
+            | Event::Deregistered { .. }
+            | Event::Expired { .. }
+            | Event::Note(_) => format!("{} registered it again", who(change)),
+        };
+        let before = self.status_before.map_or("", Status::as_str);
+        let before = format!("it had been {before} before");
+        let registered = format!("it lives since {}", instant(self.from));
+        format!("{since}: {why}; {before}, and {registered}{}", self.wanted())
+    }
+
+    /// One that lives, and whose status never changed.
+    fn lives(&self, change: &Change) -> String {
+        let Instance { key, endpoint, .. } = &*self.instance;
+        let heartbeat = match self.last_at {
+            Some(at) => format!("its last heartbeat came {} ago", length(self.now.since(at))),
+            None => "it has not sent a heartbeat yet".to_owned(),
+        };
+        format!(
+            "{} is {} and has never been anything else: {} registered it at {}, {} ago, at {}:{}; {heartbeat}",
+            key.instance,
+            self.stands(),
+            who(change),
+            instant(change.at),
+            length(self.now.since(change.at)),
+            endpoint.address,
+            endpoint.port,
+        )
+    }
+
+    fn stands(&self) -> String {
+        format!("{}{}", self.instance.status, self.wanted())
+    }
+
+    /// What is wanted of it, where that is not the usual.
+    fn wanted(&self) -> &'static str {
+        match self.instance.mode {
+            Mode::Active => "",
+            Mode::Standby => ", on standby",
+            Mode::Draining => ", draining",
+        }
+    }
+}
+
+/// Who asked for a change.
+fn who(change: &Change) -> &str {
+    change.caller.as_deref().unwrap_or("the registry itself")
+}
+
+/// ` in trace 4bf9...`, if there is one.
+fn in_trace(trace_id: [u8; 16]) -> String {
+    TraceId::from_bytes(trace_id).map_or_else(String::new, |id| format!(" in trace {id}"))
+}

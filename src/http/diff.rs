@@ -1,0 +1,185 @@
+//! What is different between two instants, with the changes that did it. Reading it is no event.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::ser::{Serialize, Serializer};
+
+use super::events::{self, INSTANT};
+use super::faults::{Faults, FieldError};
+use super::past::INSTANT_CHARS_MAX;
+use super::problem::Problem;
+use super::query::Query;
+use super::registration::json_response;
+use super::scope::Scope;
+use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
+use super::wire::InstanceText;
+use super::{Api, Shared, wire};
+use crate::domain::limits::NAME_CHARS_MAX;
+use crate::history::{self, Changed, Difference, Moment, Moved, Record, Value, Version};
+use crate::rfc3339;
+
+/// `GET /v1/diff`
+pub(super) const DIFF: Operation = Operation {
+    method: Method::Get,
+    id: "diff",
+    summary: "Which instances came, left and changed between two instants, and by which events.",
+    query: &[
+        Parameter::new(
+            "from",
+            "The earlier instant, required: RFC 3339, an age (`-5m`) or a version (`@1234`).",
+            Shape::Text(INSTANT_CHARS_MAX),
+        ),
+        Parameter::new("to", INSTANT, Shape::Text(INSTANT_CHARS_MAX)),
+        ANY_NAMESPACE,
+        Parameter::new("service", "Those of this service.", Shape::Text(NAME_CHARS_MAX)),
+    ],
+    headers: &[],
+    body: None,
+    answers: &[answer(200, "The differences; `to` is now if absent.", "Diff")],
+};
+
+pub(super) async fn diff(
+    State(api): State<Shared>,
+    scope: Scope,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mut faults = Faults::default();
+    let query = Query::read(request.uri().query(), &DIFF, &mut faults);
+    let of = history::Scope {
+        namespace: query.namespace(&mut faults),
+        service: query.service(&mut faults),
+    };
+    let (from, to) = stretch(&api, &query, &mut faults);
+    faults.check()?;
+    let from = from.ok_or(Problem::Internal)?;
+    drop(query);
+    if let Some(service) = &of.service {
+        scope.about(service, None);
+    }
+    let stretch = api
+        .ask(move |archive| {
+            let to = match to {
+                Some(to) => archive.version(to)?,
+                None => archive.extent()?.newest,
+            };
+            Ok([archive.version(from)?, to])
+        })
+        .await?;
+    let [from, to] = stretch;
+    scope.reflects(to.seq);
+    if from.seq > to.seq {
+        let message = format!("must not be after to: it is version {}, to is {}", from.seq, to.seq);
+        let error = FieldError { field: "from".into(), message: message.into() };
+        return Err(Problem::InvalidFields { errors: vec![error] });
+    }
+    let found = api.ask(move |archive| history::diff(archive, stretch, of)).await?;
+    Ok(json_response(StatusCode::OK, text(stretch, &found), to.seq))
+}
+
+/// From when until when; an end of none is now.
+fn stretch(api: &Api, query: &Query<'_>, faults: &mut Faults) -> (Option<Moment>, Option<Moment>) {
+    let (now, head) = (api.clock.wall(), api.projection.head());
+    let mut read =
+        |name: &str| query.get(name).map(|text| events::moment(name, text, now, head, faults));
+    let (from, to) = (read("from"), read("to"));
+    if from.is_none() {
+        faults.invalid("from", "is required: the instant to compare with, such as -5m");
+    }
+    let (from, to) = (from.flatten(), to.flatten());
+    if let (Some(Moment::At(earlier)), Some(Moment::At(later))) = (from, to)
+        && earlier > later
+    {
+        faults.invalid("from", "must not be after to");
+    }
+    (from, to)
+}
+
+#[derive(serde::Serialize)]
+struct VersionText {
+    seq: u64,
+    at: String,
+}
+
+#[derive(serde::Serialize)]
+struct Came<'a> {
+    #[serde(flatten)]
+    instance: InstanceText<'a>,
+    event: &'a Option<Record>,
+}
+
+#[derive(serde::Serialize)]
+struct Left<'a> {
+    instance: InstanceText<'a>,
+    event: &'a Option<Record>,
+}
+
+#[derive(serde::Serialize)]
+struct ChangedText<'a> {
+    namespace: &'a str,
+    service: &'a str,
+    instance: &'a str,
+    fields: BTreeMap<&'a str, [ValueText<'a>; 2]>,
+    events: Vec<String>,
+}
+
+struct ValueText<'a>(&'a Value);
+
+impl Serialize for ValueText<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Absent => serializer.serialize_none(),
+            Value::Text(text) => serializer.serialize_str(text),
+            Value::Number(number) => serializer.serialize_u64(*number),
+            Value::Texts(texts) => texts.serialize(serializer),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct DiffText<'a> {
+    from: VersionText,
+    to: VersionText,
+    came: Vec<Came<'a>>,
+    left: Vec<Left<'a>>,
+    changed: Vec<ChangedText<'a>>,
+    passed: u64,
+    reverted: u64,
+}
+
+fn text(stretch: [Version; 2], found: &Difference<Option<Record>>) -> bytes::Bytes {
+    let [from, to] =
+        stretch.map(|Version { seq, at }| VersionText { seq: seq.0, at: rfc3339::format(at) });
+    wire::json(&DiffText {
+        from,
+        to,
+        came: found
+            .came
+            .iter()
+            .map(|Moved { instance, event }| Came { instance: InstanceText::of(instance), event })
+            .collect(),
+        left: found
+            .left
+            .iter()
+            .map(|Moved { instance, event }| Left { instance: InstanceText::of(instance), event })
+            .collect(),
+        changed: found.changed.iter().map(changed).collect(),
+        passed: found.passed,
+        reverted: found.reverted,
+    })
+}
+
+fn changed(Changed { key, fields, events }: &Changed) -> ChangedText<'_> {
+    ChangedText {
+        namespace: key.service.namespace.as_str(),
+        service: key.service.service.as_str(),
+        instance: key.instance.as_str(),
+        fields: fields
+            .iter()
+            .map(|(name, values)| (name.as_str(), values.each_ref().map(ValueText)))
+            .collect(),
+        events: events.iter().map(ToString::to_string).collect(),
+    }
+}
