@@ -10,8 +10,10 @@
 //! log and handed in by `app`.
 
 mod archive;
+pub mod impact;
 mod moment;
 mod record;
+mod stretch;
 
 pub use archive::{
     Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,

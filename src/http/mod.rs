@@ -22,6 +22,7 @@ mod events;
 mod faults;
 mod fields;
 mod heartbeat;
+mod impact;
 mod lookup;
 mod names;
 mod openapi;

@@ -159,6 +159,14 @@ fn full(properties: Value) -> Value {
     object(&names, properties.clone())
 }
 
+/// The same properties, and where to find the trace.
+fn with_trace(mut properties: Value) -> Value {
+    for name in ["trace_id", "span_id", "trace_url"] {
+        properties[name] = json!({"type": ["string", "null"]});
+    }
+    properties
+}
+
 fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
@@ -265,8 +273,40 @@ fn schemas() -> Value {
         })),
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
-            "missing": list(full(json!({"from": instant, "until": instant}))),
+            "missing": list(reference("Missing")),
         })),
+        "Missing": object(&["from", "until", "reason"], json!({
+            "from": instant, "until": instant,
+            "reason": word(&["retention", "log_gap", "crash", "damaged"]), "events": text,
+        })),
+        "Impact": object(
+            &["instance", "departure", "last_sign_of_life", "callers", "streams", "long_polls", "lookups",
+              "confirmations", "complete"],
+            json!({
+                "instance": reference("Instance"), "departure": reference("Event"),
+                "last_sign_of_life": full(with_trace(json!({
+                    "at": instant, "kind": word(&["heartbeat", "registered"]), "id": text,
+                }))),
+                "callers": list(object(
+                    &["caller", "lookups", "confirmations", "first", "last", "held_until", "traces"],
+                    json!({
+                        "caller": text, "lookups": count, "confirmations": count, "first": instant, "last": instant,
+                        "held_until": maybe("string"), "approximate": truth,
+                        "traces": list(full(with_trace(json!({
+                            "id": text, "at": instant, "revision": count, "status": count,
+                        })))),
+                    }),
+                )),
+                "streams": list(full(with_trace(json!({
+                    "caller": text, "filter": text, "opened": maybe("string"), "told_at": maybe("string"),
+                    "closed": maybe("string"),
+                })))),
+                "long_polls": list(full(with_trace(json!({
+                    "caller": text, "revision": count, "told_at": instant,
+                })))),
+                "lookups": count, "confirmations": count, "complete": truth, "missing": list(reference("Missing")),
+            }),
+        ),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
         "Status": full(json!({

@@ -10,7 +10,9 @@ use axum::routing::{MethodRouter, any};
 use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
-use super::{Api, Shared, events, heartbeat, lookup, operation, registration, sd, services};
+use super::{
+    Api, Shared, events, heartbeat, impact, lookup, operation, registration, sd, services,
+};
 use crate::telemetry::names;
 
 /// One path with all its methods.
@@ -70,6 +72,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/namespaces").on(&services::NAMESPACES, services::namespaces),
         Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
+        Resource::at("/v1/impact").on(&impact::IMPACT, impact::impact),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

@@ -14,6 +14,7 @@ mod expiry;
 mod failure;
 mod harness;
 mod herd;
+mod impact;
 mod lifecycle;
 mod lines;
 mod metrics;
