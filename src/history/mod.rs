@@ -10,6 +10,7 @@
 //! log and handed in by `app`.
 
 mod archive;
+pub mod graph;
 pub mod impact;
 mod moment;
 mod record;

@@ -21,6 +21,7 @@ mod etag;
 mod events;
 mod faults;
 mod fields;
+mod graph;
 mod heartbeat;
 mod impact;
 mod lookup;

@@ -139,6 +139,12 @@ fn response(answer: &Answer) -> Value {
     if let Some(schema) = answer.schema {
         let media = if schema == "Text" { "text/plain" } else { "application/json" };
         described["content"] = json!({media: {"schema": reference(schema)}});
+        if schema == "Graph" {
+            // The same as a picture.
+            for media in ["text/plain", "text/vnd.graphviz"] {
+                described["content"][media] = json!({"schema": reference("Text")});
+            }
+        }
     }
     described
 }
@@ -307,6 +313,19 @@ fn schemas() -> Value {
                 "lookups": count, "confirmations": count, "complete": truth, "missing": list(reference("Missing")),
             }),
         ),
+        "Graph": object(&["since", "until", "nodes", "edges", "complete"], json!({
+            "since": instant, "until": instant,
+            "nodes": list(full(json!({
+                "id": text, "kind": word(&["service", "caller", "unknown"]), "namespace": maybe("string"),
+                "name": text, "instances": count,
+            }))),
+            "edges": list(full(json!({
+                "caller": text, "service": text, "namespace": maybe("string"), "from": text, "to": text,
+                "lookups": count, "rate": {"type": "number"}, "failed": {"type": "number", "minimum": 0, "maximum": 1},
+                "last": instant,
+            }))),
+            "others": count, "complete": truth, "missing": list(reference("Missing")),
+        })),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
         "Status": full(json!({

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
-    Api, Shared, events, heartbeat, impact, lookup, operation, registration, sd, services,
+    Api, Shared, events, graph, heartbeat, impact, lookup, operation, registration, sd, services,
 };
 use crate::telemetry::names;
 
@@ -73,6 +73,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
         Resource::at("/v1/impact").on(&impact::IMPACT, impact::impact),
+        Resource::at("/v1/graph").on(&graph::GRAPH, graph::graph).not_bargaining(),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

@@ -12,6 +12,7 @@ mod crash;
 mod discovery;
 mod expiry;
 mod failure;
+mod graph;
 mod harness;
 mod herd;
 mod impact;
