@@ -31,6 +31,8 @@ mod answers;
 mod streams;
 mod tally;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
