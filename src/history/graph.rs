@@ -329,3 +329,91 @@ impl Count {
         self.last = self.last.max(more.last);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::domain::Seq;
+    use crate::testing::archive::Past;
+    use crate::testing::{START, key, key_in};
+
+    fn driven() -> Past {
+        let mut rng = Rng::with_seed(3);
+        let mut past = Past::new();
+        let services = [key("orders", "x"), key("carts", "x"), key_in("shop", "orders", "x")];
+        for _ in 0..300 {
+            past.elapsed += rng.u64(..3_000);
+            let caller = ["web/1", "web/2", "curl"][rng.usize(..3)];
+            let status = if rng.u8(..5) == 0 { 404 } else { 200 };
+            past.looks_up(caller, &services[rng.usize(..3)].service, status);
+        }
+        past
+    }
+
+    fn asked(past: &Past, since: u64, until: u64, namespace: Option<&str>) -> Graph {
+        let at =
+            |millis: u64| Moment::At(Timestamp(START.0 + i64::try_from(millis).unwrap() * 1_000));
+        let namespace = namespace.map(|name| Namespace::new(name).unwrap());
+        let question = Question { since: at(since), until: at(until), namespace };
+        let registered = |key: &ServiceKey| key.service.as_str() != "curl";
+        graph(past, &question, &registered).unwrap()
+    }
+
+    #[test]
+    fn counts_and_events_add_up_to_the_same_wherever_they_meet() {
+        let mut past = driven();
+        let windows =
+            [(0, 400_000), (59_999, 240_000), (60_000, 239_999), (61_000, 62_000), (10, 130_000)];
+        for (since, until) in windows {
+            past.counted = 0;
+            let whole = asked(&past, since, until, None);
+            let sum: u64 = whole.edges.iter().map(|edge| edge.lookups).sum();
+            let within = past.traffic.iter().filter(|event| {
+                let at = u64::try_from(event.traffic.at.0 - START.0).unwrap();
+                (since * 1_000..=until * 1_000).contains(&at)
+            });
+            assert_eq!(sum, within.count() as u64, "{since} to {until}");
+            for counted in (1..=past.traffic.len() as u64).step_by(7) {
+                past.counted = counted;
+                assert_eq!(asked(&past, since, until, None), whole, "counted to {counted}");
+            }
+        }
+    }
+
+    #[test]
+    fn whole_minutes_outlive_their_events() {
+        let mut past = driven();
+        let (whole, edges) =
+            (asked(&past, 60_000, 240_000, None), asked(&past, 30_000, 250_000, None));
+        past.forget(past.traffic.len() as u64 + 1);
+        assert_eq!(asked(&past, 60_000, 240_000, None), whole);
+        let sum = |graph: &Graph| graph.edges.iter().map(|edge| edge.lookups).sum::<u64>();
+        // Of the edges the minutes speak, which is too much rather than too little, and is said.
+        let around = asked(&past, 30_000, 250_000, None);
+        assert!(!around.missing.is_empty());
+        assert!(sum(&around) >= sum(&edges), "{} of {}", sum(&around), sum(&edges));
+    }
+
+    #[test]
+    fn a_caller_is_the_service_of_its_name_where_it_looks_or_by_default() {
+        let mut past = Past::new();
+        for caller in ["web/1", "web/2", "curl"] {
+            past.looks_up(caller, &key_in("shop", "orders", "x").service, 200);
+        }
+        let at = Moment::At(past.now());
+        let question = Question { since: Moment::Version(Seq(0)), until: at, namespace: None };
+        let ids = |known: &'static str| {
+            let registered = move |key: &ServiceKey| key.to_string() == known;
+            let graph = graph(&past, &question, &registered).unwrap();
+            let edges: Vec<_> = graph.edges.iter().map(|e| (e.caller.id(), e.lookups)).collect();
+            edges
+        };
+        let web = |id: &str| vec![("curl".to_owned(), 1), (id.to_owned(), 2)];
+        assert_eq!(ids("shop/web"), web("shop/web"));
+        assert_eq!(ids("default/web"), web("default/web"));
+        assert_eq!(ids("other/web"), web("web"));
+        assert_eq!(asked(&past, 0, 0, Some("default")).edges, []);
+    }
+}

@@ -287,17 +287,18 @@ impl Archive for Past {
                 continue;
             }
             let text = |name: Option<&str>| name.map(Box::<str>::from);
+            let namespace = text(traffic.namespace.as_ref().map(|name| name.as_str()));
             let service = text(traffic.service.as_ref().map(|name| name.as_str()));
             let instance = text(traffic.instance.as_ref().map(|name| name.as_str()));
             let (caller, filter) = (Box::from(&*traffic.caller), filter.clone());
-            let key = (minute, service, instance, caller, filter, *revision, *status);
+            let key = (minute, namespace, service, instance, caller, filter, *revision, *status);
             let row = rows.entry(key.clone()).or_insert_with(|| LookupCount {
                 minute,
-                namespace: text(traffic.namespace.as_ref().map(|name| name.as_str())),
-                service: key.1,
-                instance: key.2,
-                caller: key.3,
-                filter: key.4,
+                namespace: key.1,
+                service: key.2,
+                instance: key.3,
+                caller: key.4,
+                filter: key.5,
                 revision: *revision,
                 status: *status,
                 count: 0,
