@@ -329,3 +329,34 @@ fn only_a_departure_can_be_asked_about() {
     assert_eq!(ask(&past, &event(gone, Some("two"))), Refusal::Another(one()));
     assert!(impact(&past, &event(gone, Some("one")), 1).unwrap().is_ok());
 }
+
+#[test]
+fn answers_that_were_on_their_way_count_by_what_they_saw() {
+    let mut past = Past::new();
+    let one = one();
+    let first = registers(&mut past, &one);
+    past.happens(&deregister(&one));
+    let second = registers(&mut past, &one);
+    let third = registers(&mut past, &key("orders", "two"));
+    let heartbeat = past.beats(&one);
+    let answered = |past: &mut Past, caller: &str, revision: Seq| {
+        let (filter, held) = (Box::default(), None);
+        let detail = Detail::Lookup { filter, revision, returned: 1, status: 200, held };
+        past.traffic(caller, Some(&one.service), None, detail);
+    };
+    // Looked before the heartbeat, one of them at another life; answered after it.
+    answered(&mut past, "late", second);
+    answered(&mut past, "very late", first);
+    answered(&mut past, "in time", third);
+    past.elapsed = 15_000;
+    let gone = expires(&mut past, &one, Some(heartbeat));
+    past.elapsed = 16_000;
+    answered(&mut past, "crossed", gone);
+    past.elapsed = 17_000;
+    answered(&mut past, "crossed", third);
+    let impact = newest(&past);
+    assert_eq!(callers(&impact), [("in time", 1, 0), ("late", 1, 0), ("crossed", 1, 0)]);
+    let crossed = &impact.callers[2];
+    // Of two answers that passed each other, the one that knew better had come first.
+    assert!(crossed.held_until < Some(crossed.first));
+}
