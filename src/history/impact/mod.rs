@@ -245,20 +245,23 @@ impl<'a> Search<'a> {
     /// A number before which no kept event saw version `seq`: found by halving, and then a stretch earlier, because the
     /// versions that events saw are only nearly in order.
     fn number_before(&self, seq: Seq) -> Result<u64, Error> {
-        let (first, mut high) = (self.kept(), self.extent.last_traffic.saturating_add(1));
-        let mut low = first;
-        while low < high {
+        // An event that can't be read counts as later: that only begins the search earlier.
+        let is_earlier = |number: u64| -> Result<bool, Error> {
+            let event = self.archive.event(EventId::Traffic(number))?;
+            Ok(event.is_some_and(|event| event.seq < seq))
+        };
+        let (first, last) = (self.kept(), self.extent.last_traffic);
+        if first > last || !is_earlier(first)? {
+            // Nothing kept is earlier: the window may begin in what has gone.
+            return Ok(1);
+        }
+        let (mut low, mut high) = (first + 1, last + 1);
+        while high - low > DISORDER / 16 {
             let middle = low + (high - low) / 2;
-            // An event that can't be read counts as later: that only begins the search earlier.
-            let event = self.archive.event(EventId::Traffic(middle))?;
-            match event.is_some_and(|event| event.seq < seq) {
+            match is_earlier(middle)? {
                 true => low = middle + 1,
                 false => high = middle,
             }
-        }
-        // Nothing kept is earlier: the window may begin in what has gone.
-        if low == first {
-            return Ok(1);
         }
         Ok(low.saturating_sub(DISORDER).max(first))
     }

@@ -360,3 +360,24 @@ fn answers_that_were_on_their_way_count_by_what_they_saw() {
     // Of two answers that passed each other, the one that knew better had come first.
     assert!(crossed.held_until < Some(crossed.first));
 }
+
+#[test]
+fn a_window_that_begins_with_a_registration_is_found_in_a_long_log() {
+    let mut past = Past::new();
+    let (one, two) = (one(), key("carts", "two"));
+    registers(&mut past, &two);
+    for number in 0..80_000 {
+        past.looks_up("noise", &two.service, if number % 2 == 0 { 200 } else { 304 });
+    }
+    registers(&mut past, &one);
+    past.looks_up("web", &one.service, 200);
+    for _ in 0..10 {
+        past.looks_up("noise", &two.service, 200);
+    }
+    expires(&mut past, &one, None);
+    let search = Search::begin(&past, past.changes.last().unwrap().clone(), 10).unwrap();
+    let from = search.number_before(past.changes[1].seq).unwrap();
+    // Not from the beginning, and early enough for whatever came in another order.
+    assert!((2..=80_001 - DISORDER).contains(&from), "t{from}");
+    assert_eq!(callers(&newest(&past)), [("web", 1, 0)]);
+}
