@@ -7,6 +7,7 @@
 mod append;
 mod fold;
 mod history;
+mod impact;
 mod lookup;
 mod replay;
 
@@ -19,5 +20,6 @@ fn main() {
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);
+    impact::bench(&mut criterion);
     criterion.final_summary();
 }

@@ -10,6 +10,10 @@ use super::instance::{Instance, Mode, Status};
 /// The word for every status.
 pub const ANY: &str = "any";
 
+/// How the recorded filter of Prometheus' discovery begins: it hands out all whom the rest of it lets through, whatever
+/// their tier.
+pub const SD_PROMETHEUS: &str = "sd=prometheus";
+
 /// Whom a lookup without `status=` and `mode=` may be offered, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Tier {

@@ -160,6 +160,8 @@ pub struct TrafficQuery {
     pub service: Option<ServiceName>,
     /// About this instance.
     pub instance: Option<InstanceId>,
+    /// Only what is about no service: reads over many, streams of many.
+    pub unnamed: bool,
     /// From this number on.
     pub from: Option<u64>,
     /// Up to this number.
@@ -179,6 +181,7 @@ impl TrafficQuery {
             && (self.namespace.is_none() || self.namespace == traffic.namespace)
             && (self.service.is_none() || self.service == traffic.service)
             && (self.instance.is_none() || self.instance == traffic.instance)
+            && !(self.unnamed && traffic.service.is_some())
             && self.from.is_none_or(|from| *number >= from)
             && self.to.is_none_or(|to| *number <= to)
             && self.since.is_none_or(|since| traffic.at >= since)

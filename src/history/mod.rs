@@ -12,10 +12,13 @@
 mod archive;
 mod diff;
 mod gaps;
+pub mod graph;
+pub mod impact;
 mod lives;
 mod moment;
 mod record;
 pub mod spoken;
+mod stretch;
 mod walk;
 mod why;
 

@@ -44,6 +44,8 @@ pub(super) enum Problem {
     HistoryGone { oldest: Version },
     /// No such event is kept.
     UnknownEvent,
+    /// The instance has not left, as far as the log knows.
+    NoDeparture { lives: bool },
     /// `if-none-match: *`, and the id is in use.
     InUse { incarnation: Seq },
     /// `if-match`, and the instance has changed or left.
@@ -104,6 +106,7 @@ impl Problem {
                 (409, "other-incarnation", "Another life of the instance is registered")
             }
             Self::UnknownEvent => (404, "unknown-event", "The event is not in the log"),
+            Self::NoDeparture { .. } => (404, "no-departure", "The instance has not left"),
             Self::HistoryGone { .. } => (410, "history-gone", "History that old is not kept"),
             Self::InUse { .. } => (412, "id-in-use", "The id is in use"),
             Self::Stale => (412, "instance-changed", "The instance has changed"),
@@ -152,6 +155,14 @@ impl Problem {
             }
             Self::UnknownEvent => {
                 "it never was, or retention took it; ids look like 42 and t1093".into()
+            }
+            Self::NoDeparture { lives: true } => {
+                "it lives, and as far as the log goes back it has never left".into()
+            }
+            Self::NoDeparture { lives: false } => {
+                "no departure of it is in the log: it never was registered under these names, or retention took \
+                 the event"
+                    .into()
             }
             Self::HistoryGone { oldest } => format!(
                 "the oldest state that can still be told is version {}, of {}",
@@ -205,6 +216,7 @@ impl Problem {
             | Self::OtherIncarnation { .. }
             | Self::HistoryGone { .. }
             | Self::UnknownEvent
+            | Self::NoDeparture { .. }
             | Self::InUse { .. }
             | Self::Stale
             | Self::BodyTooLarge { .. }
@@ -349,6 +361,7 @@ fn examples() -> Vec<Problem> {
         Problem::OtherIncarnation { current: Seq(41), given: Seq(7) },
         Problem::HistoryGone { oldest: Version::default() },
         Problem::UnknownEvent,
+        Problem::NoDeparture { lives: true },
         Problem::InUse { incarnation: Seq(41) },
         Problem::Stale,
         Problem::BodyTooLarge { limit: 65_536 },
@@ -396,6 +409,7 @@ mod tests {
                 "409 other-incarnation",
                 "410 history-gone",
                 "404 unknown-event",
+                "404 no-departure",
                 "412 id-in-use",
                 "412 instance-changed",
                 "413 body-too-large",

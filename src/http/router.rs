@@ -11,7 +11,8 @@ use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
-    Api, Shared, diff, events, heartbeat, life, lookup, operation, registration, sd, services,
+    Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, registration, sd,
+    services,
 };
 use crate::telemetry::names;
 
@@ -78,6 +79,8 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/events/{id}").on(&events::EVENT, events::event),
         Resource::at("/v1/traces/{trace_id}").on(&events::TRACE, events::trace),
         Resource::at("/v1/diff").on(&diff::DIFF, diff::diff),
+        Resource::at("/v1/impact").on(&impact::IMPACT, impact::impact),
+        Resource::at("/v1/graph").on(&graph::GRAPH, graph::graph).not_bargaining(),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

@@ -17,7 +17,7 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{About, Shared, wire};
 use crate::domain::Instance;
 use crate::domain::limits::{NAME_CHARS_MAX, TAG_CHARS_MAX, TAGS_MAX};
-use crate::domain::selection::canonical;
+use crate::domain::selection::{SD_PROMETHEUS, canonical};
 
 /// `GET /v1/sd/prometheus`
 pub(super) const PROMETHEUS: Operation = Operation {
@@ -73,7 +73,12 @@ pub(super) async fn prometheus(
 
     tags.sort_unstable();
     let named = service.as_ref().map(|service| ("service", service.as_str()));
-    let filter = canonical(named.into_iter().chain(tags.into_iter().map(|tag| ("tag", tag))));
+    let asked = named.into_iter().chain(tags.into_iter().map(|tag| ("tag", tag)));
+    let asked = canonical(asked);
+    let filter = match asked.as_str() {
+        "" => SD_PROMETHEUS.to_owned(),
+        asked => format!("{SD_PROMETHEUS}&{asked}"),
+    };
     let body = wire::json(&groups);
     let about = About { namespace, service, instance: None };
     finish(&api, &scope, about, head, filter, groups.len(), body).await

@@ -22,6 +22,9 @@ use crate::domain::{Mode, Namespace, Seq, ServiceKey, ServiceName, Status};
 pub use publisher::{Grant, Published, Publisher, Shift};
 pub use view::{Answer, Entry, ServiceView};
 
+/// How often all views are gone through to find them of one version.
+const VIEWS_TRIES: usize = 8;
+
 /// A service's place: its present view.
 #[derive(Debug)]
 pub struct ServiceCell {
@@ -175,12 +178,22 @@ impl Projection {
         (head, page, more)
     }
 
-    /// Every service of one namespace or of all, and the version they are of.
+    /// Every service of one namespace or of all, and the version they are of: exactly that one, unless changes are
+    /// published faster than the services can be gone through.
     #[must_use]
     pub fn views(&self, namespace: Option<&Namespace>) -> (Seq, Vec<Arc<ServiceView>>) {
-        let index = self.index.read();
-        let views = range(&index, namespace, None).map(|(_, cell)| cell.view()).collect();
-        (self.head(), views)
+        let mut tries = 0;
+        loop {
+            let head = self.head();
+            let index = self.index.read();
+            let found = range(&index, namespace, None).map(|(_, cell)| cell.view());
+            let views: Vec<Arc<ServiceView>> = found.collect();
+            tries += 1;
+            // Views are published before their head: with none above the head, they are the state after it.
+            if tries >= VIEWS_TRIES || views.iter().all(|view| view.revision <= head) {
+                return (head, views);
+            }
+        }
     }
 
     /// Every namespace that has or had a service, with its number of services and instances.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Monotonic;
 use crate::domain::registry::Service;
 use crate::domain::selection::{Filter, Tier, select};
-use crate::domain::{Instance, Millis, Seq, ServiceKey, Status};
+use crate::domain::{Instance, Millis, Seq, ServiceKey, Status, TraceRef};
 use crate::lease::Lease;
 
 /// One instance in a view, with its lease and, once somebody needed it, its text.
@@ -75,7 +75,7 @@ impl ServiceView {
     /// how its leases stood then: all entries share one that was never granted, and no answer may show it.
     #[must_use]
     pub fn of_the_past(key: ServiceKey, service: &Service) -> Self {
-        let lease = Arc::new(Lease::granted(Millis::ZERO, Monotonic(0)));
+        let lease = Arc::new(Lease::granted(Millis::ZERO, Monotonic(0), TraceRef::default()));
         let entry = |instance| Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&lease)));
         Self::new(key, service.revision, service.instances.values().map(entry).collect())
     }

@@ -1,5 +1,6 @@
 //! What the tests of several modules share: names, plain commands, random histories. In test builds only.
 
+pub(crate) mod archive;
 pub(crate) mod history;
 pub(crate) mod traffic;
 

@@ -1,6 +1,8 @@
 //! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
+mod past;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -143,6 +145,12 @@ fn response(answer: &Answer) -> Value {
     if let Some(schema) = answer.schema {
         let media = if schema == "Text" { "text/plain" } else { "application/json" };
         described["content"] = json!({media: {"schema": reference(schema)}});
+        if schema == "Graph" {
+            // The same as a picture.
+            for media in ["text/plain", "text/vnd.graphviz"] {
+                described["content"][media] = json!({"schema": reference("Text")});
+            }
+        }
     }
     described
 }
@@ -163,11 +171,27 @@ fn full(properties: Value) -> Value {
     object(&names, properties.clone())
 }
 
+/// The same properties, and where to find the trace.
+fn with_trace(mut properties: Value) -> Value {
+    for name in ["trace_id", "span_id", "trace_url"] {
+        properties[name] = json!({"type": ["string", "null"]});
+    }
+    properties
+}
+
 fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
+/// Every schema: those of the present, and those of the past.
 fn schemas() -> Value {
+    let mut all = present();
+    let past = past::schemas(&all);
+    merge(&mut all, &past);
+    all
+}
+
+fn present() -> Value {
     let (text, count, truth) = (
         json!({"type": "string"}),
         json!({"type": "integer", "minimum": 0}),
@@ -208,9 +232,6 @@ fn schemas() -> Value {
     let mut conflict = named.clone();
     conflict["incarnation"] = count.clone();
     let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
-    let version = full(json!({"seq": count, "at": instant}));
-    let mut came = instance.clone();
-    came["event"] = nullable(&reference("Event"));
     let fill = full(json!({"waiting": count, "capacity": count}));
 
     json!({
@@ -275,84 +296,6 @@ fn schemas() -> Value {
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
             "missing": list(reference("Missing")),
         })),
-        "Trace": object(&["trace_id", "trace_url", "events", "next", "complete"], json!({
-            "trace_id": text, "trace_url": maybe("string"), "events": list(reference("Event")),
-            "next": maybe("string"), "complete": truth, "missing": list(reference("Missing")),
-        })),
-        "Missing": object(&["from", "until", "reason"], json!({
-            "from": instant, "until": instant, "events": text,
-            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
-        })),
-        "Missing": object(&["from", "until", "reason"], json!({
-            "from": instant, "until": instant, "events": text,
-            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
-        })),
-        "Diff": full(json!({
-            "from": version, "to": version,
-            "came": list(full(came)),
-            "left": list(full(json!({"instance": reference("Instance"), "event": nullable(&reference("Event"))}))),
-            "changed": list(full(json!({
-                "namespace": text, "service": text, "instance": text, "events": list(text.clone()),
-                "fields": {
-                    "description": "By name, the value before and after; metadata key by key, as metadata.env; null is absent.",
-                    "type": "object",
-                    "additionalProperties": {"type": "array", "minItems": 2, "maxItems": 2, "items": {}},
-                },
-            }))),
-            "passed": {"type": "integer", "minimum": 0, "description": "Lives that began and ended in between."},
-            "reverted": {
-                "type": "integer", "minimum": 0,
-                "description": "Instances that were changed in between and are again as they were.",
-            },
-        })),
-        "InstanceHistory": object(
-            &["namespace", "service", "instance", "lives", "left_out", "flap_score", "gaps_exact_since", "complete"],
-            json!({
-                "namespace": text, "service": text, "instance": text,
-                "lives": list(full(json!({
-                    "incarnation": count, "from": instant, "until": maybe("string"),
-                    "ended_by": nullable(&reference("Event")), "transitions": list(reference("Event")),
-                    "widest_gaps": list(full(json!({
-                        "at": {"type": "string", "format": "date-time", "description": "When it ended, with a sign of life."},
-                        "gap_ms": count,
-                    }))),
-                }))),
-                "left_out": full(json!({"lives": count, "transitions": count})),
-                "flap_score": {
-                    "type": "number", "minimum": 0, "maximum": 1,
-                    "description": "The figure of merit of RFC 2439 over its customary limit: 1 for a return, 0.5 for a \
-                        recovery, halved every 15 minutes, over 2.",
-                },
-                "gaps_exact_since": {
-                    "type": ["string", "null"],
-                    "description": "Of the gaps that began before this instant only the widest of each hour is known; \
-                        null if all are exact.",
-                },
-                "complete": truth, "missing": list(reference("Missing")),
-            }),
-        ),
-        "Why": object(
-            &["event", "summary", "trace_url", "instance", "life", "arithmetic", "last_heartbeat", "registration", "complete"],
-            json!({
-                "event": nullable(&reference("Event")),
-                "summary": {"type": "string", "description": "A sentence to be read aloud."},
-                "trace_url": maybe("string"),
-                "instance": reference("Instance"),
-                "life": full(json!({"incarnation": count, "from": instant, "until": maybe("string")})),
-                "arithmetic": nullable(&full(json!({
-                    "ttl": duration, "gap_ms": count, "allowed_ms": count, "late_ms": count, "grace_ms": count,
-                    "missed": count,
-                }))),
-                "last_heartbeat": nullable(&full(json!({
-                    "at": instant, "id": text, "trace_id": maybe("string"), "span_id": maybe("string"),
-                    "trace_url": maybe("string"),
-                }))),
-                "registration": nullable(&full(json!({
-                    "event": reference("Event"), "trace_url": maybe("string"),
-                }))),
-                "complete": truth, "missing": list(reference("Missing")),
-            }),
-        ),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
         "Status": full(json!({
