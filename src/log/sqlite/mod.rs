@@ -3,6 +3,8 @@
 //! ```text
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
+//!   keeper's thread ───── upkeep.rs, retention.rs: a second write connection, in small slices; gate.rs says whose
+//!                         turn it is
 //!   reader.rs ─────────── read-only connections, for verify and for
 //!   archive/ ──────────── questions about the past
 //! ```
@@ -12,10 +14,14 @@
 
 mod archive;
 mod checkpointer;
+mod gate;
 mod reader;
+mod retention;
 mod rows;
+mod sizes;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -24,7 +30,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 pub use archive::SqliteArchive;
-pub use reader::{Reader, Sizes};
+pub use gate::Gate;
+pub use reader::Reader;
+pub use sizes::Sizes;
+pub use upkeep::SqliteUpkeep;
 pub use writer::SqliteLog;
 
 /// The name of the database in a data directory.
