@@ -11,6 +11,7 @@
 
 mod archive;
 mod moment;
+mod policy;
 mod record;
 
 pub use archive::{
@@ -18,4 +19,5 @@ pub use archive::{
     NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
 };
 pub use moment::{Moment, Version};
+pub use policy::Policy;
 pub use record::{EventId, Record};

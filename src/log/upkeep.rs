@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::domain::event::{Compacted, HeartbeatRef};
 use crate::domain::{Instance, Seq, ServiceKey, Timestamp, TraceRef};
@@ -31,8 +32,9 @@ pub struct Standing {
 pub enum Removed {
     /// Events.
     Events(Compacted),
-    /// So many rows of roll-ups.
-    RollUps(usize),
+    /// So many rows that were no part of the log any more, or roll-ups that are too old; or it looked for some and
+    /// found none yet.
+    Rows(usize),
 }
 
 /// How much of the past is kept.
@@ -86,6 +88,9 @@ pub struct Failed(pub Arc<str>);
 
 /// The work. Every call does one slice or, for a snapshot, slices with pauses between them; all of them block.
 pub trait Upkeep: Send + Debug {
+    /// From now on long work ends early, with [`Failed`], once `stop` is true.
+    fn heed(&mut self, stop: Arc<AtomicBool>);
+
     /// Where the log stands.
     ///
     /// # Errors

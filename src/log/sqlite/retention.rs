@@ -50,8 +50,7 @@ const DELETE_CHANGE_SEGMENTS: &str = "DELETE FROM change_segments WHERE first <=
 const HORIZON: &str = "SELECT seq, at FROM snapshots WHERE complete = 1 AND at <= ?1 AND seq >= ?2 AND seq < ?3 \
      ORDER BY seq DESC LIMIT 1";
 const FIRST_CHANGE_AT: &str = "SELECT at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1";
-/// What has gone needs no deriving from.
-const RAISE_CHANGES: &str = "UPDATE log SET first_seq = ?1, derived_seq = max(derived_seq, ?1 - 1)";
+const RAISE_CHANGES: &str = "UPDATE log SET first_seq = ?1";
 
 const OLD_MINUTES: &str =
     "SELECT minute, part FROM lookup_minutes WHERE minute < ?1 ORDER BY minute, part LIMIT ?2";
@@ -70,6 +69,9 @@ const NOTE: &str = "INSERT INTO compactions (class, first, last, first_at, last_
      bytes = iif(told = 0, bytes, 0) + excluded.bytes, last = excluded.last, last_at = excluded.last_at, told = 0";
 const ADD_BYTES: &str = "UPDATE compactions SET bytes = bytes + ?2 WHERE class = ?1 AND told = 0";
 const TOLD: &str = "UPDATE compactions SET told = ?3 WHERE class = ?1 AND last = ?2";
+
+/// Runs of heartbeats looked at in one slice; it takes no lock to read.
+const RUNS_LOOKED_AT: i64 = 1_024;
 
 const MICROS_A_MINUTE: i64 = 60_000_000;
 const MICROS_AN_HOUR: i64 = 60 * MICROS_A_MINUTE;
@@ -168,7 +170,10 @@ impl Retention {
         if let Some(removed) = self.traffic(connection, gate, &bounds, budgets)? {
             return Ok(Some(Removed::Events(removed)));
         }
-        if let Some(removed) = self.changes(connection, gate, &bounds, budgets)? {
+        if let Some(removed) = self.changes(connection, gate, &bounds)? {
+            return Ok(Some(removed));
+        }
+        if let Some(removed) = raise_horizon(connection, gate, &bounds, budgets)? {
             return Ok(Some(Removed::Events(removed)));
         }
         self.rollups(connection, gate, budgets.rollups_until)
@@ -258,8 +263,7 @@ impl Retention {
         connection: &mut Connection,
         gate: &Gate,
         bounds: &Bounds,
-        budgets: &Budgets,
-    ) -> rusqlite::Result<Option<Compacted>> {
+    ) -> rusqlite::Result<Option<Removed>> {
         let limit = i64::try_from(self.changes.rows()).unwrap_or(i64::MAX);
         let old: Vec<Old> = connection
             .prepare_cached(OLD_CHANGES)?
@@ -270,9 +274,7 @@ impl Retention {
                 Ok(Old { first: seq, last: seq, from: at, until: at, bytes })
             })?
             .collect::<rusqlite::Result<_>>()?;
-        let Some(removed) = sum(Class::Changes, old.iter()) else {
-            return raise_horizon(connection, gate, bounds, budgets);
-        };
+        let Some(removed) = sum(Class::Changes, old.iter()) else { return Ok(None) };
         let done = write(connection, gate, |transaction| {
             delete(transaction, DELETE_CHANGES, removed.first, removed.last)?;
             transaction.prepare_cached(DELETE_CHANGE_SEGMENTS)?.execute([signed(removed.last)])?;
@@ -285,7 +287,7 @@ impl Retention {
             Ok(((), held)) => self.changes.learn(held, old.len()),
             Err(error) if is_damage(&error) && old.len() > 1 => {
                 self.changes = Pace::new(1, self.changes.most);
-                return self.changes(connection, gate, bounds, budgets);
+                return self.changes(connection, gate, bounds);
             }
             Err(error) if is_damage(&error) => {
                 signals::removal_passed_over(&format!("change {}", removed.first), &error);
@@ -293,7 +295,7 @@ impl Retention {
             }
             Err(error) => return Err(error),
         }
-        Ok(Some(removed))
+        Ok(Some(Removed::Rows(old.len())))
     }
 
     fn rollups(
@@ -304,7 +306,7 @@ impl Retention {
     ) -> rusqlite::Result<Option<Removed>> {
         let minutes = self.minutes(connection, gate, until.micros().div_euclid(MICROS_A_MINUTE))?;
         if minutes > 0 {
-            return Ok(Some(Removed::RollUps(minutes)));
+            return Ok(Some(Removed::Rows(minutes)));
         }
         self.runs(connection, gate, until.micros().div_euclid(MICROS_AN_HOUR))
     }
@@ -336,41 +338,40 @@ impl Retention {
         gate: &Gate,
         until: i64,
     ) -> rusqlite::Result<Option<Removed>> {
-        if self.runs_after.is_none() && until <= self.runs_until {
+        let nothing_is_too_old = until <= 0;
+        if nothing_is_too_old || (self.runs_after.is_none() && until <= self.runs_until) {
             return Ok(None);
         }
-        loop {
-            let after = self.runs_after.clone().unwrap_or_else(|| {
-                [text(""), text(""), text(""), Value::Integer(0), Value::Integer(0)]
-            });
-            let limit = i64::try_from(self.rollups.rows()).unwrap_or(i64::MAX);
-            let looked_at: Vec<[Value; 5]> = connection
-                .prepare_cached(SOME_RUNS)?
-                .query_map(
-                    params_from_iter(after.iter().cloned().chain([Value::Integer(limit)])),
-                    |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]),
-                )?
-                .collect::<rusqlite::Result<_>>()?;
-            let Some(last) = looked_at.last() else {
-                (self.runs_after, self.runs_until) = (None, until);
-                return Ok(None);
-            };
-            self.runs_after = Some(last.clone());
-            let old = |run: &&[Value; 5]| matches!(run[4], Value::Integer(hour) if hour < until);
-            let old: Vec<&[Value; 5]> = looked_at.iter().filter(old).collect();
-            if old.is_empty() {
-                continue;
-            }
+        let after = self.runs_after.clone().unwrap_or_else(|| {
+            [text(""), text(""), text(""), Value::Integer(0), Value::Integer(0)]
+        });
+        let limit = Value::Integer(RUNS_LOOKED_AT);
+        let looked_at: Vec<[Value; 5]> = connection
+            .prepare_cached(SOME_RUNS)?
+            .query_map(params_from_iter(after.iter().cloned().chain([limit])), |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let is_old = |run: &&[Value; 5]| matches!(run[4], Value::Integer(hour) if hour < until);
+        let some: Vec<&[Value; 5]> =
+            looked_at.iter().filter(is_old).take(self.rollups.rows()).collect();
+        if !some.is_empty() {
             let ((), held) = write(connection, gate, |transaction| {
                 let mut delete = transaction.prepare_cached(DELETE_RUN)?;
-                for run in &old {
+                for run in &some {
                     delete.execute(params_from_iter(run.iter()))?;
                 }
                 Ok(())
             })?;
-            self.rollups.learn(held, old.len());
-            return Ok(Some(Removed::RollUps(old.len())));
+            self.rollups.learn(held, some.len());
+            // The rest of what was looked at is looked at again: what went is not there any more.
+            return Ok(Some(Removed::Rows(some.len())));
         }
+        match looked_at.last() {
+            Some(last) => self.runs_after = Some(last.clone()),
+            None => (self.runs_after, self.runs_until) = (None, until),
+        }
+        Ok(self.runs_after.is_some().then_some(Removed::Rows(0)))
     }
 }
 

@@ -2,6 +2,8 @@
 //! about two milliseconds at most, each in its turn at the gate. Called by the keeper, on its thread.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -28,6 +30,7 @@ pub struct SqliteUpkeep {
     /// None after a failure: it is opened again.
     connection: Option<Connection>,
     memory: Memory,
+    stop: Arc<AtomicBool>,
 }
 
 /// What the work remembers between slices; it can be lost.
@@ -47,6 +50,7 @@ impl SqliteUpkeep {
             restart,
             connection: Some(connection),
             memory: Memory { retention: Retention::default(), pages: Pace::new(16, 1_024) },
+            stop: Arc::default(),
         })
     }
 
@@ -99,14 +103,21 @@ pub(super) fn write<T>(
 }
 
 impl Upkeep for SqliteUpkeep {
+    fn heed(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+    }
+
     fn standing(&mut self) -> Result<Standing, Failed> {
         self.work(|connection, _, _| {
             let keeping = rows::keeping(connection)?;
             Ok(Standing {
                 head: Seq(keeping.head),
                 traffic_head: keeping.traffic_head,
-                derived: Seq(keeping.derived),
-                derived_traffic: keeping.derived_traffic,
+                // What has gone needs no deriving from.
+                derived: Seq(keeping.derived.max(keeping.first.saturating_sub(1))),
+                derived_traffic: keeping
+                    .derived_traffic
+                    .max(keeping.first_traffic.saturating_sub(1)),
                 snapshot: keeping.snapshot.map(|(seq, at)| (Seq(seq), Timestamp(at))),
             })
         })
