@@ -22,6 +22,8 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+#[cfg(test)]
+mod upkeep_tests;
 mod writer;
 
 use std::fs::{File, TryLockError};
