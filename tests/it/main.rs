@@ -19,4 +19,5 @@ mod lines;
 mod metrics;
 mod readme;
 mod restart;
+mod retention;
 mod tracing;
