@@ -140,7 +140,20 @@ CREATE TABLE heartbeat_runs (
     PRIMARY KEY (namespace, service, instance, incarnation, hour)
 ) WITHOUT ROWID;
 
--- The oldest events that are kept, and how far the deriving has come (number of the last event).
+-- What retention took last, of each class. It is noted with the removal itself, so that a crash forgets nothing:
+-- what a `compacted` event has not told yet (told = 0) is told later, together with what went in between.
+CREATE TABLE compactions (
+    class    TEXT    PRIMARY KEY,  -- changes, traffic
+    first    INTEGER NOT NULL,     -- numbers of the first and of the last event that went
+    last     INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,     -- when those two happened
+    last_at  INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL,     -- about
+    told     INTEGER NOT NULL      -- number of the compacted event; 0 while there is none
+);
+
+-- The oldest events that are kept, and how far the deriving has come (number of the last event). Rows before
+-- them are no part of the log any more: they may still be there, until retention has removed them in slices.
 ALTER TABLE log ADD COLUMN first_seq        INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE log ADD COLUMN first_traffic    INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE log ADD COLUMN derived_seq      INTEGER NOT NULL DEFAULT 0;

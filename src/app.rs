@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   start:  log (lock, migrate) ─▶ registrar's thread (replay) ─▶ http (503 until ready) ─▶ ready
-//!   stop:   http (no new connections, requests finish) ─▶ registrar (everything that waits into the log,
+//!   stop:   http (no new connections, requests finish) ─▶ keeper (ends after its slice) ─▶ registrar (everything that waits into the log,
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
@@ -25,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::domain::Millis;
-use crate::history::Archive;
-use crate::http;
+use crate::history::{Archive, Policy};
 use crate::log::Log;
 use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
+use crate::log::upkeep::Upkeep;
 use crate::projection::Projection;
 use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
@@ -37,6 +37,7 @@ use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
 use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
+use crate::{http, keeper};
 
 /// How often the metrics' samples are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -95,6 +96,8 @@ pub struct Parts {
     pub log: Box<dyn Log>,
     /// Where the past is read from.
     pub history: Arc<dyn Archive>,
+    /// The background work on the log; none for a log that needs none.
+    pub upkeep: Option<Box<dyn Upkeep>>,
     /// Where spans go.
     pub tracer: Tracer,
     /// Where everything is counted.
@@ -108,6 +111,7 @@ pub struct App {
     listener: TcpListener,
     api: Arc<http::Api>,
     registrar: Running,
+    keeper: Option<keeper::Running>,
     history: Arc<dyn Archive>,
     telemetry: Telemetry,
     http_config: http::Config,
@@ -119,7 +123,7 @@ impl App {
     /// # Errors
     /// If the listener has no address or the operating system gives no thread.
     pub fn build(settings: &Settings, parts: Parts) -> Result<Self, Error> {
-        let Parts { listener, clock, log, history, tracer, metrics } = parts;
+        let Parts { listener, clock, log, history, upkeep, tracer, metrics } = parts;
         let address = listener
             .local_addr()
             .map_err(|source| Error::System { what: "the listener has no address", source })?;
@@ -134,6 +138,20 @@ impl App {
             &registrar_config(settings),
         )
         .map_err(|source| Error::System { what: "can't start the registrar's thread", source })?;
+        let keeper = upkeep.map(|upkeep| {
+            let parts = keeper::Parts {
+                upkeep,
+                projection: Arc::clone(&projection),
+                registrar: registrar.handle.clone(),
+                readiness: registrar.readiness.clone(),
+                clock: Arc::clone(&clock),
+                metrics: Arc::clone(&metrics),
+            };
+            keeper::start(parts, keeper_config(settings))
+        });
+        let keeper = keeper
+            .transpose()
+            .map_err(|source| Error::System { what: "can't start the keeper's thread", source })?;
         let api = http::Api::new(http::Parts {
             projection,
             registrar: registrar.handle.clone(),
@@ -146,7 +164,7 @@ impl App {
             history: Arc::clone(&history),
         });
         let http_config = http_config(settings);
-        Ok(Self { address, listener, api, registrar, history, telemetry, http_config })
+        Ok(Self { address, listener, api, registrar, keeper, history, telemetry, http_config })
     }
 
     /// The URL that was bound.
@@ -169,7 +187,7 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, history, telemetry, http_config, .. } = self;
+        let Self { listener, api, registrar, keeper, history, telemetry, http_config, .. } = self;
         let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
         let stop_http = CancellationToken::new();
@@ -191,6 +209,11 @@ impl App {
             while server.join_next().await.is_some() {}
         })
         .await;
+        if let Some(keeper) = keeper {
+            let stopping = tokio::task::spawn_blocking(move || keeper.stop());
+            // One that hangs on its disk is left behind: what it does not finish is done again.
+            step("background work ends", shutdown_timeout, stopping).await;
+        }
         let stopping = tokio::task::spawn_blocking(move || registrar.stop());
         let stopped = step("the log is flushed", shutdown_timeout, stopping).await;
         upkeep.shutdown().await;
@@ -231,6 +254,7 @@ async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn Ar
                 set_count(sizes.get(LogPart::Changes), figures.changes_bytes);
                 set_count(sizes.get(LogPart::Traffic), figures.traffic_bytes);
                 set_count(sizes.get(LogPart::Wal), figures.wal_bytes);
+                set_count(sizes.get(LogPart::Snapshots), figures.snapshots_bytes);
             }
         }
         telemetry.metrics.page().upkeep();
@@ -248,6 +272,23 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
     }
 }
 
+fn keeper_config(settings: &Settings) -> keeper::Config {
+    keeper::Config {
+        policy: policy(settings),
+        retention_interval: settings.retention_interval,
+        snapshot_every: u64::from(settings.snapshot_every),
+        snapshot_max_age: settings.snapshot_max_age,
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        traffic_age: settings.traffic_retention_age,
+        traffic_bytes: settings.traffic_retention_bytes.map(|size| size.0),
+        changes_age: settings.changes_retention_age,
+    }
+}
+
 fn http_config(settings: &Settings) -> http::Config {
     http::Config {
         request_timeout: settings.request_timeout,
@@ -258,6 +299,7 @@ fn http_config(settings: &Settings) -> http::Config {
         slow_read: settings.trace_slow_read,
         slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
+        policy: policy(settings),
         trace_url: Some(settings.trace_url.clone()).filter(|template| !template.is_empty()),
     }
 }
@@ -303,15 +345,17 @@ pub async fn production(
     let opened = tokio::task::spawn_blocking(move || -> Result<_, OpenError> {
         let log = SqliteLog::open(&data, synchronous, &node)?;
         let history = SqliteArchive::open(log.path())?;
-        Ok((log, history))
+        let upkeep = log.upkeep()?;
+        Ok((log, history, upkeep))
     });
-    let (log, history) = opened.await.map_err(|_| Error::Registrar)??;
+    let (log, history, upkeep) = opened.await.map_err(|_| Error::Registrar)??;
     let operations = &metrics.log.db_operation_seconds;
     log.observe_checkpoints(operations.get(DbOperation::Checkpoint, DbCollection::Events).clone());
     let address = settings.listen;
     let listener =
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-    Ok(Parts { listener, clock, log: Box::new(log), history: Arc::new(history), tracer, metrics })
+    let (log, history) = (Box::new(log), Arc::new(history));
+    Ok(Parts { listener, clock, log, history, upkeep: Some(Box::new(upkeep)), tracer, metrics })
 }
 
 /// Runs a registry after `settings` until `shutdown`. The first line on `out` is the URL that was bound.

@@ -20,6 +20,7 @@ pub mod demo;
 pub mod domain;
 pub mod history;
 pub mod http;
+pub mod keeper;
 pub mod lease;
 pub mod log;
 pub mod projection;

@@ -10,6 +10,7 @@ mod history;
 mod impact;
 mod lookup;
 mod replay;
+mod retention;
 
 use criterion::Criterion;
 
@@ -21,5 +22,6 @@ fn main() {
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);
     impact::bench(&mut criterion);
+    retention::bench();
     criterion.final_summary();
 }

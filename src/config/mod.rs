@@ -22,6 +22,7 @@ use std::time::Duration;
 
 pub use source::{Effective, Error, Flags, Refused, Source, Variables, process_variables};
 use source::{Found, Spec};
+pub use value::Size;
 use value::Value;
 
 pub use crate::log::sqlite::Synchronous;
@@ -98,6 +99,18 @@ settings! {
     default_ttl: Duration = "15s", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.
+    traffic_retention_age: Option<Duration> = "168h", "DURATION|off", check::age;
+    /// How much space heartbeats and lookups may take, the oldest go first; off = as much as there is.
+    traffic_retention_bytes: Option<Size> = "2GiB", "SIZE|off", check::size;
+    /// How old changes may become, and with them roll-ups and the traffic of that time; off = they are kept for ever.
+    changes_retention_age: Option<Duration> = "2160h", "DURATION|off", check::age;
+    /// How often it is looked for what is too old or too much.
+    retention_interval: Duration = "30s", "DURATION", |v| check::between(v, SECOND, HOUR);
+    /// A snapshot of the state is written after so many changes, or as many as there are instances if these are more.
+    snapshot_every: u32 = "25000", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// A snapshot is also written when the last one is so old and anything has changed since.
+    snapshot_max_age: Duration = "1h", "DURATION", |v| check::between(v, SECOND, 24 * 30 * HOUR);
     /// How many services have a series of their own in the metrics, the rest being one; 0 turns these series off.
     service_series: u32 = "200", "COUNT", |v| check::number(v, 0, 10_000);
     /// Form of the log lines on standard error; auto = text on a terminal, json elsewhere.
@@ -205,6 +218,24 @@ mod check {
         }
         let [value, least, most] = [*value, least, most].map(Millis::from);
         Err(format!("must be {least} to {most}, was {value}"))
+    }
+
+    pub(super) fn age(value: &Option<Duration>) -> Result<(), String> {
+        match value {
+            Some(age) if *age < Duration::from_secs(1) => {
+                Err(format!("must be 1s or more, or off, was {}", Millis::from(*age)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn size(value: &Option<super::Size>) -> Result<(), String> {
+        match value {
+            Some(size) if size.0 < 1 << 20 => {
+                Err(format!("must be 1MiB or more, or off, was {size}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn number(value: &u32, least: u32, most: u32) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! accepted, whatever the source. It must never guess: what it does not understand is an error that says what is
 //! understood. Called by [`super`] only.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -114,6 +115,84 @@ impl Value for Duration {
     }
 }
 
+/// What has no limit, or none at all: the words for it.
+fn is_off(text: &str) -> bool {
+    matches!(text, "off" | "0")
+}
+
+/// A duration, or none: `off`.
+impl Value for Option<Duration> {
+    fn parse(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(None);
+        }
+        let parsed = Millis::parse(text).map(Millis::to_duration);
+        parsed
+            .map(Some)
+            .map_err(|_| format!("must be a duration such as 90m or 168h, or off, was {text:?}"))
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        match self {
+            Some(duration) => duration.to_toml(),
+            None => toml::Value::from("off"),
+        }
+    }
+}
+
+/// An amount of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Units of sizes, the longest names first, so that `MiB` is not taken for `B`.
+const UNITS: [(&str, u64); 10] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+impl fmt::Display for Size {
+    /// In the largest binary unit that it is a whole number of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let binary = UNITS.iter().rev().filter(|(name, _)| name.ends_with("iB"));
+        match binary.into_iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
+            Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A size, or none: `off`.
+impl Value for Option<Size> {
+    fn parse(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(None);
+        }
+        let found = UNITS.iter().find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)));
+        let (digits, unit) = found.unwrap_or((text, 1));
+        let number: Option<u64> = digits.trim_end().parse().ok();
+        let size = number.and_then(|number| number.checked_mul(unit));
+        // SQLite and the file system count in signed numbers.
+        match size.filter(|bytes| *bytes <= i64::MAX as u64) {
+            Some(bytes) => Ok(Some(Size(bytes))),
+            None => Err(format!(
+                "must be a whole number of bytes, or one with a unit such as 500MB or 2GiB, or off, was {text:?}"
+            )),
+        }
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.map_or_else(|| "off".to_owned(), |size| size.to_string()))
+    }
+}
+
 impl Value for Synchronous {
     fn parse(text: &str) -> Result<Self, String> {
         match text {
@@ -138,5 +217,37 @@ impl Value for LogFormat {
 
     fn to_toml(&self) -> toml::Value {
         toml::Value::from(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them_and_printed_as_they_are_read() {
+        for (text, bytes, printed) in [
+            ("2GiB", 2 << 30, "2GiB"),
+            ("1536MiB", 1536 << 20, "1536MiB"),
+            ("500MB", 500_000_000, "500000000"),
+            ("1 TiB", 1 << 40, "1TiB"),
+            ("4096B", 4_096, "4KiB"),
+            ("1048577", (1 << 20) + 1, "1048577"),
+        ] {
+            let read = Option::<Size>::parse(text);
+            assert_eq!(read, Ok(Some(Size(bytes))), "{text}");
+            let shown = toml::Value::from(printed);
+            assert_eq!(Value::to_toml(&Some(Size(bytes))), shown);
+            assert_eq!(Option::<Size>::parse(printed), read);
+        }
+        for off in ["off", "0"] {
+            assert_eq!(Option::<Size>::parse(off), Ok(None));
+            assert_eq!(Option::<Duration>::parse(off), Ok(None));
+        }
+        for wrong in ["", "GiB", "2gib", "-1", "1.5GiB", "9223372036854775808", "20000000TiB", "7d"]
+        {
+            assert!(Option::<Size>::parse(wrong).is_err_and(|why| why.contains("2GiB")), "{wrong}");
+        }
+        assert!(Option::<Duration>::parse("7d").is_err_and(|why| why.contains("168h, or off")));
     }
 }

@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use super::moment::{Moment, Version};
 use super::record::{EventId, Record};
-use crate::domain::event::Kind;
+use crate::domain::event::{Compacted, Kind};
 use crate::domain::instance::words;
 use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
@@ -109,6 +109,24 @@ pub struct LogFigures {
     pub traffic_bytes: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
+    /// Bytes of snapshots.
+    pub snapshots_bytes: u64,
+    /// Bytes within the file that the next events fill.
+    pub free_bytes: u64,
+    /// How many snapshots there are.
+    pub snapshots: u64,
+    /// The version of the newest one.
+    pub newest_snapshot: Option<Version>,
+    /// The first change that is kept.
+    pub first_change: u64,
+    /// The first traffic event that is kept.
+    pub first_traffic: u64,
+    /// Changes that are not found by the fast ways yet, only by reading them.
+    pub changes_to_derive: u64,
+    /// The same of traffic; it is not rolled up yet either.
+    pub traffic_to_derive: u64,
+    /// What retention took last, of each class, with the `compacted` event that tells it once there is one.
+    pub compactions: Vec<(Compacted, Option<Seq>)>,
 }
 
 /// What is kept: the first and the last event of each class. Numbers are 0 where there is none.

@@ -26,6 +26,7 @@ mod fields;
 mod graph;
 mod heartbeat;
 mod impact;
+mod kept;
 mod life;
 mod lookup;
 mod names;
@@ -55,7 +56,7 @@ use uuid::Uuid;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::traffic::{Detail, Traffic};
 use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName, TraceRef};
-use crate::history::{self, Archive};
+use crate::history::{self, Archive, Policy};
 use crate::lease::Lease;
 use crate::projection::Projection;
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
@@ -88,6 +89,8 @@ pub struct Config {
     pub slow_change: Duration,
     /// Whether every request gets a log line.
     pub log_requests: bool,
+    /// What is kept of the past, to be shown.
+    pub policy: Policy,
     /// Where a trace can be seen, with `{trace_id}` and `{span_id}` in it.
     pub trace_url: Option<String>,
 }
@@ -103,6 +106,7 @@ impl Default for Config {
             slow_read: crate::telemetry::keep::SLOW_READ,
             slow_change: crate::telemetry::keep::SLOW_CHANGE,
             log_requests: false,
+            policy: Policy::default(),
             trace_url: None,
         }
     }

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::faults::Faults;
+use super::kept::{Kept, kept};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -115,6 +116,7 @@ struct Status {
     services: usize,
     instances: i64,
     log: Log,
+    kept: Kept,
     queues: Queues,
     replay: Option<Replay>,
     /// The guard comes with a later version; until then there is none.
@@ -131,6 +133,8 @@ struct Log {
     changes_bytes: u64,
     traffic_bytes: u64,
     wal_bytes: u64,
+    snapshots_bytes: u64,
+    free_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -161,7 +165,7 @@ pub(super) async fn status(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &STATUS)?;
-    let figures = api.ask(|archive| archive.figures()).await?;
+    let (figures, extent) = api.ask(|archive| Ok((archive.figures()?, archive.extent()?))).await?;
     let head = api.projection.head();
     let body = wire::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -172,6 +176,7 @@ pub(super) async fn status(
         services: api.projection.service_count(),
         instances: api.projection.population().total(),
         log: log_of(&api, &figures),
+        kept: kept(&api.config.policy, &figures, &extent),
         queues: Queues {
             changes: fill(api.registrar.inbox_fill()),
             traffic: fill(api.registrar.buffer_fill()),
@@ -200,6 +205,8 @@ fn log_of(api: &Api, figures: &LogFigures) -> Log {
         changes_bytes: figures.changes_bytes,
         traffic_bytes: figures.traffic_bytes,
         wal_bytes: figures.wal_bytes,
+        snapshots_bytes: figures.snapshots_bytes,
+        free_bytes: figures.free_bytes,
     }
 }
 

@@ -7,9 +7,35 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::domain::event::{Compacted, HeartbeatRef};
 use crate::domain::{Instance, Seq, ServiceKey, Timestamp, TraceRef};
+
+/// Where the log stands, for whoever decides what is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The last change.
+    pub head: Seq,
+    /// The last traffic event.
+    pub traffic_head: u64,
+    /// The last change that was derived from.
+    pub derived: Seq,
+    /// The last traffic event that was derived from.
+    pub derived_traffic: u64,
+    /// The newest snapshot: of which version, and when that version began.
+    pub snapshot: Option<(Seq, Timestamp)>,
+}
+
+/// What one slice of retention took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Events.
+    Events(Compacted),
+    /// So many rows that were no part of the log any more, or roll-ups that are too old; or it looked for some and
+    /// found none yet.
+    Rows(usize),
+}
 
 /// How much of the past is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +44,7 @@ pub struct Budgets {
     pub traffic_until: Timestamp,
     /// Traffic beyond so many bytes goes, the oldest first.
     pub traffic_bytes: u64,
-    /// Changes before this instant go, once a snapshot covers them.
+    /// Changes up to the newest snapshot of before this instant go.
     pub changes_until: Timestamp,
     /// Roll-ups before this instant go: they are kept as long as changes.
     pub rollups_until: Timestamp,
@@ -62,6 +88,15 @@ pub struct Failed(pub Arc<str>);
 
 /// The work. Every call does one slice or, for a snapshot, slices with pauses between them; all of them block.
 pub trait Upkeep: Send + Debug {
+    /// From now on long work ends early, with [`Failed`], once `stop` is true.
+    fn heed(&mut self, stop: Arc<AtomicBool>);
+
+    /// Where the log stands.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn standing(&mut self) -> Result<Standing, Failed>;
+
     /// Derives search segments and roll-ups from the next events that are complete; whether there are more.
     ///
     /// # Errors
@@ -83,7 +118,19 @@ pub trait Upkeep: Send + Debug {
     ///
     /// # Errors
     /// [`Failed`].
-    fn retain(&mut self, budgets: &Budgets) -> Result<Option<Compacted>, Failed>;
+    fn retain(&mut self, budgets: &Budgets) -> Result<Option<Removed>, Failed>;
+
+    /// What was removed, also by a run before, and has no `compacted` event yet: one for each class at most.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    fn untold(&mut self) -> Result<Vec<Compacted>, Failed>;
+
+    /// Notes that the change `by` tells of the removal `told`.
+    ///
+    /// # Errors
+    /// [`Failed`]; then it is told once more later.
+    fn told(&mut self, told: &Compacted, by: Seq) -> Result<(), Failed>;
 
     /// Gives one slice of free space back to the file system; whether there is more.
     ///

@@ -8,8 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::buffer::{Buffer, QueuedTraffic};
+use super::group::Work;
 use super::inbox::{Inbox, QueuedCommand};
 use crate::clock::Clock;
+use crate::domain::event::Note;
 use crate::domain::{Change, Command, Instance, Rejection, Seq, Timestamp, TraceRef};
 use crate::lease::Lease;
 
@@ -79,6 +81,22 @@ pub enum Refused {
     Stopping,
 }
 
+/// A note of the registry's own on its way to the log.
+#[derive(Debug)]
+pub struct Noted(oneshot::Receiver<Result<Applied, Refused>>);
+
+impl Noted {
+    /// The number that it got, or why it has none; none as long as that is not known. Does not wait.
+    pub fn outcome(&mut self) -> Option<Result<Seq, Refused>> {
+        match self.0.try_recv() {
+            Ok(Ok(applied)) => Some(Ok(applied.change.map_or(applied.head, |change| change.seq))),
+            Ok(Err(refused)) => Some(Err(refused)),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(Refused::Stopping)),
+        }
+    }
+}
+
 /// Whether the log can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogCondition {
@@ -137,6 +155,19 @@ impl Handle {
             Ok(Err(_)) => Err(Refused::Stopping),
             Err(_) => Err(Refused::Slow(self.shared.write_timeout)),
         }
+    }
+
+    /// Sends a note of the registry's own, in a trace of its own and without a caller. Waits for nothing: a thread
+    /// without a runtime may call it.
+    ///
+    /// # Errors
+    /// [`Refused::QueueFull`], [`Refused::Stopping`].
+    pub fn note(&self, note: Note) -> Result<Noted, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let request = Work::own(Command::Note(note)).request;
+        let queued_at = self.shared.clock.wall();
+        self.shared.inbox.push(QueuedCommand { request, queued_at, reply })?;
+        Ok(Noted(answer))
     }
 
     /// Gives a traffic event its place on the way to the log. Waits while the log is slow; while it has

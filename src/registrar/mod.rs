@@ -36,7 +36,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use buffer::QueuedTraffic;
-pub use handle::{Applied, Handle, LogCondition, Refused, Request, Timings};
+pub use handle::{Applied, Handle, LogCondition, Noted, Refused, Request, Timings};
 pub use observe::Telemetry;
 pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;

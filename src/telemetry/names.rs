@@ -83,6 +83,7 @@ pub mod label {
     pub const MODE: &str = "mode";
     pub const SERVICE: &str = "service";
     pub const PHASE: &str = "phase";
+    pub const WORK: &str = "work";
     pub const RESULT: &str = "result";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
@@ -153,6 +154,16 @@ metrics! {
         [PHASE], "Time that the last replay took.";
     REPLAY_EVENTS = "rollcall_replay_events", Gauge, Count,
         [PHASE], "Events that the last replay read.";
+    DERIVE_LAG = "rollcall_derive_lag_events", Gauge, Count,
+        [CLASS], "Events in the log that are not searched fast yet, nor rolled up.";
+    SNAPSHOTS = "rollcall_snapshots_total", Counter, Count,
+        [OUTCOME], "Snapshots of the state by whether they were written.";
+    SNAPSHOT_DURATION = "rollcall_snapshot_duration_seconds", Histogram(BUCKETS_DB), Seconds,
+        [], "Time that a snapshot took in the background.";
+    RETENTION_REMOVED = "rollcall_retention_removed_events_total", Counter, Count,
+        [CLASS], "Events that were older or more than what is kept.";
+    KEEPER_SLICE = "rollcall_keeper_slice_seconds", Histogram(BUCKETS_DB), Seconds,
+        [WORK], "Time of one slice of background work on the log.";
     READY_TIMESTAMP = "rollcall_ready_timestamp_seconds", Gauge, Seconds,
         [], "When the registry became ready; 0 before.";
     TRACE_CONTEXT = "rollcall_trace_context_total", Counter, Count,
@@ -367,6 +378,26 @@ label_values! {
     ReplayPhase {
         Snapshot = "snapshot",
         Tail = "tail",
+    }
+
+    /// Whether a snapshot was written.
+    SnapshotOutcome {
+        Written = "written",
+        Failed = "failed",
+    }
+
+    /// Background work on the log.
+    Work {
+        /// Making events searchable and rolling them up.
+        Derive = "derive",
+        /// Writing the state.
+        Snapshot = "snapshot",
+        /// Removing what is beyond the budgets.
+        Retain = "retain",
+        /// Giving free space back to the file system.
+        Reclaim = "reclaim",
+        /// Looking how the log stands, and saying what went.
+        Look = "look",
     }
 
     /// What became of a span. kept = exported + export_failed + dropped_queue + those still queued.

@@ -12,8 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::metrics::{LogMetrics, ReplayMetrics, RouteMetrics, set_count};
-use super::names::{Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, ReplayPhase};
+use super::metrics::{KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, set_count};
+use super::names::{
+    Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, ReplayPhase, SnapshotOutcome,
+    Work,
+};
 use super::propagation::TraceContext;
 
 /// An error with all its causes, `first: second: third`, for the one line that reports it.
@@ -54,6 +57,49 @@ pub fn traffic_damaged(place: &str, what: &str) {
 /// A snapshot is not what was written. The state is folded from the one before it.
 pub fn snapshot_damaged(place: &str, what: &str) {
     warn!(place, "{place} is damaged: {what}; recovering from what comes before it");
+}
+
+/// Retention could not remove something, because its page is damaged. It is left in the file.
+pub fn removal_passed_over(place: &str, cause: &dyn Error) {
+    warn!(
+        place,
+        "{place} is too old to be kept and can't be removed, the file is damaged there: {}",
+        Chain(cause)
+    );
+}
+
+/// Retention does not know on which snapshot it could stand. Nothing is removed.
+pub fn horizon_unknown(cause: &dyn Error) {
+    warn!("no snapshot to stand on can be read, old changes are kept: {}", Chain(cause));
+}
+
+/// A kind of background work began to fail. Once a failure: it is tried again.
+pub fn upkeep_failing(work: Work, cause: &dyn Error) {
+    let name = work.as_str();
+    warn!(
+        error.r#type = "upkeep_failed",
+        work = name,
+        "background work ({name}) fails and is tried again; requests are served as before: {}",
+        Chain(cause)
+    );
+}
+
+/// It works again.
+pub fn upkeep_resumed(work: Work) {
+    let name = work.as_str();
+    info!(work = name, "background work ({name}) goes on");
+}
+
+/// A snapshot of the state was written.
+pub fn snapshot_written(metrics: &KeeperMetrics, seq: u64, bytes: u64, elapsed: Duration) {
+    metrics.snapshots.get(SnapshotOutcome::Written).increment(1);
+    metrics.snapshot_seconds.record(elapsed.as_secs_f64());
+    info!(
+        event.seq = seq,
+        bytes,
+        duration_ms = millis(elapsed),
+        "snapshot of version {seq} written"
+    );
 }
 
 /// Figures of a replay.

@@ -13,6 +13,7 @@ use rollcall::history::{Archive, NoArchive};
 use rollcall::log::Log;
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::sqlite::{SqliteArchive, SqliteLog};
+use rollcall::log::upkeep::Upkeep;
 use rollcall::registrar::Phase;
 use rollcall::telemetry::config::TelemetryConfig;
 use rollcall::telemetry::metrics::Metrics;
@@ -94,16 +95,19 @@ impl Server {
         };
         let tracing: TelemetryConfig = app::tracing_config(&settings, variable).unwrap();
         let tracer = Tracer::start(&tracing, &metrics).unwrap();
-        let (log, history): (Box<dyn Log>, Arc<dyn Archive>) = match options.memory {
-            Some(memory) => (Box::new(memory), Arc::new(NoArchive)),
+        let (log, history, upkeep): (Box<dyn Log>, Arc<dyn Archive>, _) = match options.memory {
+            Some(memory) => (Box::new(memory), Arc::new(NoArchive), None),
             None => {
                 let log = SqliteLog::open(&data, settings.synchronous, "test").unwrap();
                 let history = SqliteArchive::open(log.path()).unwrap();
-                (Box::new(log), Arc::new(history))
+                let upkeep: Box<dyn Upkeep> = Box::new(log.upkeep().unwrap());
+                (Box::new(log), Arc::new(history), Some(upkeep))
             }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let parts = Parts { listener, clock, log, history, tracer, metrics: Arc::clone(&metrics) };
+        let metrics_of_parts = Arc::clone(&metrics);
+        let parts =
+            Parts { listener, clock, log, history, upkeep, tracer, metrics: metrics_of_parts };
         let app = App::build(&settings, parts).unwrap();
         let (url, readiness) = (app.url(), app.readiness().clone());
         let shutdown = CancellationToken::new();

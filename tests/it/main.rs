@@ -24,4 +24,5 @@ mod metrics;
 mod past;
 mod readme;
 mod restart;
+mod retention;
 mod tracing;

@@ -23,6 +23,17 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     (names::PROCESS_START_TIME, "the time since which the registry is ready is shown"),
     (names::PROCESS_MAX_FDS, "a limit that alerts compare with"),
     (names::PROCESS_THREADS, "constant"),
+    (
+        names::DERIVE_LAG,
+        "background work, for whoever looks into a slow search; the status shows it too",
+    ),
+    (names::SNAPSHOTS, "background work; a failure is a log line"),
+    (names::SNAPSHOT_DURATION, "background work that nobody waits for"),
+    (
+        names::RETENTION_REMOVED,
+        "the size of the log is shown, and the compacted events say what went",
+    ),
+    (names::KEEPER_SLICE, "background work that nobody waits for; the time of appends is shown"),
 ];
 
 /// One dashboard file.
@@ -132,13 +143,14 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
         (names::label::METHOD, values!(Method)),
         (names::label::ERROR_TYPE, values!(ErrorType)),
         (names::label::KIND, values!(EventKind)),
-        (names::label::OUTCOME, values!(EventOutcome, LookupOutcome, LateOutcome)),
+        (names::label::OUTCOME, values!(EventOutcome, LookupOutcome, LateOutcome, SnapshotOutcome)),
         (names::label::CLASS, values!(Class)),
         (names::label::REASON, values!(RefusedReason, ExpiryReason)),
         (names::label::PART, values!(LogPart)),
         (names::label::STATUS, values!(Status)),
         (names::label::MODE, values!(Mode)),
         (names::label::PHASE, values!(ReplayPhase)),
+        (names::label::WORK, values!(Work)),
         (names::label::RESULT, values!(SpanResult, ContextResult)),
     ]
     .into_iter()

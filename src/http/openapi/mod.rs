@@ -300,7 +300,7 @@ fn present() -> Value {
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),
         "Status": full(json!({
             "version": text, "log_id": text, "uptime": duration, "head": count, "traffic_head": count,
-            "services": count, "instances": count, "log": {"type": "object"},
+            "services": count, "instances": count, "log": {"type": "object"}, "kept": {"type": "object"},
             "queues": full(json!({"changes": fill, "traffic": fill})),
             "replay": {"type": ["object", "null"]}, "guard": {"type": "null"},
         })),

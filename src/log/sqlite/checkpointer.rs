@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::rows;
 use crate::clock::Stopwatch;
 use crate::telemetry::metrics::Histogram;
 
@@ -20,7 +21,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const RESTART_PAGES: i64 = 16_384;
 
 #[derive(Default)]
-struct Signals {
+pub(super) struct Signals {
     stop: AtomicBool,
     restart: AtomicBool,
     /// Where the seconds of a checkpoint are recorded, once somebody wants to know.
@@ -56,10 +57,29 @@ impl Checkpointer {
         let _ = self.signals.seconds.set(seconds);
     }
 
-    /// Whether the writer should start the WAL anew; asking takes the wish.
-    pub(super) fn wants_restart(&self) -> bool {
-        self.signals.restart.load(Relaxed) && self.signals.restart.swap(false, Relaxed)
+    /// The wish that somebody who writes starts the WAL anew.
+    pub(super) fn restart(&self) -> Restart {
+        Restart(Arc::clone(&self.signals))
     }
+}
+
+/// The checkpointer's wish that the WAL is started anew.
+#[derive(Clone, Debug)]
+pub(super) struct Restart(Arc<Signals>);
+
+impl Restart {
+    /// Whether it is wished; asking takes the wish.
+    pub(super) fn take(&self) -> bool {
+        self.0.restart.load(Relaxed) && self.0.restart.swap(false, Relaxed)
+    }
+}
+
+/// Starts the WAL anew on a connection that writes, whose turn it is. Without waiting: a reader in the way makes it
+/// come to nothing, and it is tried again when the checkpointer asks the next time.
+pub(super) fn restart(connection: &Connection) {
+    let _ = connection.busy_timeout(Duration::ZERO);
+    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    let _ = connection.busy_timeout(rows::BUSY);
 }
 
 impl Drop for Checkpointer {

@@ -4,6 +4,8 @@
 //!   registrar's thread ── writer.rs ──▶ the one write connection: transactions, sync levels, recovery
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
 //!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
+//!   keeper's thread ───── upkeep.rs, retention.rs: a second write connection, in small slices; gate.rs says whose
+//!                         turn it is
 //!   reader.rs ─────────── read-only connections, for verify and for
 //!   backup.rs, export.rs, import.rs ─ copies of a log, as a file and as lines; target.rs is where they are made
 //!   archive/ ──────────── questions about the past
@@ -17,16 +19,22 @@ mod backup;
 mod checkpointer;
 mod derive;
 mod export;
+mod gate;
 mod import;
 mod lines;
 mod reader;
+mod retention;
 mod rows;
+mod sizes;
 #[cfg(test)]
 mod snapshot_tests;
 mod snapshots;
 mod target;
 #[cfg(test)]
 mod tests;
+mod upkeep;
+#[cfg(test)]
+mod upkeep_tests;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -37,11 +45,14 @@ use rusqlite::Connection;
 pub use archive::SqliteArchive;
 pub use backup::{Copied, CopyError, backup, restore};
 pub use export::{ExportError, Exported, Range, export};
+pub use gate::Gate;
 pub use import::{ImportError, import};
-pub use reader::{Reader, Sizes};
+pub use reader::Reader;
+pub use sizes::Sizes;
 #[cfg(test)]
 pub(crate) use snapshot_tests::put_snapshot;
 pub use target::TargetError;
+pub use upkeep::SqliteUpkeep;
 pub use writer::SqliteLog;
 
 /// The name of the database in a data directory.

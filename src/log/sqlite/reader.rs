@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::rows::Keeping;
+use super::sizes::{self, Sizes};
 use super::writer::decode_change;
 use super::{OpenError, check_ours, check_schema, rows, snapshots};
 use crate::domain::registry::Service;
@@ -21,17 +23,6 @@ pub struct Reader {
     path: PathBuf,
     /// Whether the file has the tables of the second migration: a backup of before is read all the same.
     has_memory: bool,
-}
-
-/// What a log takes on the disk, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Sizes {
-    /// Changes and everything that is not traffic.
-    pub changes: u64,
-    /// Traffic, estimated from its newest blocks.
-    pub traffic: u64,
-    /// The write-ahead log beside the file.
-    pub wal: u64,
 }
 
 pub(super) fn storage(error: rusqlite::Error) -> ReadError {
@@ -191,25 +182,15 @@ impl Reader {
     /// # Errors
     /// [`ReadError`].
     pub fn sizes(&self) -> Result<Sizes, ReadError> {
-        let on_disk = |suffix: &str| {
-            let mut path = self.path.clone().into_os_string();
-            path.push(suffix);
-            std::fs::metadata(PathBuf::from(path)).map_or(0, |meta| meta.len())
-        };
-        let newest = self.query(rows::SELECT_BLOCKS_BACK, i64::MAX as u64, 64, rows::block_of)?;
-        let oldest = self.blocks(0, 1)?;
-        let (mut bytes, mut events) = (0_u64, 0_u64);
-        for block in &newest {
-            let columns = block.numbers.iter().map(Vec::len).sum::<usize>();
-            bytes += (block.names.len() + columns + (1 + 3 + 16 + 8) * block.count) as u64;
-            events += block.count as u64;
-        }
-        let first = oldest.first().map_or(0, |block| block.first);
-        let end = newest.first().map_or(0, |block| block.first + block.count as u64);
-        let traffic = bytes * end.saturating_sub(first) / events.max(1);
-        let file = on_disk("");
-        let traffic = traffic.min(file);
-        Ok(Sizes { changes: file - traffic, traffic, wal: on_disk("-wal") })
+        sizes::sizes(&self.connection, &self.path).map_err(storage)
+    }
+
+    /// How far retention and the background work have come.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn keeping(&self) -> Result<Keeping, ReadError> {
+        rows::keeping(&self.connection).map_err(storage)
     }
 
     fn query<T>(

@@ -1,8 +1,11 @@
-//! The statements, and how rows become values and back. Every SQL text on the two tables is here.
+//! The statements, and how rows become values and back. Every SQL text on the two tables is here, but for what
+//! removes from them ([`super::retention`]).
 
 use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, Row as SqlRow, params};
 
+use crate::domain::Timestamp;
+use crate::domain::event::{Class, Compacted};
 use crate::log::blocks::{BLOCK, Block, NUMBERS};
 use crate::log::codec::Row;
 
@@ -67,7 +70,7 @@ pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<u64> {
     let number: i64 = row.get(column)?;
     u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, number))
 }
@@ -357,4 +360,68 @@ pub(super) fn range(from: u64, limit: usize) -> [i64; 2] {
 /// The parameters of moving a head.
 pub(super) fn from_to(from: u64, to: u64) -> [i64; 2] {
     [signed(from), signed(to)]
+}
+
+/// How far retention and the background work have come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// The last change.
+    pub head: u64,
+    /// The last traffic event.
+    pub traffic_head: u64,
+    /// The first change that is kept.
+    pub first: u64,
+    /// The first traffic event that is kept.
+    pub first_traffic: u64,
+    /// The last change that was derived from.
+    pub derived: u64,
+    /// The last traffic event that was derived from.
+    pub derived_traffic: u64,
+    /// Snapshots that can be used.
+    pub snapshots: u64,
+    /// The newest of them: of which change, and when that happened.
+    pub snapshot: Option<(u64, i64)>,
+    /// What retention took last, of each class, and the change that tells it, if one does already.
+    pub compactions: Vec<(Compacted, Option<u64>)>,
+}
+
+const SELECT_KEEPING: &str = "SELECT next_seq - 1, next_traffic - 1, first_seq, first_traffic, derived_seq, derived_traffic, \
+     (SELECT count(*) FROM snapshots WHERE complete = 1), \
+     (SELECT max(seq) FROM snapshots WHERE complete = 1), \
+     (SELECT at FROM snapshots WHERE complete = 1 ORDER BY seq DESC LIMIT 1) FROM log";
+const SELECT_COMPACTIONS: &str =
+    "SELECT class, first, last, first_at, last_at, bytes, told FROM compactions ORDER BY class";
+
+pub(super) fn keeping(connection: &Connection) -> rusqlite::Result<Keeping> {
+    let mut keeping = connection.prepare_cached(SELECT_KEEPING)?.query_row([], |row| {
+        let at: Option<i64> = row.get(8)?;
+        let seq: Option<i64> = row.get(7)?;
+        Ok(Keeping {
+            head: unsigned(row, 0)?,
+            traffic_head: unsigned(row, 1)?,
+            first: unsigned(row, 2)?,
+            first_traffic: unsigned(row, 3)?,
+            derived: unsigned(row, 4)?,
+            derived_traffic: unsigned(row, 5)?,
+            snapshots: unsigned(row, 6)?,
+            snapshot: seq.and_then(|seq| u64::try_from(seq).ok()).zip(at),
+            compactions: Vec::new(),
+        })
+    })?;
+    let mut select = connection.prepare_cached(SELECT_COMPACTIONS)?;
+    let rows = select.query_map([], |row| {
+        let class: String = row.get(0)?;
+        let told = unsigned(row, 6)?;
+        let compacted = Compacted {
+            class: if class == Class::Traffic.as_str() { Class::Traffic } else { Class::Changes },
+            first: unsigned(row, 1)?,
+            last: unsigned(row, 2)?,
+            from: Timestamp(row.get(3)?),
+            until: Timestamp(row.get(4)?),
+            bytes: unsigned(row, 5)?,
+        };
+        Ok((compacted, (told > 0).then_some(told)))
+    })?;
+    keeping.compactions = rows.collect::<rusqlite::Result<_>>()?;
+    Ok(keeping)
 }

@@ -263,18 +263,21 @@ pub(super) fn kept(all: &[u64]) -> Vec<u64> {
     kept
 }
 
-/// The newest snapshot that is whole and of no later time than `until`: changes up to its version can go, as it stands
+/// The newest snapshot that is whole and of no later time than `until`, and its time: changes up to its version can go, as it stands
 /// for them. None if that would let nothing go.
 ///
 /// # Errors
 /// [`ReadError::Storage`].
-pub(super) fn horizon(connection: &Connection, until: Timestamp) -> Result<Option<Seq>, ReadError> {
+pub(super) fn horizon(
+    connection: &Connection,
+    until: Timestamp,
+) -> Result<Option<(Seq, Timestamp)>, ReadError> {
     let first = first_seq(connection).map_err(storage)?;
     let mut found = complete(connection, first, Seq(u64::MAX)).map_err(storage)?;
     found.retain(|(_, at)| *at <= until);
-    while let Some((seq, _)) = found.pop() {
+    while let Some((seq, at)) = found.pop() {
         match load(connection, seq) {
-            Ok(Some(_)) => return Ok(Some(seq)),
+            Ok(Some(_)) => return Ok(Some((seq, at))),
             // Nothing may stand on a damaged one.
             Ok(None) | Err(ReadError::Damaged { .. }) => {}
             Err(error) => return Err(error),

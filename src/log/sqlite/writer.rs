@@ -1,4 +1,5 @@
-//! The write side: one connection, one thread, transactions.
+//! The write side: one connection, one thread, transactions. The keeper writes too, on a connection of its own: each
+//! transaction takes its turn at the gate ([`super::gate`]).
 //!
 //! After a failed COMMIT nobody knows whether the frames are in the WAL. Then the connection is closed,
 //! opened again, and what it finds at the head decides: the batch itself, synced once more, is an
@@ -7,11 +8,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::checkpointer::Checkpointer;
+use super::checkpointer::{self, Checkpointer};
+use super::gate::Gate;
+use super::upkeep::SqliteUpkeep;
 use super::{DirLock, OpenError, Synchronous, open_and_migrate};
 use super::{rows, snapshots};
 use crate::domain::traffic::Traffic;
@@ -35,6 +37,7 @@ pub struct SqliteLog {
     next_traffic: u64,
     tail: Tail,
     session: Option<Session>,
+    gate: Gate,
     checkpointer: Checkpointer,
     // Last, so that it is let go when everything else is closed.
     _lock: DirLock,
@@ -121,6 +124,7 @@ impl SqliteLog {
             next_traffic: next.traffic,
             tail: Tail { first: next.traffic, events: Vec::new() },
             session: Some(session),
+            gate: Gate::default(),
             checkpointer,
             _lock: lock,
         })
@@ -130,6 +134,15 @@ impl SqliteLog {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The background work on this log, on a connection of its own. One that is used after the log was dropped
+    /// works without the directory's lock: it has to be dropped first.
+    ///
+    /// # Errors
+    /// [`OpenError`] if that connection can't be opened.
+    pub fn upkeep(&self) -> Result<SqliteUpkeep, OpenError> {
+        SqliteUpkeep::open(&self.path, self.gate.clone(), self.checkpointer.restart())
     }
 
     /// Records from now on how long each checkpoint of the write-ahead log takes, in seconds.
@@ -199,21 +212,18 @@ impl SqliteLog {
 
     fn sync(&mut self) -> rusqlite::Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
+        let _turn = self.gate.enter();
         session.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
     }
 
     /// If the WAL has grown for so long that nobody else could start it anew, does that here: the
     /// checkpointer has moved nearly all of it, so that little is left to do.
     fn shorten_wal(&mut self) {
-        if self.checkpointer.wants_restart()
-            && let Some(session) = &self.session
+        if let Some(session) = &self.session
+            && self.checkpointer.restart().take()
         {
-            // Without waiting: a reader in the way makes it come to nothing, and it is tried again when
-            // the checkpointer asks the next time.
-            let connection = &session.connection;
-            let _ = connection.busy_timeout(Duration::ZERO);
-            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-            let _ = connection.busy_timeout(rows::BUSY);
+            let _turn = self.gate.enter();
+            checkpointer::restart(&session.connection);
         }
     }
 }
@@ -221,10 +231,12 @@ impl SqliteLog {
 /// One transaction of changes; `Ok(false)` if the head was not the expected one.
 fn write_changes(
     session: &mut Session,
+    gate: &Gate,
     level: Synchronous,
     expected: Seq,
     rows: &[Row],
 ) -> rusqlite::Result<bool> {
+    let _turn = gate.enter();
     let transaction = session.begin(level)?;
     {
         let moved = transaction
@@ -245,10 +257,12 @@ fn write_changes(
 /// One transaction of traffic.
 fn write_blocks(
     session: &mut Session,
+    gate: &Gate,
     from: u64,
     to: u64,
     blocks: &[blocks::Block],
 ) -> rusqlite::Result<()> {
+    let _turn = gate.enter();
     let transaction = session.begin(Synchronous::Normal)?;
     {
         let moved =
@@ -274,9 +288,8 @@ impl ChangeLog for SqliteLog {
             return Err(AppendError::TooLarge { events: batch.len(), max: BATCH_MAX });
         }
         let rows = self.encode(batch);
-        let level = self.synchronous;
-        let session = self.session()?;
-        match write_changes(session, level, expected, &rows) {
+        let (level, gate) = (self.synchronous, self.gate.clone());
+        match write_changes(self.session()?, &gate, level, expected, &rows) {
             Ok(true) => {
                 self.head = Seq(expected.0 + rows.len() as u64);
                 self.shorten_wal();
@@ -355,7 +368,8 @@ impl TrafficLog for SqliteLog {
             .zip(self.tail.events.chunks(BLOCK))
             .map(|(first, events)| blocks::encode(first, events))
             .collect();
-        match write_blocks(self.session()?, from, to, &blocks) {
+        let gate = self.gate.clone();
+        match write_blocks(self.session()?, &gate, from, to, &blocks) {
             Ok(()) => {
                 let full = self.tail.events.len() / BLOCK * BLOCK;
                 self.tail.events.drain(..full);
@@ -416,15 +430,19 @@ impl Log for SqliteLog {
 
     fn begin(&mut self) -> Result<bool, AppendError> {
         let cause = |error: rusqlite::Error| AppendError::Unavailable { cause: cause_of(&error) };
+        let gate = self.gate.clone();
         let session = self.session()?;
         let clean = rows::next(&session.connection).map_err(cause)?.clean;
+        let _turn = gate.enter();
         session.connection.execute(rows::SET_CLEAN, [0]).map_err(cause)?;
         Ok(clean)
     }
 
     fn end(&mut self) -> Result<(), AppendError> {
         let cause = |error: rusqlite::Error| AppendError::Unavailable { cause: cause_of(&error) };
+        let gate = self.gate.clone();
         let connection = &self.session()?.connection;
+        let _turn = gate.enter();
         connection.execute(rows::SET_CLEAN, [1]).map_err(cause)?;
         // All of it in the one file, for whoever copies it now; a reader in the way leaves that to the next start.
         let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

@@ -20,7 +20,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
 use self::process::ProcessMetrics;
-pub use self::registry::{LogMetrics, RegistryMetrics, ReplayMetrics, ServiceInstances};
+pub use self::registry::{
+    KeeperMetrics, LogMetrics, RegistryMetrics, ReplayMetrics, ServiceInstances,
+};
 use self::source::Source;
 pub use self::source::{Family, Grid};
 use super::names::{self, ContextResult, Kind, SpanResult, label};
@@ -76,6 +78,8 @@ pub struct Metrics {
     pub registry: RegistryMetrics,
     /// The last replay.
     pub replay: ReplayMetrics,
+    /// The background work on the log.
+    pub keeper: KeeperMetrics,
     /// `rollcall_trace_context_total`, one a request.
     pub trace_context: Family<ContextResult, Counter>,
     /// `rollcall_spans_total`.
@@ -116,6 +120,7 @@ impl Metrics {
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
             replay: ReplayMetrics::new(&source),
+            keeper: KeeperMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),
             spans: Family::counters(&source, names::SPANS, label::RESULT),
             page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)) },

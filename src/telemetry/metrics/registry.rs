@@ -1,7 +1,7 @@
 //! Metrics of the log, of the registry's state and of replay: handles, by the part that writes them.
 //!
 //! No caller and no instance is ever a label; a service is one only in [`ServiceInstances`], up to a limit.
-//! Callers: the log's writer, the registrar, expiry, recovery.
+//! Callers: the log's writer, the registrar, expiry, recovery, the keeper.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use super::source::{Family, Grid, Source};
 use crate::telemetry::names::{
     self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LabelValue,
-    LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase, SERVICE_OTHER, Status,
-    label,
+    LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase, SERVICE_OTHER,
+    SnapshotOutcome, Status, Work, label,
 };
 
 /// Handles of the log and its queues.
@@ -76,6 +76,33 @@ impl LogMetrics {
             head_seq: source.plain_gauge(names::LOG_HEAD_SEQ),
             projection_seq: source.plain_gauge(names::PROJECTION_SEQ),
             size_bytes: Family::gauges(source, names::LOG_SIZE, label::PART),
+        }
+    }
+}
+
+/// Handles of the background work on the log.
+#[derive(Debug)]
+pub struct KeeperMetrics {
+    /// Events that were not derived from yet.
+    pub derive_lag: Family<Class, Gauge>,
+    /// Snapshots.
+    pub snapshots: Family<SnapshotOutcome, Counter>,
+    /// Seconds of a snapshot.
+    pub snapshot_seconds: Histogram,
+    /// Events that retention took.
+    pub removed: Family<Class, Counter>,
+    /// Seconds of a slice.
+    pub slice_seconds: Family<Work, Histogram>,
+}
+
+impl KeeperMetrics {
+    pub(super) fn new(source: &Source) -> Self {
+        Self {
+            derive_lag: Family::gauges(source, names::DERIVE_LAG, label::CLASS),
+            snapshots: Family::counters(source, names::SNAPSHOTS, label::OUTCOME),
+            snapshot_seconds: source.plain_histogram(names::SNAPSHOT_DURATION),
+            removed: Family::counters(source, names::RETENTION_REMOVED, label::CLASS),
+            slice_seconds: Family::histograms(source, names::KEEPER_SLICE, label::WORK),
         }
     }
 }

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use super::{OpenError, Reader};
 use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
-use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey};
+use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey, Timestamp};
 use crate::history::{
     Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
     Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
@@ -89,10 +89,25 @@ impl SqliteArchive {
 impl Archive for SqliteArchive {
     fn figures(&self) -> Result<LogFigures, Error> {
         self.read(|reader| {
-            let (_, _, next_traffic) = reader.next()?;
             let sizes = reader.sizes()?;
+            let keeping = reader.keeping()?;
+            let derived = keeping.derived.max(keeping.first.saturating_sub(1));
+            let derived_traffic =
+                keeping.derived_traffic.max(keeping.first_traffic.saturating_sub(1));
+            let compactions = keeping.compactions.into_iter();
             Ok(LogFigures {
-                traffic_head: next_traffic - 1,
+                traffic_head: keeping.traffic_head,
+                snapshots_bytes: sizes.snapshots,
+                free_bytes: sizes.free,
+                snapshots: keeping.snapshots,
+                newest_snapshot: keeping
+                    .snapshot
+                    .map(|(seq, at)| Version { seq: Seq(seq), at: Timestamp(at) }),
+                first_change: keeping.first,
+                first_traffic: keeping.first_traffic,
+                changes_to_derive: keeping.head.saturating_sub(derived),
+                traffic_to_derive: keeping.traffic_head.saturating_sub(derived_traffic),
+                compactions: compactions.map(|(what, by)| (what, by.map(Seq))).collect(),
                 changes_bytes: sizes.changes,
                 traffic_bytes: sizes.traffic,
                 wal_bytes: sizes.wal,

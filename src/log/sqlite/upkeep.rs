@@ -1,0 +1,217 @@
+//! The background work on the file: a write connection beside the registrar's, in slices that hold the write lock for
+//! about two milliseconds at most, each in its turn at the gate. Called by the keeper, on its thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::checkpointer::{self, Restart};
+use super::derive::Deriver;
+use super::gate::Gate;
+use super::retention::{self, Pace, Retention};
+use super::snapshots::{self, Slices};
+use super::{OpenError, rows, sizes};
+use crate::clock::Stopwatch;
+use crate::domain::event::Compacted;
+use crate::domain::{Seq, Timestamp};
+use crate::log::upkeep::{Budgets, Failed, Removed, ServiceState, Standing, Upkeep, Written};
+
+/// Free pages are given back beyond one in so many of the file: the next events fill the rest, and a page that is given
+/// back and taken again is written twice for nothing.
+const SLACK: u64 = 32;
+
+/// The work on one log.
+#[derive(Debug)]
+pub struct SqliteUpkeep {
+    path: PathBuf,
+    gate: Gate,
+    restart: Restart,
+    /// None after a failure: it is opened again.
+    connection: Option<Connection>,
+    memory: Memory,
+    stop: Arc<AtomicBool>,
+}
+
+/// What the work remembers between slices; it can be lost.
+#[derive(Debug)]
+struct Memory {
+    deriver: Deriver,
+    retention: Retention,
+    pages: Pace,
+}
+
+impl SqliteUpkeep {
+    pub(super) fn open(path: &Path, gate: Gate, restart: Restart) -> Result<Self, OpenError> {
+        let connection =
+            connect(path).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+        Ok(Self {
+            path: path.to_owned(),
+            gate,
+            restart,
+            connection: Some(connection),
+            memory: Memory {
+                deriver: Deriver::default(),
+                retention: Retention::default(),
+                pages: Pace::new(16, 1_024),
+            },
+            stop: Arc::default(),
+        })
+    }
+
+    fn work<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection, &Gate, &mut Memory) -> rusqlite::Result<T>,
+    ) -> Result<T, Failed> {
+        let done = (|| {
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => connect(&self.path)?,
+            };
+            let done = work(&mut connection, &self.gate, &mut self.memory)?;
+            // The registrar does this after its commits; when nobody registers or looks up, nobody else would.
+            if self.restart.take() {
+                let _turn = self.gate.enter();
+                checkpointer::restart(&connection);
+            }
+            // One that failed is not kept.
+            self.connection = Some(connection);
+            Ok(done)
+        })();
+        done.map_err(|error: rusqlite::Error| {
+            // What it had gathered may not fit what is stored: it begins again from there.
+            self.memory.deriver = Deriver::default();
+            Failed(error.to_string().into())
+        })
+    }
+}
+
+/// A connection to a log that exists: one that has vanished is not replaced by an empty one.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    rows::prepare_for_writing(&connection)?;
+    // What this work loses in a power cut can be done again, and the registrar's next sync covers it.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// One write transaction in its turn; and how long it held the lock.
+pub(super) fn write<T>(
+    connection: &mut Connection,
+    gate: &Gate,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<(T, Duration)> {
+    let _turn = gate.enter();
+    let held = Stopwatch::start();
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done = work(&transaction)?;
+    transaction.commit()?;
+    Ok((done, held.elapsed()))
+}
+
+impl Upkeep for SqliteUpkeep {
+    fn heed(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = stop;
+    }
+
+    fn standing(&mut self) -> Result<Standing, Failed> {
+        self.work(|connection, _, _| {
+            let keeping = rows::keeping(connection)?;
+            Ok(Standing {
+                head: Seq(keeping.head),
+                traffic_head: keeping.traffic_head,
+                // What has gone needs no deriving from.
+                derived: Seq(keeping.derived.max(keeping.first.saturating_sub(1))),
+                derived_traffic: keeping
+                    .derived_traffic
+                    .max(keeping.first_traffic.saturating_sub(1)),
+                snapshot: keeping.snapshot.map(|(seq, at)| (Seq(seq), Timestamp(at))),
+            })
+        })
+    }
+
+    fn derive(&mut self) -> Result<bool, Failed> {
+        self.work(|connection, gate, Memory { deriver, .. }| {
+            let Some(slice) = deriver.prepare(connection)? else { return Ok(false) };
+            let _turn = gate.enter();
+            deriver.write(connection, slice)?;
+            Ok(true)
+        })
+    }
+
+    fn snapshot(
+        &mut self,
+        seq: Seq,
+        services: &mut dyn Iterator<Item = ServiceState>,
+    ) -> Result<Written, Failed> {
+        self.work(|connection, gate, _| {
+            let mut slices = InTurns { connection, gate };
+            let written = snapshots::write(&mut slices, seq, services)?;
+            snapshots::prune(&mut slices)?;
+            Ok(written)
+        })
+    }
+
+    fn retain(&mut self, budgets: &Budgets) -> Result<Option<Removed>, Failed> {
+        self.work(|connection, gate, memory| memory.retention.slice(connection, gate, budgets))
+    }
+
+    fn untold(&mut self) -> Result<Vec<Compacted>, Failed> {
+        self.work(|connection, _, _| {
+            let noted = rows::keeping(connection)?.compactions.into_iter();
+            Ok(noted.filter(|(_, told)| told.is_none()).map(|(what, _)| what).collect())
+        })
+    }
+
+    fn told(&mut self, told: &Compacted, by: Seq) -> Result<(), Failed> {
+        self.work(|connection, gate, _| retention::told(connection, gate, told, by.0))
+    }
+
+    fn reclaim(&mut self) -> Result<bool, Failed> {
+        self.work(|connection, gate, Memory { pages: pace, .. }| {
+            let (all, free) = sizes::pages(connection)?;
+            let surplus = free.saturating_sub(all / SLACK);
+            let slice = surplus.min(pace.rows() as u64);
+            if slice == 0 {
+                return Ok(false);
+            }
+            let (moved, held) = write(connection, gate, |transaction| {
+                // A row for each page: one step would give back one of them.
+                let mut vacuum =
+                    transaction.prepare(&format!("PRAGMA incremental_vacuum({slice})"))?;
+                let mut steps = vacuum.query([])?;
+                let mut moved = 0;
+                while steps.next()?.is_some() {
+                    moved += 1;
+                }
+                Ok(moved)
+            })?;
+            pace.learn(held, moved);
+            // A file without auto_vacuum gives nothing back, and must not be asked for ever.
+            Ok(moved > 0 && surplus > slice)
+        })
+    }
+}
+
+/// The connection with its turns, as the writing of snapshots wants it.
+struct InTurns<'a> {
+    connection: &'a mut Connection,
+    gate: &'a Gate,
+}
+
+impl Slices for InTurns<'_> {
+    fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    fn slice<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        write(self.connection, self.gate, work).map(|(done, _)| done)
+    }
+}

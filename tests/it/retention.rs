@@ -1,0 +1,103 @@
+//! How much of the past is kept: what is too old goes, the registry says so, and the rest answers as before.
+
+use std::time::Duration;
+
+use rollcall::config::Settings;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Options, Server, eventually, sql};
+
+/// Traffic is kept for a minute, and that is enforced every second.
+fn a_minute(settings: &mut Settings) {
+    settings.traffic_retention_age = Some(Duration::from_secs(60));
+    settings.retention_interval = Duration::from_secs(1);
+}
+
+/// As if all traffic had been rolled up: what is not rolled up is not removed.
+fn rolled_up(server: &Server) {
+    let log = rusqlite::Connection::open(server.data.join("rollcall.db")).unwrap();
+    log.busy_timeout(Duration::from_secs(5)).unwrap();
+    log.execute("UPDATE log SET derived_traffic = next_traffic - 1", []).unwrap();
+}
+
+/// Looks `orders` up so many times, and waits until all of it is in the log.
+async fn look_up(server: &Server, times: u64) {
+    let before = server.call("GET", "/v1/status", None).await.1["traffic_head"].as_u64().unwrap();
+    for _ in 0..times {
+        server.call("GET", "/v1/services/orders/instances", None).await;
+    }
+    let status = async || server.call("GET", "/v1/status", None).await.1;
+    eventually("it is in the log", status, |status| {
+        status["traffic_head"].as_u64() == Some(before + times)
+    })
+    .await;
+}
+
+async fn compacted(server: &Server) -> Vec<Value> {
+    let (_, page) = server.call("GET", "/v1/events?kind=compacted", None).await;
+    page["events"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_traffic_goes_and_the_registry_says_so() {
+    let folder = TempDir::new().unwrap();
+    let options = || Options {
+        data: Some(folder.path().to_owned()),
+        settings: Some(a_minute),
+        ..Options::default()
+    };
+    let server = Server::start_with(options()).await;
+    server.register("orders", "a", "24h").await;
+    look_up(&server, 600).await;
+    let (_, status) = server.call("GET", "/v1/status", None).await;
+    let kept = &status["kept"];
+    let budgets =
+        json!({"traffic_age": "1m", "traffic_bytes": 2_147_483_648_u64, "changes_age": "2160h"});
+    assert_eq!(kept["budgets"], budgets);
+    assert_eq!((&kept["first_traffic"], &kept["first_change"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&kept["oldest"], &kept["compactions"]),
+        (&json!({"seq": 0, "at": null}), &json!([]))
+    );
+
+    rolled_up(&server);
+    server.advance(61_000);
+    // One of the new age, so that the newest block is not the one that has to go.
+    look_up(&server, 1).await;
+    server.advance(1_000);
+    let told =
+        eventually("it is told", async || compacted(&server).await, |all| !all.is_empty()).await;
+    let [event] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((&event["caller"], &event["namespace"]), (&Value::Null, &Value::Null));
+    let data = &event["data"];
+    assert_eq!(
+        (&data["class"], &data["first"], &data["last"]),
+        (&json!("traffic"), &json!("t1"), &json!("t512")),
+        "whole blocks"
+    );
+    assert_eq!(data["from"], "2026-11-21T08:00:00.000000Z");
+
+    let status = async || server.call("GET", "/v1/status", None).await.1;
+    let noted = eventually("the status knows", status, |status| {
+        status["kept"]["compactions"][0]["event"] == event["id"]
+    })
+    .await;
+    let kept = &noted["kept"];
+    assert_eq!((&kept["first_traffic"], &kept["first_change"]), (&json!(513), &json!(1)));
+    assert_eq!(kept["compactions"][0]["last"], "t512");
+    let page = server.page().await;
+    assert_eq!(page.sum("rollcall_retention_removed_events_total", &["class=\"traffic\""]), 512.0);
+    let (_, events) = server.call("GET", "/v1/events?kind=lookup&limit=100", None).await;
+    assert_eq!(events["events"][0]["id"], "t513");
+
+    // The registry goes on as if nothing were missing, also after a restart.
+    assert_eq!(server.offered("orders").await, ["a"]);
+    server.stop().await;
+    let firsts =
+        sql(folder.path(), "SELECT min(first), (SELECT first_traffic FROM log) FROM traffic");
+    assert_eq!(firsts, [[json!(513), json!(513)]]);
+    let server = Server::start_with(options()).await;
+    assert_eq!(server.offered("orders").await, ["a"]);
+    server.stop().await;
+}
