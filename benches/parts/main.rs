@@ -9,6 +9,7 @@ mod fold;
 mod history;
 mod lookup;
 mod replay;
+mod search;
 
 use criterion::Criterion;
 
@@ -19,5 +20,6 @@ fn main() {
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);
+    search::bench(&mut criterion);
     criterion.final_summary();
 }
