@@ -11,6 +11,7 @@ mod impact;
 mod lookup;
 mod replay;
 mod retention;
+mod search;
 
 use criterion::Criterion;
 
@@ -23,5 +24,6 @@ fn main() {
     replay::bench(&mut criterion);
     impact::bench(&mut criterion);
     retention::bench();
+    search::bench(&mut criterion);
     criterion.final_summary();
 }
