@@ -87,6 +87,7 @@ impl Slices for Connection {
 ///
 /// # Errors
 /// SQLite's. What was written until then is removed by the next call; other snapshots are untouched.
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper of the log calls it"))]
 pub(super) fn write(
     slices: &mut impl Slices,
     seq: Seq,
@@ -234,6 +235,7 @@ fn remove(slices: &mut impl Slices, seq: i64) -> rusqlite::Result<()> {
 ///
 /// # Errors
 /// SQLite's; what was let go of until then stays so.
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper of the log calls it"))]
 pub(super) fn prune(slices: &mut impl Slices) -> rusqlite::Result<()> {
     let first = first_seq(slices.connection())?;
     let all: Vec<u64> =
@@ -268,6 +270,7 @@ pub(super) fn kept(all: &[u64]) -> Vec<u64> {
 ///
 /// # Errors
 /// [`ReadError::Storage`].
+#[cfg_attr(not(test), expect(dead_code, reason = "the keeper of the log calls it"))]
 pub(super) fn horizon(connection: &Connection, until: Timestamp) -> Result<Option<Seq>, ReadError> {
     let first = first_seq(connection).map_err(storage)?;
     let mut found = complete(connection, first, Seq(u64::MAX)).map_err(storage)?;
