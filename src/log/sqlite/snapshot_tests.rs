@@ -88,7 +88,7 @@ fn harm(disk: &Disk, seq: u64, column: usize, byte: usize, bit: u8) -> String {
 }
 
 proptest! {
-    #![proptest_config(cases(160))]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn a_harmed_snapshot_is_noticed_and_the_one_before_it_used(
@@ -122,6 +122,11 @@ proptest! {
             }
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
 
     #[test]
     fn every_version_is_told_from_the_nearest_snapshot(
