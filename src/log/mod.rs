@@ -29,6 +29,7 @@ pub mod codec;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod record;
 pub mod sqlite;
 #[cfg(test)]
 mod stored;

@@ -5,10 +5,11 @@
 //! therefore a pair of numbers, and nothing is skipped or repeated between them, whatever is appended meanwhile.
 
 use crate::domain::event::{Class, Kind};
-use crate::domain::{Change, Seq};
+use crate::domain::Seq;
 use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::log::ReadError;
+use crate::log::record::{of_change as change_record, of_traffic as traffic_record};
 use crate::log::sqlite::Reader;
-use crate::log::{Numbered, ReadError, blocks, codec};
 
 /// Changes read at once.
 const CHANGES: usize = 512;
@@ -157,39 +158,5 @@ pub(super) fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, Rea
             }
             events.push(record);
         }
-    }
-}
-
-fn change_record(change: &Change) -> Record {
-    let key = change.event.key();
-    Record {
-        id: EventId::Change(change.seq.0),
-        seq: change.seq,
-        at: change.at,
-        kind: change.event.kind(),
-        namespace: key.map(|key| key.service.namespace.as_str().into()),
-        service: key.map(|key| key.service.service.as_str().into()),
-        instance: key.map(|key| key.instance.as_str().into()),
-        caller: change.caller.as_deref().map(Into::into),
-        trace: change.trace,
-        cause: change.cause,
-        data: codec::encode_event(&change.event).into(),
-    }
-}
-
-fn traffic_record(numbered: &Numbered) -> Record {
-    let Numbered { number, traffic } = numbered;
-    Record {
-        id: EventId::Traffic(*number),
-        seq: traffic.seen,
-        at: traffic.at,
-        kind: traffic.detail.kind(),
-        namespace: traffic.namespace.as_ref().map(|name| name.as_str().into()),
-        service: traffic.service.as_ref().map(|name| name.as_str().into()),
-        instance: traffic.instance.as_ref().map(|name| name.as_str().into()),
-        caller: Some((*traffic.caller).into()),
-        trace: traffic.trace,
-        cause: None,
-        data: blocks::data_of(&traffic.detail).into(),
     }
 }
