@@ -17,7 +17,7 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer, empty};
-use super::{About, Api, Shared, etag, wire};
+use super::{About, Api, Shared, etag, longpoll, wire};
 use crate::domain::limits::{
     LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
@@ -67,8 +67,8 @@ pub(super) const LOOKUP: Operation = Operation {
             Shape::Word(&["lease"]),
         ),
         Parameter::new("at", "The answer that was given then.", Shape::Text(64)).later(),
-        Parameter::new("after", "Wait for a revision above this one.", Shape::Text(20)).later(),
-        Parameter::new("wait", "How long to wait.", Shape::Text(20)).later(),
+        longpoll::AFTER,
+        longpoll::WAIT,
     ],
     headers: &["if-none-match"],
     body: None,
@@ -122,12 +122,15 @@ pub(super) async fn lookup(
     if plain && let Some(view) = api.projection.service("default", path.service()) {
         scope.about(&view.key.service, None);
         let found = default_answer(&api, &view, request.headers());
-        return finish(&api, &scope, &view, head, String::new(), found).await;
+        return finish(&api, &scope, &view, head, (String::new(), None), found).await;
     }
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
     let key = path.service_key(query.namespace(&mut faults), &mut faults);
     let filter = read_filter(&query, &mut faults);
+    let wait = longpoll::read(&query, head, &mut faults);
+    let leases = query.get("include").is_some();
+    drop(query);
     let text = filter.canonical();
     if text.len() > FILTER_BYTES_MAX {
         let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
@@ -136,16 +139,25 @@ pub(super) async fn lookup(
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service, None);
+    let waited = match wait {
+        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
+        None => None,
+    };
+    let head = if waited.is_some() { api.projection.head() } else { head };
+    let held = waited.as_ref().map(|waited| waited.held);
     let view = api.projection.service(key.namespace.as_str(), key.service.as_str());
     let Some(view) = view else {
-        return Err(unknown(&api, &scope, key, None, head, text).await);
+        return Err(unknown(&api, &scope, key, None, head, text, held).await);
     };
-    let leases = query.get("include").is_some();
     let found = match text.is_empty() && !leases {
         true => default_answer(&api, &view, request.headers()),
         false => filtered(&api, &view, &filter, &text, leases, request.headers()),
     };
-    finish(&api, &scope, &view, head, text, found).await
+    let response = finish(&api, &scope, &view, head, (text, held), found).await?;
+    if let Some(waited) = waited {
+        waited.told(&api);
+    }
+    Ok(response)
 }
 
 fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
@@ -193,7 +205,7 @@ async fn finish(
     scope: &Scope,
     view: &ServiceView,
     head: Seq,
-    filter: String,
+    (filter, held): (String, Option<Seq>),
     found: Found,
 ) -> Result<Response, Problem> {
     let status = if found.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED };
@@ -207,7 +219,7 @@ async fn finish(
         revision: view.revision,
         returned: found.returned,
         status: status.as_u16(),
-        held: None,
+        held,
     };
     record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
     let mut response = match found.body {
@@ -250,6 +262,7 @@ async fn unknown(
     known: Option<(&ServiceView, InstanceId)>,
     head: Seq,
     filter: String,
+    held: Option<Seq>,
 ) -> Problem {
     let revision = known.as_ref().map_or(Seq::ZERO, |(view, _)| view.revision);
     let (problem, instance) = match known {
@@ -261,7 +274,7 @@ async fn unknown(
         revision,
         returned: 0,
         status: problem.status().as_u16(),
-        held: None,
+        held,
     };
     let about = About { namespace: Some(key.namespace), service: Some(key.service), instance };
     let outcome = LookupOutcome::Unknown;
@@ -287,11 +300,11 @@ pub(super) async fn instance(
     scope.about(&key.service.service, Some(&key.instance));
     let ServiceKey { namespace, service } = &key.service;
     let Some(view) = api.projection.service(namespace.as_str(), service.as_str()) else {
-        return Err(unknown(&api, &scope, key.service, None, head, String::new()).await);
+        return Err(unknown(&api, &scope, key.service, None, head, String::new(), None).await);
     };
     let Some(entry) = view.entry(key.instance.as_str()) else {
         let known = Some((&*view, key.instance));
-        return Err(unknown(&api, &scope, key.service, known, head, String::new()).await);
+        return Err(unknown(&api, &scope, key.service, known, head, String::new(), None).await);
     };
     let body = wire::with_lease(entry, &*api.clock);
     let detail = Detail::Lookup {

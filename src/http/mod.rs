@@ -22,6 +22,7 @@ mod events;
 mod faults;
 mod fields;
 mod heartbeat;
+mod longpoll;
 mod lookup;
 mod names;
 mod openapi;
@@ -35,6 +36,8 @@ mod sd;
 mod server;
 mod services;
 mod spec;
+mod stream;
+mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -56,6 +59,7 @@ use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Reque
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
 use crate::telemetry::spans::Tracer;
+use crate::watch::Hub;
 use cursor::Cursors;
 use etag::Tags;
 use problem::Problem;
@@ -123,6 +127,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// The past.
     pub history: Arc<dyn Archive>,
+    /// Where changes are waited for.
+    pub hub: Arc<Hub>,
 }
 
 /// What every handler holds.

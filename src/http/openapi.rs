@@ -137,7 +137,11 @@ fn response(answer: &Answer) -> Value {
         },
     });
     if let Some(schema) = answer.schema {
-        let media = if schema == "Text" { "text/plain" } else { "application/json" };
+        let media = match schema {
+            "Text" => "text/plain",
+            "Stream" => "text/event-stream",
+            _ => "application/json",
+        };
         described["content"] = json!({media: {"schema": reference(schema)}});
     }
     described
@@ -284,6 +288,12 @@ fn schemas() -> Value {
             },
         },
         "Text": text,
+        "Stream": {
+            "type": "string",
+            "description": "Server-sent events. `id:` is the number of the change (with `traffic=true` a pair, `42,t1093`), \
+                `event:` its kind, `data:` an Event. The last one, if the registry ends the stream, is `event: end` \
+                with a reason: slow, shutdown or unreadable.",
+        },
         "OpenApi": {"type": "object"},
     })
 }

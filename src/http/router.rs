@@ -10,7 +10,7 @@ use axum::routing::{MethodRouter, any};
 use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
-use super::{Api, Shared, events, heartbeat, lookup, operation, registration, sd, services};
+use super::{Api, Shared, events, heartbeat, lookup, operation, registration, sd, services, watch};
 use crate::telemetry::names;
 
 /// One path with all its methods.
@@ -46,6 +46,12 @@ impl Resource {
         self
     }
 
+    /// Answers in this form.
+    fn producing(mut self, media: &'static str) -> Self {
+        self.produces = Some(media);
+        self
+    }
+
     /// Whether it has to do with the state, which is not there before replay is done.
     fn needs_state(&self) -> bool {
         self.path.starts_with("/v1/")
@@ -70,6 +76,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/namespaces").on(&services::NAMESPACES, services::namespaces),
         Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
+        Resource::at("/v1/watch").on(&watch::WATCH, watch::watch).producing("text/event-stream"),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

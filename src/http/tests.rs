@@ -64,10 +64,12 @@ impl Fixture {
         let metrics = Metrics::new(&MetricsConfig::default());
         let tracer = tracer(&metrics);
         let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let telemetry = Telemetry { metrics: Arc::clone(&metrics), tracer: Tracer::off() };
         let running = registrar::start(
             Box::new(log.clone()),
             Arc::clone(&projection),
+            Arc::clone(&hub),
             Arc::clone(&clock) as Arc<dyn Clock>,
             telemetry,
             &registrar::Config::default(),
@@ -84,6 +86,7 @@ impl Fixture {
             config: Config::default(),
             readiness: running.readiness.clone(),
             history: Arc::new(NoArchive),
+            hub,
         };
         Self { router: router(Api::new(parts.clone())), parts, log, clock, running }
     }

@@ -160,6 +160,7 @@ impl Registrar {
         let published = self
             .publisher
             .publish(&self.registry, &touched, |instance| Lease::granted(instance.ttl, now));
+        self.hub.published(changes, touched.iter(), now);
         let mut ended = Vec::new();
         for Entry { instance, lease, .. } in published.ended.iter().map(|entry| &**entry) {
             lease.word().close();

@@ -20,6 +20,7 @@ use crate::domain::{Millis, Registry, Seq, Timestamp, TraceRef};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
+use crate::watch::Hub;
 
 /// Leases looked at between two commits, so that an expiry of many does not keep commands waiting.
 pub(super) const SWEEP_MAX: usize = 1_024;
@@ -38,6 +39,7 @@ pub(super) struct Registrar {
     pub(super) log: Box<dyn Log>,
     pub(super) registry: Registry,
     pub(super) publisher: Publisher,
+    pub(super) hub: Arc<Hub>,
     pub(super) deadlines: DeadlineQueue,
     /// The trace of the registration that began each living incarnation.
     pub(super) origins: HashMap<Seq, TraceRef>,
@@ -56,6 +58,7 @@ impl Registrar {
     pub(super) fn new(
         log: Box<dyn Log>,
         publisher: Publisher,
+        hub: Arc<Hub>,
         shared: Arc<Shared>,
         telemetry: Telemetry,
         pace: Pace,
@@ -64,6 +67,7 @@ impl Registrar {
             log,
             registry: Registry::default(),
             publisher,
+            hub,
             deadlines: DeadlineQueue::default(),
             origins: HashMap::new(),
             shared,

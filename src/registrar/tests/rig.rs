@@ -21,6 +21,7 @@ use crate::registrar::{
 use crate::telemetry::metrics::{Metrics, MetricsConfig};
 use crate::telemetry::spans::Tracer;
 use crate::testing::traffic::lookup;
+use crate::watch::Hub;
 use crate::testing::{START, caller, heartbeat, key, register, trace};
 
 /// Reads until the value is the wanted one; gives up after some ten seconds and shows the last one.
@@ -161,6 +162,7 @@ impl Rig {
         let running = start(
             Box::new(gated),
             Arc::clone(&projection),
+            Hub::new(Arc::clone(&projection)),
             Arc::clone(&clock) as Arc<dyn Clock>,
             telemetry,
             &config,
@@ -179,7 +181,7 @@ impl Rig {
         let telemetry =
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
         let running =
-            start(Box::new(log), Arc::default(), clock, telemetry, &Config::default()).unwrap();
+            start(Box::new(log), Arc::default(), hub, clock, telemetry, &Config::default()).unwrap();
         assert_eq!(running.readiness.settled().await, Phase::Failed);
         let refusal = running.stop().expect_err("it never served");
         std::error::Error::source(&refusal).map_or_else(String::new, ToString::to_string)

@@ -12,6 +12,7 @@ mod http;
 mod process;
 mod registry;
 mod source;
+mod watch;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use self::process::ProcessMetrics;
 pub use self::registry::{LogMetrics, RegistryMetrics, ReplayMetrics, ServiceInstances};
 use self::source::Source;
 pub use self::source::{Family, Grid};
+pub use self::watch::{WatchMetrics, Watching};
 use super::names::{self, ContextResult, Kind, SpanResult, label};
 /// The handles that the groups hand out, so that other modules need not name the crate.
 pub use ::metrics::{Counter, Histogram};
@@ -74,6 +76,8 @@ pub struct Metrics {
     pub log: LogMetrics,
     /// The state: instances, lookups, heartbeats, expiries.
     pub registry: RegistryMetrics,
+    /// Long polls and streams.
+    pub watch: WatchMetrics,
     /// The last replay.
     pub replay: ReplayMetrics,
     /// `rollcall_trace_context_total`, one a request.
@@ -115,6 +119,7 @@ impl Metrics {
             http: HttpMetrics::new(&source),
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
+            watch: WatchMetrics::new(&source),
             replay: ReplayMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),
             spans: Family::counters(&source, names::SPANS, label::RESULT),
