@@ -26,6 +26,6 @@ pub mod projection;
 pub mod registrar;
 pub mod rfc3339;
 pub mod telemetry;
-pub mod watch;
 #[cfg(test)]
 mod testing;
+pub mod watch;

@@ -112,8 +112,7 @@ impl Client {
         wait: Duration,
     ) -> Result<Offer, Error> {
         let request = self.request(Method::GET, &["v1", "services", service, "instances"])?;
-        let waiting =
-            [("after", after.to_string()), ("wait", format!("{}ms", wait.as_millis()))];
+        let waiting = [("after", after.to_string()), ("wait", format!("{}ms", wait.as_millis()))];
         let request = request.query(&filter.query()).query(&waiting);
         self.json(request.timeout(wait.saturating_add(ANSWER_TIMEOUT))).await
     }

@@ -83,7 +83,9 @@ pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<
         return None;
     };
     match after.parse() {
-        Ok(after) if after <= head.0 => Some(Wait { after: Seq(after), limit: limit?.to_duration() }),
+        Ok(after) if after <= head.0 => {
+            Some(Wait { after: Seq(after), limit: limit?.to_duration() })
+        }
         Ok(_) => {
             let message = format!("must not be above the present version, which is {head}");
             faults.invalid("after", message);

@@ -64,9 +64,8 @@ pub(super) async fn begin(
     let counted = api.metrics.watch.watching(Transport::Sse);
     let (began, progress) = (api.clock.monotonic(), Arc::clone(feed.progress()));
     let (stage, said, reason) = (Stage::Hello, feed.mark(), CloseReason::Left);
-    let session = Session {
-        api, scope, feed, names, filter, stage, said, reason, began, _counted: counted,
-    };
+    let session =
+        Session { api, scope, feed, names, filter, stage, said, reason, began, _counted: counted };
     let step = ReusableBoxFuture::new(step(Box::new(session)));
     Ok(Body::new(EventStream { step, progress, ended: false }))
 }
@@ -165,7 +164,8 @@ impl Session {
         self.reason = reason;
         self.stage = Stage::Over;
         let mark = self.said;
-        format!("event: end\ndata: {{\"reason\":\"{reason}\",\"last_event_id\":\"{mark}\"}}\n\n").into()
+        format!("event: end\ndata: {{\"reason\":\"{reason}\",\"last_event_id\":\"{mark}\"}}\n\n")
+            .into()
     }
 }
 

@@ -34,8 +34,12 @@ pub(super) const WATCH: Operation = Operation {
     query: &[
         ANY_NAMESPACE,
         Parameter::new("service", "Those of this service.", Shape::Text(NAME_CHARS_MAX)),
-        Parameter::new("kind", "Those of this kind; of any of them, if it repeats.", Shape::Text(32))
-            .repeated(),
+        Parameter::new(
+            "kind",
+            "Those of this kind; of any of them, if it repeats.",
+            Shape::Text(32),
+        )
+        .repeated(),
         Parameter::new(
             "after",
             "Begin after this change (or at a pair, `42,t1093`); with the next one if absent.",

@@ -119,7 +119,8 @@ pub fn start(
         std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
             let _watch = readiness::PanicWatch(told.clone());
             shared.inbox.served_by(std::thread::current());
-            let mut registrar = thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
+            let mut registrar =
+                thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
             let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
             if recovered.is_ok() {
                 registrar.run();

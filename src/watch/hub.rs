@@ -215,9 +215,9 @@ impl Hub {
 
     fn revision(&self, key: &ServiceKey) -> Seq {
         let ServiceKey { namespace, service } = key;
-        let revision = self.projection.with_service(namespace.as_str(), service.as_str(), |cell| {
-            cell.guard().revision
-        });
+        let revision = self
+            .projection
+            .with_service(namespace.as_str(), service.as_str(), |cell| cell.guard().revision);
         revision.unwrap_or_default()
     }
 

@@ -51,8 +51,7 @@ struct Open {
 impl Streams {
     /// Watches over a stream, whose connection ends when `cut` is notified. It has to be forgotten by its number.
     pub(super) fn open(&self, cut: Arc<Notify>) -> (u64, Arc<Progress>) {
-        let progress =
-            Progress { handed: Mutex::default(), stuck: AtomicBool::new(false), cut };
+        let progress = Progress { handed: Mutex::default(), stuck: AtomicBool::new(false), cut };
         let progress = Arc::new(progress);
         let mut open = self.0.lock();
         open.next += 1;

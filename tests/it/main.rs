@@ -20,3 +20,4 @@ mod metrics;
 mod readme;
 mod restart;
 mod tracing;
+mod watch;

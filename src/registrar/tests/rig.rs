@@ -21,8 +21,8 @@ use crate::registrar::{
 use crate::telemetry::metrics::{Metrics, MetricsConfig};
 use crate::telemetry::spans::Tracer;
 use crate::testing::traffic::lookup;
-use crate::watch::Hub;
 use crate::testing::{START, caller, heartbeat, key, register, trace};
+use crate::watch::Hub;
 
 /// Reads until the value is the wanted one; gives up after some ten seconds and shows the last one.
 pub(super) fn eventually<T: Debug>(read: impl Fn() -> T, wanted: impl Fn(&T) -> bool) -> T {
@@ -181,7 +181,8 @@ impl Rig {
         let telemetry =
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
         let running =
-            start(Box::new(log), Arc::default(), hub, clock, telemetry, &Config::default()).unwrap();
+            start(Box::new(log), Arc::default(), hub, clock, telemetry, &Config::default())
+                .unwrap();
         assert_eq!(running.readiness.settled().await, Phase::Failed);
         let refusal = running.stop().expect_err("it never served");
         std::error::Error::source(&refusal).map_or_else(String::new, ToString::to_string)

@@ -4,8 +4,8 @@
 //! event stands after the change that it saw and before the next one. The place between two pages is
 //! therefore a pair of numbers, and nothing is skipped or repeated between them, whatever is appended meanwhile.
 
-use crate::domain::event::{Class, Kind};
 use crate::domain::Seq;
+use crate::domain::event::{Class, Kind};
 use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
 use crate::log::ReadError;
 use crate::log::record::{of_change as change_record, of_traffic as traffic_record};
