@@ -23,6 +23,9 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     (names::PROCESS_START_TIME, "the time since which the registry is ready is shown"),
     (names::PROCESS_MAX_FDS, "a limit that alerts compare with"),
     (names::PROCESS_THREADS, "constant"),
+    (names::WATCHERS, "the dashboard of the past, which comes with this part, shows it"),
+    (names::WATCH_DURATION, "the dashboard of the past, which comes with this part, shows it"),
+    (names::NOTIFY_DURATION, "the dashboard of the past, which comes with this part, shows it"),
 ];
 
 /// One dashboard file.
@@ -132,13 +135,14 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
         (names::label::METHOD, values!(Method)),
         (names::label::ERROR_TYPE, values!(ErrorType)),
         (names::label::KIND, values!(EventKind)),
-        (names::label::OUTCOME, values!(EventOutcome, LookupOutcome, LateOutcome)),
+        (names::label::OUTCOME, values!(EventOutcome, LookupOutcome, LateOutcome, WatchOutcome)),
         (names::label::CLASS, values!(Class)),
         (names::label::REASON, values!(RefusedReason, ExpiryReason)),
         (names::label::PART, values!(LogPart)),
         (names::label::STATUS, values!(Status)),
         (names::label::MODE, values!(Mode)),
         (names::label::PHASE, values!(ReplayPhase)),
+        (names::label::TRANSPORT, values!(Transport)),
         (names::label::RESULT, values!(SpanResult, ContextResult)),
     ]
     .into_iter()

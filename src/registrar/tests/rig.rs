@@ -180,9 +180,10 @@ impl Rig {
     pub(super) async fn refusal(log: MemoryLog, clock: Arc<ManualClock>) -> String {
         let telemetry =
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
+        let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let running =
-            start(Box::new(log), Arc::default(), hub, clock, telemetry, &Config::default())
-                .unwrap();
+            start(Box::new(log), projection, hub, clock, telemetry, &Config::default()).unwrap();
         assert_eq!(running.readiness.settled().await, Phase::Failed);
         let refusal = running.stop().expect_err("it never served");
         std::error::Error::source(&refusal).map_or_else(String::new, ToString::to_string)
