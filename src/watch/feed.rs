@@ -19,8 +19,8 @@ use crate::clock::Monotonic;
 use crate::domain::Seq;
 use crate::history::{self, Archive, Missing, Subject, TrafficQuery, Version, Visit};
 
-/// Events of a class that are taken at once.
-const CHUNK: usize = 128;
+/// Events of a class that are taken at once: about as many as fill a delivery.
+const CHUNK: usize = 64;
 /// Numbers of a class that one reading of the log passes over at most.
 const SCAN: u64 = 16_384;
 /// Bytes after which a delivery is handed over.

@@ -45,7 +45,7 @@ struct Place {
 }
 
 /// A place, and how many wait in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
     place: Arc<Place>,
     watchers: usize,
@@ -199,7 +199,12 @@ impl Hub {
     pub fn wait_for(self: &Arc<Self>, key: ServiceKey) -> Waiting {
         let place = {
             let mut places = self.places.lock();
-            let held = places.entry(key.clone()).or_default();
+            let held = places.entry(key.clone()).or_insert_with(|| {
+                let place = Place::default();
+                // What is published so far, whoever comes here sees for himself.
+                place.revision.store(self.revision(&key).0, Ordering::Release);
+                Held { place: Arc::new(place), watchers: 0 }
+            });
             held.watchers += 1;
             Arc::clone(&held.place)
         };
@@ -268,10 +273,8 @@ impl Waiting {
     /// Waits until the service's revision is above `after`, at most until `until`.
     pub async fn above(&self, after: Seq, until: Instant) -> Woken {
         loop {
+            // Listen before looking, so that what moves in between is not missed: this hears from its making on.
             let woken = self.place.woken.notified();
-            tokio::pin!(woken);
-            // Listen before looking, so that what moves in between is not missed.
-            woken.as_mut().enable();
             if self.hub.revision(&self.key) > after {
                 return Woken::Changed;
             }
