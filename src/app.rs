@@ -37,6 +37,7 @@ use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
 use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
+use crate::watch::Hub;
 use crate::{http, keeper};
 
 /// How often the metrics' samples are folded.
@@ -113,6 +114,8 @@ pub struct App {
     registrar: Running,
     keeper: Option<keeper::Running>,
     history: Arc<dyn Archive>,
+    hub: Arc<Hub>,
+    watch_write_timeout: Duration,
     telemetry: Telemetry,
     http_config: http::Config,
 }
@@ -129,10 +132,12 @@ impl App {
             .map_err(|source| Error::System { what: "the listener has no address", source })?;
         let log_id = uuid::Uuid::parse_str(log.id()).unwrap_or_default();
         let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let telemetry = Telemetry { metrics: Arc::clone(&metrics), tracer: tracer.clone() };
         let registrar = registrar::start(
             log,
             Arc::clone(&projection),
+            Arc::clone(&hub),
             Arc::clone(&clock),
             telemetry.clone(),
             &registrar_config(settings),
@@ -162,9 +167,22 @@ impl App {
             config: http_config(settings),
             readiness: registrar.readiness.clone(),
             history: Arc::clone(&history),
+            hub: Arc::clone(&hub),
         });
         let http_config = http_config(settings);
-        Ok(Self { address, listener, api, registrar, keeper, history, telemetry, http_config })
+        let watch_write_timeout = settings.watch_write_timeout;
+        Ok(Self {
+            address,
+            listener,
+            api,
+            registrar,
+            keeper,
+            history,
+            hub,
+            watch_write_timeout,
+            telemetry,
+            http_config,
+        })
     }
 
     /// The URL that was bound.
@@ -187,12 +205,16 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, keeper, history, telemetry, http_config, .. } = self;
+        let Self { listener, api, registrar, keeper, history, hub, telemetry, http_config, .. } =
+            self;
+        let write_timeout = self.watch_write_timeout;
         let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
         let stop_http = CancellationToken::new();
         let mut upkeep = JoinSet::new();
         let _ = upkeep.spawn(keep_up(telemetry.clone(), readiness.clone(), history));
+        let waker = Arc::clone(&hub);
+        let _ = upkeep.spawn(async move { waker.run(write_timeout).await });
         let mut server = JoinSet::new();
         let (stop, config) = (stop_http.clone(), http_config);
         let _ = server.spawn(async move {
@@ -205,6 +227,8 @@ impl App {
         };
 
         step("requests finish", shutdown_timeout + Duration::from_secs(1), async {
+            // Those who wait for changes are not waited for: they are answered now.
+            hub.close();
             stop_http.cancel();
             while server.join_next().await.is_some() {}
         })

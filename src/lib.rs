@@ -29,3 +29,4 @@ pub mod rfc3339;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod watch;

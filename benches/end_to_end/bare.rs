@@ -16,6 +16,7 @@ use axum::serve::ListenerExt as _;
 use serde::Deserialize;
 
 use crate::Failure;
+use crate::watchers;
 use crate::work::Work;
 
 /// A registration's body, read as far as it is written here and checked no further.
@@ -45,13 +46,16 @@ pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
     let body = |work: Work| std::fs::read(bodies.join(work.file())).map(Bytes::from);
     let (lookup, heartbeat, registration) =
         (body(Work::Lookup)?, body(Work::Heartbeat)?, body(Work::Registration)?);
+    let event = std::fs::read(bodies.join(watchers::EVENT)).unwrap_or_default();
+    let waiting = watchers::Waiting::new(lookup.clone(), registration.clone(), event.into());
     let router = Router::new()
         .route(Work::Lookup.route().1, get(async move || constant(&lookup)))
         .route(Work::Heartbeat.route().1, put(async move |_: Json<Heartbeat>| constant(&heartbeat)))
         .route(
             Work::Registration.route().1,
             put(async move |_: Json<Registration>| constant(&registration)),
-        );
+        )
+        .merge(waiting.routes());
     runtime.block_on(async {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = tokio::net::TcpListener::bind(any).await?;
@@ -65,6 +69,6 @@ pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
     })
 }
 
-fn constant(body: &Bytes) -> Response {
+pub(crate) fn constant(body: &Bytes) -> Response {
     ([(CONTENT_TYPE, "application/json")], body.clone()).into_response()
 }

@@ -22,6 +22,7 @@ mod options;
 mod report;
 mod rounds;
 mod servers;
+mod watchers;
 mod work;
 
 use std::io::Write as _;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let options = Options::parse().settled();
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
+        None if options.watchers > 0 => watchers::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),
     };
     match done {

@@ -34,6 +34,12 @@ pub(crate) struct Options {
     /// Instances registered to measure memory; 0 leaves that out.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) memory: usize,
+    /// Instead of all else: so many long polls wait for one service, and are woken once a round.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) watchers: usize,
+    /// Beside them, so many streams.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) streams: usize,
     /// Whether acknowledged changes are synced: full or normal.
     #[arg(long, default_value = "full")]
     pub(crate) synchronous: String,
@@ -69,6 +75,8 @@ impl Options {
             self.seconds = 0.4;
             self.services = self.services.min(50);
             self.memory = self.memory.min(500);
+            self.watchers = self.watchers.min(200);
+            self.streams = self.streams.min(50);
         }
         if self.only.is_empty() {
             self.only = vec![Work::Lookup, Work::Heartbeat, Work::Registration];

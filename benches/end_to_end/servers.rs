@@ -33,6 +33,10 @@ impl Server {
     pub(crate) fn rollcall(dir: &Path, options: &Options) -> Result<Self, Failure> {
         let mut command = pinned(env!("CARGO_BIN_EXE_rollcall"), options);
         command.args(["serve", "--listen", "127.0.0.1:0", "--synchronous", &options.synchronous]);
+        if options.watchers > 0 {
+            let connections = options.watchers + options.streams + 100;
+            command.args(["--max-connections", &connections.to_string()]);
+        }
         command.arg("--data").arg(dir.join("data"));
         // What the shell has set must not change what is measured.
         for (name, _) in std::env::vars_os() {

@@ -1,12 +1,13 @@
 //! A typed client of the HTTP contract: what the command line and the demo know of a registry.
 //!
 //! It speaks version 1 of the contract and nothing else: it must not share types with the server, because then a change
-//! that breaks every other client would go unseen by this one. It retries nothing; who calls it knows whether a
-//! second try makes sense. Fields that the answers have beyond those named here are kept in `rest`, so that output for
+//! that breaks every other client would go unseen by this one. It retries nothing but a stream of changes ([`Watch`]), which
+//! knows where it was; else who calls it knows whether a second try makes sense. Fields that the answers have beyond those named here are kept in `rest`, so that output for
 //! programs loses none. Called by the command line and the demo.
 
 mod error;
 mod lease;
+mod watch;
 mod wire;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use error::{Error, FieldError, Problem};
 pub use lease::{Lease, Renewed};
+pub use watch::{Notice, Watch, WatchQuery};
 pub use wire::{
     Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
     authority,

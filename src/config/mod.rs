@@ -95,6 +95,8 @@ settings! {
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How many connections may be open; the next ones wait to be accepted.
     max_connections: u32 = "10000", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How long the reader of a stream may take nothing before it is cut off; it resumes where it was.
+    watch_write_timeout: Duration = "30s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Lease of an instance that registers without a ttl.
     default_ttl: Duration = "15s", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.

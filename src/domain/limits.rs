@@ -42,3 +42,7 @@ pub const REASON_CHARS_MAX: usize = 256;
 pub const NOTE_CHARS_MAX: usize = 256;
 /// Most heartbeats in one batch.
 pub const HEARTBEATS_PER_BATCH_MAX: usize = 1_000;
+/// Longest wait of a long poll.
+pub const WAIT_MAX: Millis = Millis::from_millis(600_000);
+/// Wait of a long poll that names none.
+pub const WAIT_DEFAULT: Millis = Millis::from_millis(30_000);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use foldhash::fast::RandomState;
+use tokio::sync::Notify;
 
 use crate::domain::ids::check_name;
 use crate::domain::limits::NAME_CHARS_MAX;
@@ -29,13 +30,16 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// The name of a caller that has no better one.
     name: Arc<str>,
+    /// Ends the connection: whoever is notified here gets no further.
+    pub(super) cut: Arc<Notify>,
 }
 
 impl Peer {
     /// The peer at this address.
     pub(super) fn at(address: SocketAddr) -> Self {
         let ip: IpAddr = address.ip().to_canonical();
-        Self { address, name: Arc::from(allowed(&ip.to_string())) }
+        let name = Arc::from(allowed(&ip.to_string()));
+        Self { address, name, cut: Arc::default() }
     }
 }
 

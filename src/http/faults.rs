@@ -26,7 +26,6 @@ pub(super) struct FieldError {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     malformed: bool,
-    not_yet: Option<&'static str>,
     errors: Vec<FieldError>,
 }
 
@@ -50,11 +49,6 @@ impl Faults {
         self.push(field.into(), message.into());
     }
 
-    /// A parameter of the contract that this version does not have.
-    pub(super) fn not_yet(&mut self, parameter: &'static str) {
-        self.not_yet.get_or_insert(parameter);
-    }
-
     fn push(&mut self, mut field: String, message: Cow<'static, str>) {
         if self.errors.len() >= TOLD_MAX {
             return;
@@ -68,11 +62,10 @@ impl Faults {
 
     /// Nothing if all is well, else everything that is not.
     pub(super) fn check(self) -> Result<(), Problem> {
-        match (self.errors.is_empty(), self.malformed, self.not_yet) {
-            (true, _, None) => Ok(()),
-            (true, _, Some(parameter)) => Err(Problem::NotImplemented { parameter }),
-            (false, true, _) => Err(Problem::InvalidRequest { errors: self.errors }),
-            (false, false, _) => Err(Problem::InvalidFields { errors: self.errors }),
+        match (self.errors.is_empty(), self.malformed) {
+            (true, _) => Ok(()),
+            (false, true) => Err(Problem::InvalidRequest { errors: self.errors }),
+            (false, false) => Err(Problem::InvalidFields { errors: self.errors }),
         }
     }
 }
@@ -87,7 +80,6 @@ mod tests {
         assert_eq!(Faults::default().check(), Ok(()));
         faults.invalid("port", "must be 1 to 65535, was 0");
         faults.malformed("prot", "is not known here");
-        faults.not_yet("at");
         let Err(Problem::InvalidRequest { errors }) = faults.check() else {
             panic!("not malformed")
         };

@@ -17,7 +17,7 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer, empty};
-use super::{About, Api, Shared, etag, past, wire};
+use super::{About, Api, Shared, etag, longpoll, past, wire};
 use crate::domain::limits::{
     LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
@@ -67,8 +67,8 @@ pub(super) const LOOKUP: Operation = Operation {
             Shape::Word(&["lease"]),
         ),
         past::at("The answer that was given then. Not together with `include`, `after` or `wait`."),
-        Parameter::new("after", "Wait for a revision above this one.", Shape::Text(20)).later(),
-        Parameter::new("wait", "How long to wait.", Shape::Text(20)).later(),
+        longpoll::AFTER,
+        longpoll::WAIT,
     ],
     headers: &["if-none-match"],
     body: None,
@@ -131,31 +131,43 @@ pub(super) async fn lookup(
     if plain && let Some(view) = api.projection.service("default", path.service()) {
         scope.about(&view.key.service, None);
         let found = default_answer(&api, &view, request.headers());
-        return finish(&api, &scope, &view, head, String::new(), found).await;
+        return finish(&api, &scope, &view, head, (String::new(), None), found).await;
     }
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
     let key = path.service_key(query.namespace(&mut faults), &mut faults);
     let filter = read_filter(&query, &mut faults);
+    let wait = longpoll::read(&query, head, &mut faults);
+    let leases = query.get("include").is_some();
     let text = filter.canonical();
     if text.len() > FILTER_BYTES_MAX {
         let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
         faults.invalid("filter", message);
     }
     let at = past::moment(&api, &query, &mut faults);
+    drop(query);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service, None);
     if let Some(at) = at {
         return past::lookup(&api, &scope, at, key, &filter, request.headers()).await;
     }
+    let waited = match wait {
+        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
+        None => None,
+    };
+    let head = if waited.is_some() { api.projection.head() } else { head };
+    let held = waited.as_ref().map(|waited| waited.held);
     let view = api.projection.service(key.namespace.as_str(), key.service.as_str());
     let Some(view) = view else {
-        return Err(unknown(&api, &scope, key, None, head, text).await);
+        return Err(unknown(&api, &scope, key, None, head, text, held).await);
     };
-    let leases = query.get("include").is_some();
     let found = found(&api, &view, &filter, &text, leases, request.headers());
-    finish(&api, &scope, &view, head, text, found).await
+    let response = finish(&api, &scope, &view, head, (text, held), found).await?;
+    if let Some(waited) = waited {
+        waited.told(&api);
+    }
+    Ok(response)
 }
 
 /// What of a view a lookup is answered.
@@ -218,7 +230,7 @@ async fn finish(
     scope: &Scope,
     view: &ServiceView,
     head: Seq,
-    filter: String,
+    (filter, held): (String, Option<Seq>),
     found: Found,
 ) -> Result<Response, Problem> {
     let status = if found.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED };
@@ -232,7 +244,7 @@ async fn finish(
         revision: view.revision,
         returned: found.returned,
         status: status.as_u16(),
-        held: None,
+        held,
     };
     record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
     Ok(found.answer(view.revision))
@@ -293,6 +305,7 @@ async fn unknown(
     known: Option<(&ServiceView, InstanceId)>,
     head: Seq,
     filter: String,
+    held: Option<Seq>,
 ) -> Problem {
     let revision = known.as_ref().map_or(Seq::ZERO, |(view, _)| view.revision);
     let (problem, instance) = match known {
@@ -304,7 +317,7 @@ async fn unknown(
         revision,
         returned: 0,
         status: problem.status().as_u16(),
-        held: None,
+        held,
     };
     let about = About { namespace: Some(key.namespace), service: Some(key.service), instance };
     let outcome = LookupOutcome::Unknown;
@@ -334,11 +347,11 @@ pub(super) async fn instance(
     }
     let ServiceKey { namespace, service } = &key.service;
     let Some(view) = api.projection.service(namespace.as_str(), service.as_str()) else {
-        return Err(unknown(&api, &scope, key.service, None, head, String::new()).await);
+        return Err(unknown(&api, &scope, key.service, None, head, String::new(), None).await);
     };
     let Some(entry) = view.entry(key.instance.as_str()) else {
         let known = Some((&*view, key.instance));
-        return Err(unknown(&api, &scope, key.service, known, head, String::new()).await);
+        return Err(unknown(&api, &scope, key.service, known, head, String::new(), None).await);
     };
     let body = wire::with_lease(entry, &*api.clock);
     let detail = Detail::Lookup {

@@ -28,6 +28,7 @@ mod heartbeat;
 mod impact;
 mod kept;
 mod life;
+mod longpoll;
 mod lookup;
 mod names;
 mod openapi;
@@ -42,6 +43,8 @@ mod sd;
 mod server;
 mod services;
 mod spec;
+mod stream;
+mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -63,6 +66,7 @@ use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Reque
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
 use crate::telemetry::spans::Tracer;
+use crate::watch::Hub;
 use cursor::Cursors;
 use etag::Tags;
 use problem::Problem;
@@ -133,6 +137,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// The past.
     pub history: Arc<dyn Archive>,
+    /// Where changes are waited for.
+    pub hub: Arc<Hub>,
 }
 
 /// What every handler holds.

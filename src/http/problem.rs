@@ -58,8 +58,6 @@ pub(super) enum Problem {
     UnsupportedMediaType { accepted: &'static str },
     /// Fields that are missing, of the wrong type or out of their range: all of them.
     InvalidFields { errors: Vec<FieldError> },
-    /// Part of the contract, not of this version.
-    NotImplemented { parameter: &'static str },
     /// A fault of the registry.
     Internal,
     /// Replay is still running.
@@ -118,9 +116,6 @@ impl Problem {
             Self::InvalidFields { .. } => {
                 (422, "invalid-fields", "Fields are missing or out of range")
             }
-            Self::NotImplemented { .. } => {
-                (501, "not-implemented", "This version can't do that yet")
-            }
             Self::Internal => (500, "internal", "The registry has made a mistake"),
             Self::NotReady { .. } => (503, "not-ready", "The registry is not ready yet"),
             Self::LogFailed { .. } => (503, "log-failed", "The log can't be written"),
@@ -175,9 +170,6 @@ impl Problem {
             Self::UriTooLong { limit } => format!("at most {limit} bytes are taken"),
             Self::UnsupportedMediaType { accepted } => format!("send {accepted}"),
             Self::InvalidFields { .. } => "nothing was done; see errors for each field".into(),
-            Self::NotImplemented { parameter } => {
-                format!("{parameter} is part of the contract but not of this version; leave it out")
-            }
             Self::Internal => "the cause is in the registry's own log under this trace id".into(),
             Self::NotReady { phase } => phase.clone(),
             Self::LogFailed { cause } => {
@@ -222,8 +214,7 @@ impl Problem {
             | Self::BodyTooLarge { .. }
             | Self::UriTooLong { .. }
             | Self::UnsupportedMediaType { .. }
-            | Self::InvalidFields { .. }
-            | Self::NotImplemented { .. } => ErrorType::None,
+            | Self::InvalidFields { .. } => ErrorType::None,
         }
     }
 
@@ -368,7 +359,6 @@ fn examples() -> Vec<Problem> {
         Problem::UriTooLong { limit: 16_384 },
         Problem::UnsupportedMediaType { accepted: "application/json" },
         Problem::InvalidFields { errors },
-        Problem::NotImplemented { parameter: "at" },
         Problem::Internal,
         Problem::NotReady { phase: "replaying".into() },
         Problem::LogFailed { cause: "disk full".into() },
@@ -416,7 +406,6 @@ mod tests {
                 "414 uri-too-long",
                 "415 unsupported-media-type",
                 "422 invalid-fields",
-                "501 not-implemented",
                 "500 internal internal",
                 "503 not-ready retry-after 1 not_ready",
                 "503 log-failed retry-after 5 log_failed",

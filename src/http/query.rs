@@ -41,9 +41,6 @@ impl<'a> Query<'a> {
             };
             return faults.malformed(name, message);
         };
-        if parameter.later {
-            return faults.not_yet(parameter.name);
-        }
         if !parameter.repeats && self.pairs.iter().any(|(known, _)| *known == name) {
             return faults.malformed(name, "may be given only once");
         }
@@ -137,7 +134,6 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::faults::FieldError;
     use super::super::problem::Problem;
     use super::super::spec::{Method, NAMESPACE};
     use super::*;
@@ -152,7 +148,6 @@ mod tests {
             Parameter::new("order", "", Shape::Word(&["asc", "desc"])),
             Parameter::new("tag", "", Shape::Text(4)).repeated(),
             Parameter::new("meta.*", "", Shape::Text(4)).repeated(),
-            Parameter::new("at", "", Shape::Text(4)).later(),
         ],
         headers: &[],
         body: None,
@@ -179,9 +174,6 @@ mod tests {
         let told = |raw: &str| match read(raw).unwrap_err() {
             Problem::InvalidRequest { errors } => (400, errors),
             Problem::InvalidFields { errors } => (422, errors),
-            Problem::NotImplemented { parameter } => {
-                (501, vec![FieldError { field: parameter.into(), message: "".into() }])
-            }
             other => panic!("{raw}: {other:?}"),
         };
         let long = format!("namespace={}", "é".repeat(64));
@@ -199,7 +191,6 @@ mod tests {
             ("limit=0&limit=1", 400, &["limit", "limit"]),
             ("namespace", 422, &["namespace"]),
             ("meta.=x", 400, &["meta."]),
-            ("at=-5m", 501, &["at"]),
         ] {
             let (found, errors) = told(raw);
             let named: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();

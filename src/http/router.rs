@@ -12,7 +12,7 @@ use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
     Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, registration, sd,
-    services,
+    services, watch,
 };
 use crate::telemetry::names;
 
@@ -49,6 +49,12 @@ impl Resource {
         self
     }
 
+    /// Answers in this form.
+    fn producing(mut self, media: &'static str) -> Self {
+        self.produces = Some(media);
+        self
+    }
+
     /// Whether it has to do with the state, which is not there before replay is done.
     fn needs_state(&self) -> bool {
         self.path.starts_with("/v1/")
@@ -81,6 +87,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/diff").on(&diff::DIFF, diff::diff),
         Resource::at("/v1/impact").on(&impact::IMPACT, impact::impact),
         Resource::at("/v1/graph").on(&graph::GRAPH, graph::graph).not_bargaining(),
+        Resource::at("/v1/watch").on(&watch::WATCH, watch::watch).producing("text/event-stream"),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

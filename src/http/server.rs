@@ -112,6 +112,8 @@ impl Server {
         }
         let asked = Arc::new(AtomicBool::new(false));
         let peer = Arc::new(Peer::at(address));
+        let own_cut = Arc::clone(&peer.cut);
+        let mut own_cut = pin!(own_cut.notified());
         let service = Requests { router: self.router.clone(), peer, asked: Arc::clone(&asked) };
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
@@ -127,6 +129,7 @@ impl Server {
                     return;
                 }
                 () = self.cut.cancelled() => return,
+                () = own_cut.as_mut() => return,
                 () = self.stop.cancelled(), if !finishing => {
                     finishing = true;
                     connection.as_mut().graceful_shutdown();

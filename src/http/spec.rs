@@ -68,24 +68,17 @@ pub(super) struct Parameter {
     pub(super) shape: Shape,
     /// Whether it may come more than once.
     pub(super) repeats: bool,
-    /// Whether it is part of the contract but not of this version.
-    pub(super) later: bool,
 }
 
 impl Parameter {
     /// A parameter that comes at most once.
     pub(super) const fn new(name: &'static str, about: &'static str, shape: Shape) -> Self {
-        Self { name, about, shape, repeats: false, later: false }
+        Self { name, about, shape, repeats: false }
     }
 
     /// The same, and it may come more than once.
     pub(super) const fn repeated(self) -> Self {
         Self { repeats: true, ..self }
-    }
-
-    /// The same, and it is refused for now.
-    pub(super) const fn later(self) -> Self {
-        Self { later: true, ..self }
     }
 }
 

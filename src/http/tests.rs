@@ -64,10 +64,12 @@ impl Fixture {
         let metrics = Metrics::new(&MetricsConfig::default());
         let tracer = tracer(&metrics);
         let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let telemetry = Telemetry { metrics: Arc::clone(&metrics), tracer: Tracer::off() };
         let running = registrar::start(
             Box::new(log.clone()),
             Arc::clone(&projection),
+            Arc::clone(&hub),
             Arc::clone(&clock) as Arc<dyn Clock>,
             telemetry,
             &registrar::Config::default(),
@@ -84,6 +86,7 @@ impl Fixture {
             config: Config::default(),
             readiness: running.readiness.clone(),
             history: Arc::new(NoArchive),
+            hub,
         };
         Self { router: router(Api::new(parts.clone())), parts, log, clock, running }
     }
@@ -97,7 +100,13 @@ impl Fixture {
         let request = request.body(body).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        // A stream has no end to wait for.
+        let is_stream =
+            parts.headers.get(header::CONTENT_TYPE).is_some_and(|m| m == "text/event-stream");
+        let bytes = match is_stream {
+            true => bytes::Bytes::new(),
+            false => body.collect().await.unwrap().to_bytes(),
+        };
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Told { status: parts.status.as_u16(), headers: parts.headers, body }
     }

@@ -16,6 +16,7 @@ use crate::registrar::{self, Phase, Refused, Request, Telemetry};
 use crate::telemetry::metrics::MetricsConfig;
 use crate::telemetry::spans::Tracer;
 use crate::testing::{START, key, register};
+use crate::watch::Hub;
 
 #[derive(Debug, Default)]
 struct State {
@@ -132,6 +133,7 @@ async fn parts(script: &Script) -> (Parts, MemoryLog, Arc<ManualClock>, registra
     let running = registrar::start(
         Box::new(log.clone()),
         Arc::clone(&projection),
+        Hub::new(Arc::clone(&projection)),
         Arc::clone(&clock) as Arc<dyn Clock>,
         Telemetry { metrics: Arc::clone(&metrics), tracer: Tracer::off() },
         &registrar::Config::default(),

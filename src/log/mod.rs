@@ -31,6 +31,7 @@ pub mod columns;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod record;
 pub mod rollup;
 pub mod segments;
 pub mod snapshot;

@@ -74,6 +74,11 @@ impl Buffer {
         Ok(())
     }
 
+    /// Takes a place, also beyond the capacity.
+    pub(super) fn push_beyond(&self, event: QueuedTraffic) {
+        self.waiting.lock().push(event);
+    }
+
     /// Waits for a place for at most `limit`, unless `give_up` says that none will come.
     pub(super) async fn push(
         &self,

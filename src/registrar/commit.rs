@@ -158,6 +158,7 @@ impl Registrar {
             let registration = began.map(|position| changes[position].trace);
             Lease::granted(instance.ttl, now, registration.unwrap_or_default())
         });
+        self.hub.published(changes, touched.iter(), now);
         for entry in &published.ended {
             entry.lease.word().close();
         }

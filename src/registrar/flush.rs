@@ -112,6 +112,7 @@ impl Registrar {
                 }
             }
         }
+        self.hub.logged(first, &self.pending.events[range]);
         self.pending.done += length;
         self.telemetry.flushed(&kinds, &ages, took);
     }

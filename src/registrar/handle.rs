@@ -190,6 +190,19 @@ impl Handle {
         Err(Refused::Slow(limit))
     }
 
+    /// Gives the last event of a stream its place, for those who can't wait: also beyond the capacity. That has a
+    /// bound, because every stream had to wait for a place when it began. While the log has failed, what does not fit
+    /// is counted.
+    pub fn record_end(&self, event: QueuedTraffic) {
+        let shared = &*self.shared;
+        let Err(event) = shared.buffer.try_push(event) else { return };
+        if shared.has_failed() {
+            shared.buffer.lose(event.traffic.detail.kind());
+        } else {
+            shared.buffer.push_beyond(event);
+        }
+    }
+
     /// Whether the log can be written.
     #[must_use]
     pub fn log_condition(&self) -> LogCondition {

@@ -45,6 +45,7 @@ use crate::clock::Clock;
 use crate::domain::Millis;
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
+use crate::watch::Hub;
 
 /// Settings of the registrar.
 #[derive(Debug, Clone)]
@@ -86,13 +87,14 @@ pub struct Running {
     thread: JoinHandle<Result<(), RecoverError>>,
 }
 
-/// Starts the registrar's thread on `log`: it replays, then serves.
+/// Starts the registrar's thread on `log`: it replays, then serves. What it publishes, it tells `hub`.
 ///
 /// # Errors
 /// If the operating system gives no thread.
 pub fn start(
     log: Box<dyn Log>,
     projection: Arc<Projection>,
+    hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     telemetry: Telemetry,
     config: &Config,
@@ -117,7 +119,8 @@ pub fn start(
         std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
             let _watch = readiness::PanicWatch(told.clone());
             shared.inbox.served_by(std::thread::current());
-            let mut registrar = thread::Registrar::new(log, publisher, shared, telemetry, pace);
+            let mut registrar =
+                thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
             let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
             if recovered.is_ok() {
                 registrar.run();

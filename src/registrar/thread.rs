@@ -19,6 +19,7 @@ use crate::domain::{Millis, Registry, Timestamp};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
+use crate::watch::Hub;
 
 /// Leases looked at between two commits, so that an expiry of many does not keep commands waiting.
 pub(super) const SWEEP_MAX: usize = 1_024;
@@ -37,6 +38,7 @@ pub(super) struct Registrar {
     pub(super) log: Box<dyn Log>,
     pub(super) registry: Registry,
     pub(super) publisher: Publisher,
+    pub(super) hub: Arc<Hub>,
     pub(super) deadlines: DeadlineQueue,
     pub(super) shared: Arc<Shared>,
     pub(super) telemetry: Telemetry,
@@ -53,6 +55,7 @@ impl Registrar {
     pub(super) fn new(
         log: Box<dyn Log>,
         publisher: Publisher,
+        hub: Arc<Hub>,
         shared: Arc<Shared>,
         telemetry: Telemetry,
         pace: Pace,
@@ -61,6 +64,7 @@ impl Registrar {
             log,
             registry: Registry::default(),
             publisher,
+            hub,
             deadlines: DeadlineQueue::default(),
             shared,
             telemetry,

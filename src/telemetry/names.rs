@@ -84,6 +84,7 @@ pub mod label {
     pub const SERVICE: &str = "service";
     pub const PHASE: &str = "phase";
     pub const WORK: &str = "work";
+    pub const TRANSPORT: &str = "transport";
     pub const RESULT: &str = "result";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
@@ -150,6 +151,12 @@ metrics! {
         [], "Time from a lease's deadline to its expiry in the log.";
     EXPIRIES = "rollcall_expiries_total", Counter, Count,
         [REASON], "Instances that the registry removed.";
+    WATCHERS = "rollcall_watchers", Gauge, Count,
+        [TRANSPORT], "Long polls that wait and streams that are open.";
+    WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
+        [TRANSPORT, OUTCOME], "Time from the head of a long poll or stream to its end.";
+    NOTIFY_DURATION = "rollcall_notify_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
+        [TRANSPORT], "Time from a change being durable to its being handed to a watcher's connection.";
     REPLAY_DURATION = "rollcall_replay_duration_seconds", Gauge, Seconds,
         [PHASE], "Time that the last replay took.";
     REPLAY_EVENTS = "rollcall_replay_events", Gauge, Count,
@@ -372,6 +379,30 @@ label_values! {
     ExpiryReason {
         /// No heartbeat for a whole ttl.
         NoHeartbeat = "no_heartbeat",
+    }
+
+    /// How a watcher is told.
+    Transport {
+        /// A request that is answered when something changed.
+        LongPoll = "longpoll",
+        /// A stream of server-sent events.
+        Sse = "sse",
+    }
+
+    /// How a long poll or a stream ended.
+    WatchOutcome {
+        /// Long poll: the revision moved.
+        Changed = "changed",
+        /// Long poll: it did not.
+        Unchanged = "unchanged",
+        /// The client went away.
+        Left = "left",
+        /// Stream: its reader was too slow and was cut off.
+        Slow = "slow",
+        /// The registry shuts down.
+        Shutdown = "shutdown",
+        /// The log could not be read, or what was told could not be recorded.
+        Error = "error",
     }
 
     /// Steps of a replay.

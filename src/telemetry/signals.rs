@@ -12,10 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::metrics::{KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, set_count};
+use super::metrics::{
+    KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, WatchMetrics, set_count,
+};
 use super::names::{
     Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, ReplayPhase, SnapshotOutcome,
-    Work,
+    Transport, WatchOutcome, Work,
 };
 use super::propagation::TraceContext;
 
@@ -266,6 +268,43 @@ pub struct Answered<'a> {
 /// line has told the cause of all of them: a replay that runs, a log that has failed.
 pub fn answered(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
     metrics.observe(request.method, request.status, request.error, request.elapsed.as_secs_f64());
+    request_line(metrics, request, log);
+}
+
+/// A long poll ended. It is not among the requests, where its waiting would drown the lookups.
+pub fn long_poll_ended(
+    metrics: &WatchMetrics,
+    outcome: WatchOutcome,
+    route: &RouteMetrics,
+    request: &Answered<'_>,
+    log: bool,
+) {
+    let seconds = request.elapsed.as_secs_f64();
+    metrics.duration_seconds.get(Transport::LongPoll, outcome).record(seconds);
+    request_line(route, request, log);
+}
+
+/// A stream began: its head was answered. It is counted when it ends.
+pub fn stream_began(route: &RouteMetrics, request: &Answered<'_>, log: bool) {
+    request_line(route, request, log);
+}
+
+/// A stream ended, after so long.
+pub fn stream_ended(metrics: &WatchMetrics, outcome: WatchOutcome, elapsed: Duration) {
+    metrics.duration_seconds.get(Transport::Sse, outcome).record(elapsed.as_secs_f64());
+}
+
+/// A change that was waited for was handed to a connection, so long after it was durable.
+pub fn watcher_told(metrics: &WatchMetrics, transport: Transport, elapsed: Duration) {
+    metrics.notify_seconds.get(transport).record(elapsed.as_secs_f64());
+}
+
+/// A stream can't go on because the log can't be read, or what it told can't be recorded.
+pub fn stream_broken(cause: &dyn Display) {
+    warn!(error.r#type = "log_unreadable", "a stream of changes has ended: {cause}");
+}
+
+fn request_line(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
     let told_elsewhere = matches!(request.error, ErrorType::NotReady | ErrorType::LogFailed);
     let failed = request.error != ErrorType::None && !told_elsewhere;
     if !failed && !log {

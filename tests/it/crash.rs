@@ -32,8 +32,14 @@ impl Child {
 
     /// Starts a registry on `data`.
     pub(crate) fn serve(data: &TempDir) -> Self {
+        Self::serve_at(data, 0)
+    }
+
+    /// The same on a port of its own.
+    pub(crate) fn serve_at(data: &TempDir, port: u16) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"]);
+        command.arg(data.path());
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         Self::spawn(command)
     }

@@ -180,7 +180,10 @@ impl Server {
         }
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        let text = response.text().await.unwrap();
+        // A stream has no end to wait for.
+        let is_stream =
+            headers.get("content-type").is_some_and(|media| media == "text/event-stream");
+        let text = if is_stream { String::new() } else { response.text().await.unwrap() };
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         Answer { status, headers, text, json }
     }

@@ -26,3 +26,4 @@ mod readme;
 mod restart;
 mod retention;
 mod tracing;
+mod watch;

@@ -34,6 +34,9 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "the size of the log is shown, and the compacted events say what went",
     ),
     (names::KEEPER_SLICE, "background work that nobody waits for; the time of appends is shown"),
+    (names::WATCHERS, "the dashboard of the past, which comes with this part, shows it"),
+    (names::WATCH_DURATION, "the dashboard of the past, which comes with this part, shows it"),
+    (names::NOTIFY_DURATION, "the dashboard of the past, which comes with this part, shows it"),
 ];
 
 /// One dashboard file.
@@ -143,7 +146,10 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
         (names::label::METHOD, values!(Method)),
         (names::label::ERROR_TYPE, values!(ErrorType)),
         (names::label::KIND, values!(EventKind)),
-        (names::label::OUTCOME, values!(EventOutcome, LookupOutcome, LateOutcome, SnapshotOutcome)),
+        (
+            names::label::OUTCOME,
+            values!(EventOutcome, LookupOutcome, LateOutcome, SnapshotOutcome, WatchOutcome),
+        ),
         (names::label::CLASS, values!(Class)),
         (names::label::REASON, values!(RefusedReason, ExpiryReason)),
         (names::label::PART, values!(LogPart)),
@@ -151,6 +157,7 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
         (names::label::MODE, values!(Mode)),
         (names::label::PHASE, values!(ReplayPhase)),
         (names::label::WORK, values!(Work)),
+        (names::label::TRANSPORT, values!(Transport)),
         (names::label::RESULT, values!(SpanResult, ContextResult)),
     ]
     .into_iter()

@@ -109,13 +109,9 @@ fn query_parameter(parameter: &Parameter) -> Value {
     if parameter.repeats {
         schema = json!({"type": "array", "items": schema});
     }
-    let mut about = parameter.about.to_owned();
-    if parameter.later {
-        about.push_str(" Not in this version: 501.");
-    }
     json!({
         "name": parameter.name, "in": "query", "required": false,
-        "description": about, "schema": schema,
+        "description": parameter.about, "schema": schema,
     })
 }
 
@@ -143,7 +139,11 @@ fn response(answer: &Answer) -> Value {
         },
     });
     if let Some(schema) = answer.schema {
-        let media = if schema == "Text" { "text/plain" } else { "application/json" };
+        let media = match schema {
+            "Text" => "text/plain",
+            "Stream" => "text/event-stream",
+            _ => "application/json",
+        };
         described["content"] = json!({media: {"schema": reference(schema)}});
         if schema == "Graph" {
             // The same as a picture.
@@ -313,6 +313,12 @@ fn present() -> Value {
             },
         },
         "Text": text,
+        "Stream": {
+            "type": "string",
+            "description": "Server-sent events. `id:` is the number of the change (with `traffic=true` a pair, `42,t1093`), \
+                `event:` its kind, `data:` an Event. The last one, if the registry ends the stream, is `event: end` \
+                with a reason: slow, shutdown or unreadable.",
+        },
         "OpenApi": {"type": "object"},
     })
 }

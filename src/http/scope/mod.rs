@@ -28,7 +28,7 @@ use crate::clock::Monotonic;
 use crate::domain::{Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
 use crate::registrar::{Applied, Timings};
 use crate::telemetry::metrics::{ActiveRequest, RouteMetrics};
-use crate::telemetry::names::{ErrorType, Method};
+use crate::telemetry::names::{ErrorType, Method, WatchOutcome};
 use crate::telemetry::propagation::TraceContext;
 use crate::telemetry::signals::{self, Answered};
 use remainder::Remainder;
@@ -51,6 +51,16 @@ struct Facts {
     change: Option<(Arc<Change>, Timings)>,
     waited_for_log: bool,
     reflects: Option<Seq>,
+    watch: Option<Watch>,
+}
+
+/// What became of a request that waits for changes.
+#[derive(Debug, Clone, Copy)]
+enum Watch {
+    /// A long poll: how it ended, and how long it had nothing to do.
+    LongPoll(WatchOutcome, Duration),
+    /// A stream: it is counted at its end.
+    Stream,
 }
 
 #[derive(Debug)]
@@ -86,6 +96,21 @@ impl Scope {
     /// Says that the request waits for the log, so that another measure of slowness is for it.
     pub(super) fn waits_for_log(&self) {
         self.0.facts.lock().waited_for_log = true;
+    }
+
+    /// Says that the request is a long poll that begins to wait: a client that goes away now is no failure.
+    pub(super) fn waits(&self) {
+        self.0.facts.lock().watch = Some(Watch::LongPoll(WatchOutcome::Left, Duration::MAX));
+    }
+
+    /// Says that it waits no more, why, and how long it had nothing to do.
+    pub(super) fn waited(&self, outcome: WatchOutcome, idle: Duration) {
+        self.0.facts.lock().watch = Some(Watch::LongPoll(outcome, idle));
+    }
+
+    /// Says that the answer is a stream, which says itself how it ended.
+    pub(super) fn streams(&self) {
+        self.0.facts.lock().watch = Some(Watch::Stream);
     }
 
     /// Says which version of the state a refusal reflects.
@@ -281,8 +306,21 @@ impl Exchange {
         let now = api.clock.monotonic();
         let elapsed = Duration::from_micros(now.micros_since(self.started));
         let context = &self.scope.0.context;
+        let watch = self.scope.0.facts.lock().watch;
+        // Who waits may leave.
+        let left = watch.is_some() && error == ErrorType::Cancelled;
+        let error = if left { ErrorType::None } else { error };
         let answered = Answered { context, method: self.method, status, error, elapsed };
-        signals::answered(&self.layer.route.metrics, &answered, api.config.log_requests);
+        let (route, log) = (&self.layer.route.metrics, api.config.log_requests);
+        match watch {
+            None => signals::answered(route, &answered, log),
+            Some(Watch::Stream) => signals::stream_began(route, &answered, log),
+            Some(Watch::LongPoll(outcome, _)) => {
+                let failed = error != ErrorType::None;
+                let outcome = if failed { WatchOutcome::Error } else { outcome };
+                signals::long_poll_ended(&api.metrics.watch, outcome, route, &answered, log);
+            }
+        }
         if let Some(seed) = &self.seed {
             self.keep(seed, &answered, Duration::from_micros(now.0));
         }

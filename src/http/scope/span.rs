@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::Request;
 use axum::http::{HeaderValue, Uri, Version, header};
 
-use super::{Exchange, Facts};
+use super::{Exchange, Facts, Watch};
 use crate::domain::Timestamp;
 use crate::http::caller::Peer;
 use crate::registrar::Timings;
@@ -95,10 +95,15 @@ impl Exchange {
             true => api.config.slow_change,
             false => api.config.slow_read,
         };
+        // To have waited for a change is not to be slow.
+        let idle = match facts.watch {
+            Some(Watch::LongPoll(_, idle)) => idle,
+            Some(Watch::Stream) | None => Duration::ZERO,
+        };
         let outcome = Outcome {
             failed: answered.error != ErrorType::None,
             changed: facts.change.is_some(),
-            elapsed: answered.elapsed,
+            elapsed: answered.elapsed.saturating_sub(idle),
             slow_after,
             now,
         };

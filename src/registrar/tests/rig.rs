@@ -22,6 +22,7 @@ use crate::telemetry::metrics::{Metrics, MetricsConfig};
 use crate::telemetry::spans::Tracer;
 use crate::testing::traffic::lookup;
 use crate::testing::{START, caller, heartbeat, key, register, trace};
+use crate::watch::Hub;
 
 /// Reads until the value is the wanted one; gives up after some ten seconds and shows the last one.
 pub(super) fn eventually<T: Debug>(read: impl Fn() -> T, wanted: impl Fn(&T) -> bool) -> T {
@@ -173,6 +174,7 @@ impl Rig {
         let running = start(
             Box::new(gated),
             Arc::clone(&projection),
+            Hub::new(Arc::clone(&projection)),
             Arc::clone(&clock) as Arc<dyn Clock>,
             telemetry,
             &config,
@@ -190,8 +192,10 @@ impl Rig {
     pub(super) async fn refusal(log: MemoryLog, clock: Arc<ManualClock>) -> String {
         let telemetry =
             Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
+        let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let running =
-            start(Box::new(log), Arc::default(), clock, telemetry, &Config::default()).unwrap();
+            start(Box::new(log), projection, hub, clock, telemetry, &Config::default()).unwrap();
         assert_eq!(running.readiness.settled().await, Phase::Failed);
         let refusal = running.stop().expect_err("it never served");
         std::error::Error::source(&refusal).map_or_else(String::new, ToString::to_string)

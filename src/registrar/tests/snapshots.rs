@@ -16,6 +16,7 @@ use crate::registrar::{Config, Phase, Running, Telemetry, start};
 use crate::telemetry::metrics::{Metrics, MetricsConfig};
 use crate::telemetry::spans::Tracer;
 use crate::testing::{START, deregister, key, trace};
+use crate::watch::Hub;
 
 /// An instance, the revision of its service, its incarnation, and what is known of its life.
 type Published = (InstanceKey, Seq, Seq, Life);
@@ -101,9 +102,15 @@ async fn start_on(dir: &std::path::Path) -> Result<Vec<Published>, String> {
     let telemetry =
         Telemetry { metrics: Metrics::new(&MetricsConfig::default()), tracer: Tracer::off() };
     let clock = ManualClock::new(START);
-    let running: Running =
-        start(Box::new(log), Arc::clone(&projection), clock, telemetry, &Config::default())
-            .unwrap();
+    let running: Running = start(
+        Box::new(log),
+        Arc::clone(&projection),
+        Hub::new(Arc::clone(&projection)),
+        clock,
+        telemetry,
+        &Config::default(),
+    )
+    .unwrap();
     let phase = running.readiness.settled().await;
     let seen = published(&projection);
     running.stop().map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ mod http;
 mod process;
 mod registry;
 mod source;
+mod watch;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ pub use self::registry::{
 };
 use self::source::Source;
 pub use self::source::{Family, Grid};
+pub use self::watch::{WatchMetrics, Watching};
 use super::names::{self, ContextResult, Kind, SpanResult, label};
 /// The handles that the groups hand out, so that other modules need not name the crate.
 pub use ::metrics::{Counter, Histogram};
@@ -76,6 +78,8 @@ pub struct Metrics {
     pub log: LogMetrics,
     /// The state: instances, lookups, heartbeats, expiries.
     pub registry: RegistryMetrics,
+    /// Long polls and streams.
+    pub watch: WatchMetrics,
     /// The last replay.
     pub replay: ReplayMetrics,
     /// The background work on the log.
@@ -119,6 +123,7 @@ impl Metrics {
             http: HttpMetrics::new(&source),
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
+            watch: WatchMetrics::new(&source),
             replay: ReplayMetrics::new(&source),
             keeper: KeeperMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),

@@ -10,12 +10,13 @@ use std::ops::RangeInclusive;
 use super::gaps;
 use super::scan::{ChangeScan, TrafficScan, Wanted};
 use crate::domain::event::Class;
-use crate::domain::{Change, Seq, Timestamp};
+use crate::domain::{Seq, Timestamp};
 use crate::history::{EventId, EventPage, EventQuery, Missing, Moment, Order, Position, Record};
+use crate::log::ReadError;
+use crate::log::record::{of_change as change_record, of_traffic as traffic_record};
 use crate::log::sqlite::reader::storage;
 use crate::log::sqlite::rows::{self, Marks};
 use crate::log::sqlite::{Reader, archive::scan};
-use crate::log::{Numbered, ReadError, blocks, codec};
 
 /// What the query wants, in the words of both classes.
 fn wanted(query: &EventQuery) -> Wanted<'_> {
@@ -187,38 +188,4 @@ fn missing(
         missing.extend(gaps::damaged(reader, class, first, stream.holes()));
     }
     Ok(missing)
-}
-
-pub(super) fn change_record(change: &Change) -> Record {
-    let key = change.event.key();
-    Record {
-        id: EventId::Change(change.seq.0),
-        seq: change.seq,
-        at: change.at,
-        kind: change.event.kind(),
-        namespace: key.map(|key| key.service.namespace.as_str().into()),
-        service: key.map(|key| key.service.service.as_str().into()),
-        instance: key.map(|key| key.instance.as_str().into()),
-        caller: change.caller.as_deref().map(Into::into),
-        trace: change.trace,
-        cause: change.cause,
-        data: codec::encode_event(&change.event).into(),
-    }
-}
-
-pub(super) fn traffic_record(numbered: &Numbered) -> Record {
-    let Numbered { number, traffic } = numbered;
-    Record {
-        id: EventId::Traffic(*number),
-        seq: traffic.seen,
-        at: traffic.at,
-        kind: traffic.detail.kind(),
-        namespace: traffic.namespace.as_ref().map(|name| name.as_str().into()),
-        service: traffic.service.as_ref().map(|name| name.as_str().into()),
-        instance: traffic.instance.as_ref().map(|name| name.as_str().into()),
-        caller: Some((*traffic.caller).into()),
-        trace: traffic.trace,
-        cause: None,
-        data: blocks::data_of(&traffic.detail).into(),
-    }
 }

@@ -19,6 +19,7 @@ use crate::history::{Order, Reason};
 use crate::log::ChangeLog as _;
 use crate::log::blocks;
 use crate::log::contract::{Disk, Place as _, changes_of};
+use crate::log::record::{of_change, of_traffic};
 use crate::log::sqlite::derive::{Deriver, Sizes};
 use crate::log::sqlite::rows;
 use crate::testing::history::{Step, histories};
@@ -68,10 +69,7 @@ fn all_records(disk: &Disk) -> [Vec<Record>; 2] {
     let reader = Reader::open(&disk.database()).unwrap();
     let changes = reader.changes(Seq(1), 10_000).unwrap();
     let traffic = reader.traffic(1, 10_000).unwrap();
-    [
-        changes.iter().map(page::change_record).collect(),
-        traffic.iter().map(page::traffic_record).collect(),
-    ]
+    [changes.iter().map(of_change).collect(), traffic.iter().map(of_traffic).collect()]
 }
 
 /// Whether somebody who reads every event takes this one.

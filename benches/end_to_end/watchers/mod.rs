@@ -1,0 +1,177 @@
+//! Ten thousand who wait: long polls of one service and streams on one server, and from the acknowledgement of a
+//! change to the first byte of the first and of the last of them; beside a bare axum server that wakes as many with
+//! the same bytes. And what a watcher costs while it waits.
+//!
+//! The driver's own work, to read as many answers on the same cores, is in both.
+
+mod bare;
+mod crowd;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(crate) use bare::Waiting;
+use crowd::Crowd;
+
+use crate::Failure;
+use crate::fleet;
+use crate::http1::Client;
+use crate::options::Options;
+use crate::servers::{Server, await_that, pin_driver};
+use crate::work::Work;
+
+/// The file with the event that the bare server streams.
+pub(crate) const EVENT: &str = "event.txt";
+
+const LIST: &str = "/v1/services/service-00000/instances";
+
+/// How the servers are asked.
+#[derive(Debug, Clone, Copy)]
+struct Paths {
+    poll: &'static str,
+    stream: &'static str,
+    change: &'static str,
+}
+
+const ROLLCALL: Paths = Paths {
+    poll: LIST,
+    stream: "/v1/watch",
+    change: "/v1/services/service-00000/instances/instance-00000",
+};
+const BARE: Paths = Paths { poll: "/bare/poll", stream: "/bare/stream", change: "/bare/change" };
+
+/// What one server did.
+#[derive(Debug, Default)]
+struct Measured {
+    first: Vec<Duration>,
+    last: Vec<Duration>,
+    idle_bytes: Option<u64>,
+}
+
+/// Measures both servers in turn and prints the figures.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    if options.pin {
+        pin_driver()?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let dir = tempfile::tempdir_in(&options.dir)?;
+    let server = Server::rollcall(dir.path(), options)?;
+    fleet::register(server.address, options, 1, options.instances)?;
+    keep_bodies(server.address, dir.path())?;
+    let count = |address: SocketAddr| -> Result<usize, Failure> {
+        let (_, page) = Client::open(address)?.get("/metrics")?;
+        let lines = page.lines().filter(|line| line.starts_with("rollcall_watchers{"));
+        let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+        Ok(counts.sum())
+    };
+    let rollcall = runtime.block_on(measure(&server, ROLLCALL, options, count))?;
+    server.end()?;
+    let server = Server::bare(dir.path(), options)?;
+    let count = |address: SocketAddr| -> Result<usize, Failure> {
+        Ok(Client::open(address)?.get("/bare/waiting")?.1.trim().parse()?)
+    };
+    let bare = runtime.block_on(measure(&server, BARE, options, count))?;
+    drop(server);
+    show(options, rollcall, bare)
+}
+
+/// Keeps the bytes that the bare server is to answer.
+fn keep_bodies(address: SocketAddr, dir: &Path) -> Result<(), Failure> {
+    let mut client = Client::open(address)?;
+    let list = client.get(LIST)?.1;
+    std::fs::write(dir.join(Work::Lookup.file()), &list)?;
+    let one = client.get(ROLLCALL.change)?.1;
+    std::fs::write(dir.join(Work::Registration.file()), &one)?;
+    std::fs::write(dir.join(Work::Heartbeat.file()), "{}")?;
+    // About what a registration is told as; the registry's own text has a few fields more.
+    std::fs::write(dir.join(EVENT), format!("id: 42\nevent: registered\ndata: {one}\n\n"))?;
+    Ok(())
+}
+
+async fn measure(
+    server: &Server,
+    paths: Paths,
+    options: &Options,
+    count: impl Fn(SocketAddr) -> Result<usize, Failure>,
+) -> Result<Measured, Failure> {
+    let before = server.resident_bytes();
+    let mut writer = Client::open(server.address)?;
+    let mut crowd = Crowd::gather(server.address, paths.poll, paths.stream, options).await?;
+    let all = options.watchers + options.streams;
+    let mut measured = Measured::default();
+    // One round warms up.
+    for round in 0..=options.rounds {
+        tokio::task::block_in_place(|| {
+            await_that("all wait", || Ok(count(server.address)? == all))
+        })?;
+        if round == 0
+            && let (Some(before), Some(now)) = (before, server.resident_bytes())
+        {
+            measured.idle_bytes = Some(now.saturating_sub(before) / all as u64);
+        }
+        let body = format!(
+            "{{\"address\":\"10.1.0.0\",\"port\":8080,\"version\":\"{}\",\"ttl\":\"24h\",\
+             \"tags\":[],\"metadata\":{{}}}}",
+            10_000_001 + round
+        );
+        let request = format!(
+            "PUT {} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            paths.change,
+            body.len()
+        );
+        // On a thread of its own, so that the acknowledgement does not wait behind the answers of the crowd.
+        let (answer, acknowledged) = tokio::task::block_in_place(|| {
+            let answer = writer.exchange(request.as_bytes());
+            (answer, now())
+        });
+        let answer = answer?;
+        if answer.status != 200 {
+            return Err(format!("the change was answered {}", answer.status).into());
+        }
+        let (first, last) = crowd.told().await?;
+        if round > 0 {
+            measured.first.push(first.saturating_duration_since(acknowledged));
+            measured.last.push(last.saturating_duration_since(acknowledged));
+        }
+        crowd.again();
+    }
+    Ok(measured)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement of real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn show(options: &Options, rollcall: Measured, bare: Measured) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    let Options { watchers, streams, rounds, .. } = options;
+    writeln!(
+        out,
+        "{watchers} long polls and {streams} streams, {rounds} rounds: median (lowest to highest)"
+    )?;
+    let mut line = |what: &str, mut times: Vec<Duration>| -> Result<f64, Failure> {
+        times.sort_unstable();
+        let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
+        let median = ms(times.get(times.len() / 2));
+        let (low, high) = (ms(times.first()), ms(times.last()));
+        writeln!(out, "{what:<28} {median:8.2} ms ({low:.2} to {high:.2})")?;
+        Ok(median)
+    };
+    line("rollcall, ack to first byte", rollcall.first)?;
+    let ours = line("rollcall, ack to last", rollcall.last)?;
+    line("bare, ack to first byte", bare.first)?;
+    let theirs = line("bare, ack to last", bare.last)?;
+    writeln!(out, "last, rollcall over bare     {:8.2}", ours / theirs)?;
+    for (name, measured) in [("rollcall", rollcall.idle_bytes), ("bare", bare.idle_bytes)] {
+        if let Some(bytes) = measured {
+            #[expect(clippy::cast_precision_loss, reason = "some kilobytes")]
+            let kib = bytes as f64 / 1024.0;
+            writeln!(out, "{name}, resident per idle watcher {kib:5.1} KiB")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! A lookup that waits: answered as soon as the service's revision is above the one that the client holds, else at
+//! the end of its time with what there is.
+//!
+//! It works for a service that does not exist yet. What is answered, and the event of it, is the lookup's own; the
+//! event says besides what was held. A client that goes away while it waits leaves nothing behind.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::faults::Faults;
+use super::query::Query;
+use super::scope::Scope;
+use super::spec::{Parameter, Shape};
+use super::{Api, Shared};
+use crate::clock::Monotonic;
+use crate::domain::limits::{WAIT_DEFAULT, WAIT_MAX};
+use crate::domain::{Millis, Seq, ServiceKey};
+use crate::telemetry::names::{Transport, WatchOutcome};
+use crate::telemetry::signals;
+use crate::watch::Woken;
+
+/// `after`
+pub(super) const AFTER: Parameter = Parameter::new(
+    "after",
+    "Wait for a revision above this one; 0 waits for a service that does not exist yet.",
+    Shape::Text(20),
+);
+/// `wait`
+pub(super) const WAIT: Parameter =
+    Parameter::new("wait", "How long to wait, up to 10m; 30s if absent.", Shape::Text(20));
+
+/// What a long poll asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    after: Seq,
+    limit: Duration,
+}
+
+/// A wait that is over.
+#[derive(Debug)]
+pub(super) struct Waited {
+    /// The revision that the client said it held.
+    pub(super) held: Seq,
+    /// When the change that it waited for was found durable.
+    durable: Option<Monotonic>,
+}
+
+impl Waited {
+    /// The answer is on its way.
+    pub(super) fn told(&self, api: &Api) {
+        if let Some(durable) = self.durable {
+            let elapsed = Duration::from_micros(api.clock.monotonic().micros_since(durable));
+            signals::watcher_told(&api.metrics.watch, Transport::LongPoll, elapsed);
+        }
+    }
+}
+
+/// Reads what a lookup says of waiting; none if it does not wait.
+pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<Wait> {
+    let (after, wait) = (query.get("after"), query.get("wait"));
+    if query.get("at").is_some() {
+        for name in ["after", "wait"].into_iter().filter(|name| query.get(name).is_some()) {
+            faults.invalid(name, "the past does not change: leave it out, or at");
+        }
+        return None;
+    }
+    let limit = wait.map_or(Some(WAIT_DEFAULT), |text| match Millis::parse(text) {
+        Ok(wait) if wait <= WAIT_MAX => Some(wait),
+        Ok(wait) => {
+            faults.invalid("wait", format!("must be at most {WAIT_MAX}, was {wait}"));
+            None
+        }
+        Err(error) => {
+            faults.malformed("wait", error.to_string());
+            None
+        }
+    });
+    let Some(after) = after else {
+        if wait.is_some() {
+            faults.invalid("wait", "needs after, the revision that is held");
+        }
+        return None;
+    };
+    match after.parse() {
+        Ok(after) if after <= head.0 => {
+            Some(Wait { after: Seq(after), limit: limit?.to_duration() })
+        }
+        Ok(_) => {
+            let message = format!("must not be above the present version, which is {head}");
+            faults.invalid("after", message);
+            None
+        }
+        Err(_) => {
+            faults.malformed("after", "must be a revision: a whole number");
+            None
+        }
+    }
+}
+
+/// Waits. Boxed by its caller, so that lookups that do not wait need not hold the room for it.
+pub(super) async fn wait(api: &Shared, scope: &Scope, key: &ServiceKey, wait: Wait) -> Waited {
+    let Wait { after, limit } = wait;
+    let began = api.clock.monotonic();
+    scope.waits();
+    let waiting = api.hub.wait_for(key.clone());
+    let counted = api.metrics.watch.watching(Transport::LongPoll);
+    let woken = waiting.above(after, Instant::now() + limit).await;
+    drop(counted);
+    let idle = Duration::from_micros(api.clock.monotonic().micros_since(began));
+    let outcome = match woken {
+        Woken::Changed => WatchOutcome::Changed,
+        Woken::Unchanged => WatchOutcome::Unchanged,
+        Woken::Closing => WatchOutcome::Shutdown,
+    };
+    scope.waited(outcome, idle);
+    // A change that came before it waited was not waited for.
+    let durable = waiting.durable().filter(|at| woken == Woken::Changed && *at >= began);
+    Waited { held: after, durable }
+}
