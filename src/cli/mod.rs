@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, who answers it, and with which exit code it ends.
 //!
 //! Each command is a module with its arguments and a `run`. Commands that look at a registry are clients of its HTTP
-//! contract like any other program; only `serve`, `verify` and `events --data` reach into the server's own modules, each
+//! contract like any other program; only `serve`, `replay`, `verify` and `events --data` reach into the server's own modules, each
 //! in one function. Output goes through the writers that [`run`] was given, so that a broken pipe is an ordinary end
 //! and tests can read it. Called by `main`.
 
@@ -10,6 +10,7 @@ mod interrupt;
 mod output;
 mod query;
 mod register;
+mod replay;
 mod serve;
 mod verify;
 
@@ -61,6 +62,8 @@ enum Command {
     Events(events::Args),
     /// Check a log for damage: numbers, checksums, invariants
     Verify(verify::Args),
+    /// Walk through the past: a read-only registry in which what was recorded happens again
+    Replay(replay::Args),
     /// Ask whether a registry is ready; for the health check of a container
     Health(query::HealthArgs),
     /// Write the completions of a shell to standard output
@@ -158,6 +161,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
         Command::Verify(args) => verify::run(&args, out, errors),
+        Command::Replay(args) => replay::run(args, out, errors).await,
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),
     };

@@ -18,5 +18,6 @@ mod lifecycle;
 mod lines;
 mod metrics;
 mod readme;
+mod replay;
 mod restart;
 mod tracing;

@@ -11,6 +11,8 @@
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
+mod replay;
+
 use std::fmt::Debug;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -37,6 +39,8 @@ use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
 use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
+
+pub use replay::{Replay, ReplayError, ReplayParts};
 
 /// How often the metrics' samples are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -134,6 +138,9 @@ impl App {
             &registrar_config(settings),
         )
         .map_err(|source| Error::System { what: "can't start the registrar's thread", source })?;
+        let mut config = http_config(settings);
+        // A link to where no span ever arrives would lead nowhere.
+        config.trace_url = config.trace_url.filter(|_| tracer.is_on());
         let api = http::Api::new(http::Parts {
             projection,
             registrar: registrar.handle.clone(),
@@ -141,9 +148,10 @@ impl App {
             metrics,
             tracer,
             log_id,
-            config: http_config(settings),
+            config,
             readiness: registrar.readiness.clone(),
             history: Arc::clone(&history),
+            replay: None,
         });
         let http_config = http_config(settings);
         Ok(Self { address, listener, api, registrar, history, telemetry, http_config })
