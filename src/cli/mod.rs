@@ -8,6 +8,7 @@
 mod events;
 mod interrupt;
 mod output;
+mod past;
 mod query;
 mod register;
 mod replay;
@@ -60,6 +61,20 @@ enum Command {
     Deregister(register::DeregisterArgs),
     /// Show what happened, and with --follow what happens
     Events(events::Args),
+    /// Show the events of a trace
+    Trace(past::TraceArgs),
+    /// Show the registry as it was at an instant
+    At(past::AtArgs),
+    /// Show what changed between two instants
+    Diff(past::DiffArgs),
+    /// Show the lives of an instance
+    History(past::HistoryArgs),
+    /// Say why an instance left, or why it stands as it does
+    Why(past::WhyArgs),
+    /// Show who was handed an instance that was dead already
+    Impact(past::ImpactArgs),
+    /// Show who looks up whom
+    Graph(past::GraphArgs),
     /// Check a log for damage: numbers, checksums, invariants
     Verify(verify::Args),
     /// Walk through the past: a read-only registry in which what was recorded happens again
@@ -160,6 +175,13 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
+        Command::Trace(args) => past::trace(args, out, errors).await,
+        Command::At(args) => past::at(args, out, errors).await,
+        Command::Diff(args) => past::diff(args, out).await,
+        Command::History(args) => past::history(args, out).await,
+        Command::Why(args) => past::why(args, out, errors).await,
+        Command::Impact(args) => past::impact(args, out, errors).await,
+        Command::Graph(args) => past::graph(args, out).await,
         Command::Verify(args) => verify::run(&args, out, errors),
         Command::Replay(args) => replay::run(args, out, errors).await,
         Command::Health(args) => query::health(args, out).await,

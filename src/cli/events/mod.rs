@@ -218,7 +218,7 @@ fn show(out: &mut dyn Write, form: Output, event: &Event) -> io::Result<()> {
 }
 
 /// One line for people: time, id, kind, whom it is about, who asked, in which trace, and what else it says.
-fn line(event: &Event) -> String {
+pub(super) fn line(event: &Event) -> String {
     let text = |field: &str| event.rest.get(field).and_then(Value::as_str);
     let about = match (text("service"), text("instance")) {
         (Some(service), Some(instance)) => format!("{service}/{instance}"),
