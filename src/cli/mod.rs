@@ -150,7 +150,7 @@ impl Error {
             Self::Client(client::Error::Address { .. } | client::Error::Name(_)) => Exit::Usage,
             Self::Client(error) => match error.status() {
                 Some(404 | 409 | 410 | 412) => Exit::No,
-                Some(400 | 413 | 422) => Exit::Usage,
+                Some(400 | 403 | 413 | 422) => Exit::Usage,
                 _ => Exit::Failed,
             },
             Self::Output(_) | Self::Failed { .. } => Exit::Failed,

@@ -204,7 +204,8 @@ async fn at_every_version_it_answers_what_was_answered_then() {
     let events = player.send("GET", "/v1/events?order=desc&limit=1000", None).await.json;
     let seen = events["events"].as_array().unwrap();
     assert!(seen.iter().all(|event| event["seq"].as_u64() <= Some(*seq)), "{events}");
-    assert!(seen.iter().any(|event| event["id"] == seq.to_string()), "{events}");
+    let id = seq.to_string();
+    assert!(seen.iter().any(|event| event["id"].as_str() == Some(id.as_str())), "{events}");
     let ahead = player.send("GET", &format!("/v1/events?since=@{}", seq + 1), None).await;
     assert_eq!(ahead.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", ahead.text);
     // An age is counted from the replayed present.

@@ -10,7 +10,7 @@ use crate::cli::output::{self, Output};
 use crate::cli::{Error, Exit, Registry};
 
 /// Traces of one caller that are shown; all of them are in the JSON.
-const TRACES_SHOWN: usize = 3;
+const TRACES_SHOWN: usize = 5;
 
 /// Arguments of `impact`.
 #[derive(Debug, clap::Args)]
