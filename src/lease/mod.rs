@@ -26,6 +26,8 @@ pub struct Lease {
     ttl: Millis,
     /// When it was granted in this run.
     granted_at: Monotonic,
+    /// Whether it stands for one of which nothing is known, in a registry that shows the past.
+    for_show: bool,
     /// Whether its instance was replayed from the log: what came before is known in wall time only.
     replayed: bool,
     word: Word,
@@ -42,11 +44,25 @@ impl Lease {
         Self {
             ttl,
             granted_at: now,
+            for_show: false,
             replayed: false,
             word: Word::new(now.0, Mark::Open),
             last_wall: AtomicI64::new(0),
             last_heartbeat: Mutex::new(None),
         }
+    }
+
+    /// The place of a lease in a registry that shows the past: how it stood then is not known, so that no answer may
+    /// show it.
+    #[must_use]
+    pub fn for_show(ttl: Millis) -> Self {
+        Self { for_show: true, ..Self::granted(ttl, Monotonic(0)) }
+    }
+
+    /// Whether nothing is known of it.
+    #[must_use]
+    pub fn is_for_show(&self) -> bool {
+        self.for_show
     }
 
     /// The lease of an instance that was replayed from the log. When it was renewed is not known on this
@@ -65,6 +81,7 @@ impl Lease {
         Self {
             ttl,
             granted_at: now,
+            for_show: false,
             replayed: true,
             word: Word::new(now.0, mark),
             last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),

@@ -170,10 +170,9 @@ fn place(archive: &dyn Archive, moment: Moment) -> Result<Place, history::Error>
     })
 }
 
-/// A lease for show: nothing renews it and nobody looks for its end.
-fn lease(clock: &dyn Clock) -> impl Fn(&Arc<Instance>) -> Lease {
-    let now = clock.monotonic();
-    move |instance| Lease::granted(instance.ttl, now)
+/// Nothing renews a lease here, and nobody looks for its end.
+fn lease(instance: &Arc<Instance>) -> Lease {
+    Lease::for_show(instance.ttl)
 }
 
 struct Engine {
@@ -263,7 +262,7 @@ impl Engine {
             drop(fold(&mut self.registry, change));
             touched.extend(change.event.key().map(|key| key.service.clone()));
         }
-        let published = self.publisher.publish(&self.registry, &touched, lease(&*self.clock));
+        let published = self.publisher.publish(&self.registry, &touched, lease);
         self.tape.reached(self.registry.head());
         self.telemetry.replayed(changes, &published.shifts, self.registry.head());
     }
@@ -272,7 +271,7 @@ impl Engine {
     fn rebuild(&mut self, place: Place) -> Result<(), history::Error> {
         self.registry = self.archive.state(place.seq)?;
         self.ahead.clear();
-        let published = self.publisher.replace(&self.registry, lease(&*self.clock));
+        let published = self.publisher.replace(&self.registry, lease);
         self.tape.jump(place);
         self.telemetry.replayed(&[], &published.shifts, self.registry.head());
         Ok(())

@@ -284,7 +284,11 @@ async fn it_changes_nothing_and_says_so() {
         assert_eq!(answer.json["type"], "/problems/read-only", "{method} {path}");
     }
     player.compare(&kept[2]).await;
-    assert_eq!(player.send("GET", instance, None).await.status, StatusCode::OK);
+    // How its lease stood then is not known, and is not made up.
+    let found = player.send("GET", instance, None).await;
+    assert_eq!((found.status, found.json.get("lease")), (StatusCode::OK, None), "{}", found.text);
+    let list = player.send("GET", "/v1/services/orders/instances?include=lease", None).await;
+    assert!(list.json["instances"][0].get("lease").is_none(), "{}", list.text);
 
     for (wish, status, field) in [
         (json!({}), 422, "(body)"),
