@@ -25,6 +25,7 @@ pub mod lease;
 pub mod log;
 pub mod projection;
 pub mod registrar;
+pub mod replay;
 pub mod rfc3339;
 pub mod telemetry;
 #[cfg(test)]

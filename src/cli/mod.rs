@@ -1,8 +1,9 @@
 //! The command line: what can be asked for, who answers it, and with which exit code it ends.
 //!
 //! Each command is a module with its arguments and a `run`. Commands that look at a registry are clients of its HTTP
-//! contract like any other program; only `serve`, `events --data` and those that are about the file of a log (`verify`,
-//! `backup`, `restore`, `export`, `import`) reach into the server's own modules, each in one function. Output goes through the writers that [`run`] was given, so that a broken pipe is an ordinary end
+//! contract like any other program; only `serve`, `replay`, `events --data` and those that are about the file of a log
+//! (`verify`, `backup`, `restore`, `export`, `import`) reach into the server's own modules, each in one function. Output
+//! goes through the writers that [`run`] was given, so that a broken pipe is an ordinary end
 //! and tests can read it. Called by `main`.
 
 mod backup;
@@ -11,9 +12,11 @@ mod export;
 mod import;
 mod interrupt;
 mod output;
+mod past;
 mod progress;
 mod query;
 mod register;
+mod replay;
 mod restore;
 mod serve;
 mod verify;
@@ -64,6 +67,20 @@ enum Command {
     Deregister(register::DeregisterArgs),
     /// Show what happened, and with --follow what happens
     Events(events::Args),
+    /// Show the events of a trace
+    Trace(past::TraceArgs),
+    /// Show the registry as it was at an instant
+    At(past::AtArgs),
+    /// Show what changed between two instants
+    Diff(past::DiffArgs),
+    /// Show the lives of an instance
+    History(past::HistoryArgs),
+    /// Say why an instance left, or why it stands as it does
+    Why(past::WhyArgs),
+    /// Show who was handed an instance that was dead already
+    Impact(past::ImpactArgs),
+    /// Show who looks up whom
+    Graph(past::GraphArgs),
     /// Check a log for damage: numbers, checksums, invariants
     Verify(verify::Args),
     /// Copy the log of a registry, which may be running, to a file
@@ -74,6 +91,8 @@ enum Command {
     Export(export::Args),
     /// Make a data directory of an export
     Import(import::Args),
+    /// Walk through the past: a read-only registry in which what was recorded happens again
+    Replay(replay::Args),
     /// Ask whether a registry is ready; for the health check of a container
     Health(query::HealthArgs),
     /// Write the completions of a shell to standard output
@@ -145,7 +164,7 @@ impl Error {
             Self::Client(client::Error::Address { .. } | client::Error::Name(_)) => Exit::Usage,
             Self::Client(error) => match error.status() {
                 Some(404 | 409 | 410 | 412) => Exit::No,
-                Some(400 | 413 | 422) => Exit::Usage,
+                Some(400 | 403 | 413 | 422) => Exit::Usage,
                 _ => Exit::Failed,
             },
             Self::Output(_) | Self::Failed { .. } => Exit::Failed,
@@ -170,11 +189,19 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
+        Command::Trace(args) => past::trace(args, out, errors).await,
+        Command::At(args) => past::at(args, out, errors).await,
+        Command::Diff(args) => past::diff(args, out).await,
+        Command::History(args) => past::history(args, out).await,
+        Command::Why(args) => past::why(args, out, errors).await,
+        Command::Impact(args) => past::impact(args, out, errors).await,
+        Command::Graph(args) => past::graph(args, out).await,
         Command::Verify(args) => verify::run(&args, out, errors),
         Command::Backup(args) => backup::run(&args, out, errors),
         Command::Restore(args) => restore::run(&args, out, errors),
         Command::Export(args) => export::run(&args, out, errors),
         Command::Import(args) => import::run(&args, out, errors),
+        Command::Replay(args) => replay::run(args, out, errors).await,
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),
     };

@@ -46,8 +46,8 @@ fn the_exit_code_tells_no_from_wrong_from_failed() {
         Error::Client(client::Error::Refused(Box::new(problem))).exit()
     };
     assert_eq!(
-        [404, 409, 422, 400, 503, 500].map(refused),
-        [Exit::No, Exit::No, Exit::Usage, Exit::Usage, Exit::Failed, Exit::Failed]
+        [404, 410, 403, 422, 400, 503, 500].map(refused),
+        [Exit::No, Exit::No, Exit::Usage, Exit::Usage, Exit::Usage, Exit::Failed, Exit::Failed]
     );
 }
 

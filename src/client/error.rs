@@ -87,6 +87,19 @@ pub struct Problem {
     pub trace_id: Option<String>,
     /// Each refused field.
     pub errors: Vec<FieldError>,
+    /// Where history begins, if what was asked for is older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Oldest>,
+}
+
+/// The oldest version that can still be told.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Oldest {
+    /// Its number.
+    pub seq: u64,
+    /// When it began.
+    pub at: String,
 }
 
 /// What is wrong with one field.
@@ -112,14 +125,17 @@ impl Problem {
         problem
     }
 
-    fn remedy(&self) -> Option<&'static str> {
-        match self.status {
-            404 if self.r#type.ends_with("unknown-service") => {
-                Some("`rollcall services` lists those that exist")
+    fn remedy(&self) -> Option<String> {
+        Some(match (self.status, &self.oldest) {
+            (404, _) if self.r#type.ends_with("unknown-service") => {
+                "`rollcall services` lists those that exist".to_owned()
             }
-            429 | 503 => Some("try again in a moment"),
-            _ => None,
-        }
+            (410, Some(Oldest { seq, at })) => {
+                format!("the oldest instant that can be asked for is @{seq}, of {at}")
+            }
+            (429 | 503, _) => "try again in a moment".to_owned(),
+            _ => return None,
+        })
     }
 }
 
@@ -158,6 +174,18 @@ mod tests {
         let body = br#"{"title":"Refused","errors":[{"field":"port","message":"must be 1 to 65535, was 0"}]}"#;
         let problem = Problem::from_answer(StatusCode::UNPROCESSABLE_ENTITY, body);
         assert_eq!(problem.to_string(), "Refused (status 422)\n  port must be 1 to 65535, was 0");
+    }
+
+    #[test]
+    fn history_that_is_gone_says_where_it_begins() {
+        let body = br#"{"type":"/problems/history-gone","title":"History that old is not kept",
+            "oldest":{"seq":41,"at":"2026-11-21T08:00:00.000000Z"}}"#;
+        let problem = Problem::from_answer(StatusCode::GONE, body);
+        assert_eq!(
+            problem.to_string(),
+            "History that old is not kept (status 410)\n\
+             the oldest instant that can be asked for is @41, of 2026-11-21T08:00:00.000000Z"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod error;
 mod lease;
+mod past;
 mod watch;
 mod wire;
 
@@ -17,8 +18,9 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use error::{Error, FieldError, Problem};
+pub use error::{Error, FieldError, Oldest, Problem};
 pub use lease::{Lease, Renewed};
+pub use past::{Parameters, Past};
 pub use watch::{Notice, Watch, WatchQuery};
 pub use wire::{
     Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
@@ -206,14 +208,21 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
-        let unreadable = |why: String| Error::Unreadable { url: self.url().to_owned(), why };
-        let body = self
-            .answer(request)
-            .await?
-            .bytes()
-            .await
-            .map_err(|error| unreadable(chain(&error.without_url())))?;
-        serde_json::from_slice(&body).map_err(|error| unreadable(error.to_string()))
+        self.read(self.answer(request).await?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
+        let body = self.bytes(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.unreadable(error.to_string()))
+    }
+
+    async fn bytes(&self, response: Response) -> Result<Vec<u8>, Error> {
+        let body = response.bytes().await;
+        Ok(body.map_err(|error| self.unreadable(chain(&error.without_url())))?.into())
+    }
+
+    fn unreadable(&self, why: String) -> Error {
+        Error::Unreadable { url: self.url().to_owned(), why }
     }
 }
 

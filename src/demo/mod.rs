@@ -150,6 +150,9 @@ async fn play(
     while let Ok(happening) = tellings.try_recv() {
         story.tell(out, &happening)?;
     }
+    if world.registry.stays() {
+        story.end(out)?;
+    }
     Ok(if args.duration.is_some() && served == 0 { Exit::No } else { Exit::Done })
 }
 

@@ -54,6 +54,11 @@ pub(super) async fn start_own(folder: PathBuf) -> Result<Registry, Error> {
 }
 
 impl Registry {
+    /// Whether it goes on when the demo has ended.
+    pub(super) fn stays(&self) -> bool {
+        self.own.is_none()
+    }
+
     /// Its address.
     pub(super) fn url(&self) -> &str {
         &self.url

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::cli::{table, write_table};
-use crate::client::Event;
+use crate::client::{DEFAULT_URL, Event};
 use crate::telemetry::propagation::TraceId;
 
 use super::fleet::{Fleet, SERVICES};
@@ -55,6 +55,8 @@ impl Telling {
 /// The teller.
 pub(super) struct Story {
     began: Instant,
+    /// What commands need to find the registry: nothing, where they would find it by themselves.
+    flag: String,
     /// How often each dead instance was handed out since it died.
     handed: HashMap<String, u64>,
     /// The members whom the registry does not answer.
@@ -76,12 +78,37 @@ impl Story {
             let calls = if peers.is_empty() { peers } else { format!("  calls {peers}") };
             writeln!(out, "{id:<12} http://{authority}{calls}")?;
         }
+        let flag = if url == DEFAULT_URL { String::new() } else { format!(" --url {url}") };
         writeln!(out, "\ntry:")?;
         writeln!(out, "  curl -s {url}/v1/services/orders/instances")?;
-        writeln!(out, "  curl -s '{url}/v1/events?kind=expired&order=desc&limit=1'")?;
-        writeln!(out, "  rollcall events --url {url} --follow --service orders\n")?;
+        writeln!(out, "  rollcall events{flag} --follow --service orders")?;
+        writeln!(
+            out,
+            "\nand once somebody has died, not knowing more than the name of a service:"
+        )?;
+        for line in Self::questions("orders", &flag) {
+            writeln!(out, "  {line}")?;
+        }
+        writeln!(out)?;
         out.flush()?;
-        Ok(Self { began: Instant::now(), handed: HashMap::new(), silent: HashSet::new() })
+        let (handed, silent) = (HashMap::new(), HashSet::new());
+        Ok(Self { began: Instant::now(), flag, handed, silent })
+    }
+
+    /// The two commands that lead from the name of a service to a failed call.
+    fn questions(service: &str, flag: &str) -> [String; 2] {
+        [format!("rollcall why {service}{flag}"), format!("rollcall impact {service}{flag}")]
+    }
+
+    /// Says what can still be asked when the demo has ended, of a registry that goes on.
+    pub(super) fn end(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "\nthe registry remembers: what happened here can still be asked")?;
+        let flag = &self.flag;
+        for line in Self::questions("orders", flag) {
+            writeln!(out, "  {line}")?;
+        }
+        writeln!(out, "  rollcall diff --from -5m{flag}\n  rollcall graph{flag}")?;
+        out.flush()
     }
 
     /// Tells one happening.
@@ -108,13 +135,18 @@ impl Story {
             }
             Happening::Expired { instance, after, event } => {
                 let handed = self.handed.remove(instance).unwrap_or(0);
+                let service = event.rest.get("service").and_then(Value::as_str).unwrap_or("orders");
+                let [why, impact] = Self::questions(service, &self.flag);
                 let data = |field: &str| event.rest.get("data").and_then(|data| data.get(field));
                 let gap_ms = data("gap_ms").and_then(Value::as_u64).unwrap_or(0);
                 let ttl = data("ttl").and_then(Value::as_str).unwrap_or("its ttl");
                 let (id, after) = (&event.id, after.as_secs_f64());
                 format!(
                     "expired      {instance}, {after:.1} s after its death: no heartbeat for {gap_ms} ms, ttl {ttl} \
-                     (event {id}); {handed} calls met the dead one meanwhile"
+                     (event {id}); {handed} calls met the dead one meanwhile\n\
+                     {:>10} ask          {why}\n\
+                     {:>10} ask          {impact}",
+                    "", ""
                 )
             }
             Happening::Registered { instance, authority, incarnation } => {

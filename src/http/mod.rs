@@ -37,6 +37,7 @@ mod past;
 mod problem;
 mod query;
 mod registration;
+mod replay;
 mod router;
 mod scope;
 mod sd;
@@ -95,7 +96,7 @@ pub struct Config {
     pub log_requests: bool,
     /// What is kept of the past, to be shown.
     pub policy: Policy,
-    /// Where a trace can be seen, with `{trace_id}` and `{span_id}` in it.
+    /// Where a trace can be seen, with `{trace_id}` and `{span_id}` in it; none where spans go nowhere.
     pub trace_url: Option<String>,
 }
 
@@ -139,6 +140,8 @@ pub struct Parts {
     pub history: Arc<dyn Archive>,
     /// Where changes are waited for.
     pub hub: Arc<Hub>,
+    /// What steers it, if this registry replays the past.
+    pub replay: Option<crate::replay::Handle>,
 }
 
 /// What every handler holds.
@@ -211,9 +214,9 @@ impl Api {
         Ok(answer.map_err(|_| Problem::Internal)??)
     }
 
-    /// Where the trace of an event can be seen; none if spans go nowhere or no place is set.
+    /// Where the trace of an event can be seen; none if no place is set.
     fn trace_url(&self, trace: TraceRef) -> Option<String> {
-        let template = self.config.trace_url.as_deref().filter(|_| self.tracer.is_on())?;
+        let template = self.config.trace_url.as_deref()?;
         let trace_id = TraceId::from_bytes(trace.trace_id)?.to_string();
         let span_id = SpanId::from_bytes(trace.span_id)?.to_string();
         Some(template.replace("{trace_id}", &trace_id).replace("{span_id}", &span_id))

@@ -46,6 +46,10 @@ pub(super) enum Problem {
     UnknownEvent,
     /// The instance has not left, as far as the log knows.
     NoDeparture { lives: bool },
+    /// This registry shows the past, which nothing changes.
+    ReadOnly,
+    /// This registry is a living one: there is no replay to steer.
+    NotAReplay,
     /// `if-none-match: *`, and the id is in use.
     InUse { incarnation: Seq },
     /// `if-match`, and the instance has changed or left.
@@ -90,6 +94,9 @@ impl Problem {
             Self::InvalidCursor { .. } => {
                 (400, "invalid-cursor", "The cursor is not one of this list")
             }
+            // Not 405: it is not this path that lacks the method, the whole registry takes no change.
+            Self::ReadOnly => (403, "read-only", "The past can't be changed"),
+            Self::NotAReplay => (404, "not-a-replay", "This registry is no replay"),
             Self::UnknownPath => (404, "unknown-path", "There is nothing at this path"),
             Self::UnknownService => (404, "unknown-service", "The service is not known"),
             Self::UnknownInstance => (404, "unknown-instance", "The instance is not registered"),
@@ -133,6 +140,12 @@ impl Problem {
             Self::Malformed { detail } => detail.clone(),
             Self::InvalidRequest { .. } => "nothing was done; see errors for each part".into(),
             Self::InvalidCursor { detail } => (*detail).into(),
+            Self::ReadOnly => {
+                "this registry replays a log; send changes and heartbeats to the living one".into()
+            }
+            Self::NotAReplay => {
+                "it shows the present; `rollcall replay` starts one that can be steered".into()
+            }
             Self::UnknownPath => "see /openapi.json for all paths".into(),
             Self::UnknownService => {
                 "no service of this name was ever registered in this namespace".into()
@@ -199,6 +212,8 @@ impl Problem {
             Self::Malformed { .. }
             | Self::InvalidRequest { .. }
             | Self::InvalidCursor { .. }
+            | Self::ReadOnly
+            | Self::NotAReplay
             | Self::UnknownPath
             | Self::UnknownService
             | Self::UnknownInstance
@@ -330,6 +345,7 @@ impl From<Refused> for Problem {
             Refused::Slow(_) => Self::LogSlow,
             Refused::Failed { cause } => Self::LogFailed { cause: cause.to_string() },
             Refused::Stopping => Self::Stopping,
+            Refused::ReadOnly => Self::ReadOnly,
         }
     }
 }
@@ -343,6 +359,8 @@ fn examples() -> Vec<Problem> {
         Problem::Malformed { detail: "not JSON".into() },
         Problem::InvalidRequest { errors: errors.clone() },
         Problem::InvalidCursor { detail: "of another log" },
+        Problem::ReadOnly,
+        Problem::NotAReplay,
         Problem::UnknownPath,
         Problem::UnknownService,
         Problem::UnknownInstance,
@@ -390,6 +408,8 @@ mod tests {
                 "400 malformed-request",
                 "400 invalid-request",
                 "400 invalid-cursor",
+                "403 read-only",
+                "404 not-a-replay",
                 "404 unknown-path",
                 "404 unknown-service",
                 "404 unknown-instance",

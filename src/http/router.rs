@@ -11,8 +11,8 @@ use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
-    Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, registration, sd,
-    services, watch,
+    Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, registration,
+    replay, sd, services, watch,
 };
 use crate::telemetry::names;
 
@@ -24,12 +24,14 @@ pub(super) struct Resource {
     pub(super) operations: Vec<&'static Operation>,
     methods: MethodRouter<Shared>,
     produces: Option<&'static str>,
+    steers: bool,
 }
 
 impl Resource {
     fn at(path: &'static str) -> Self {
         let produces = Some("application/json");
-        Self { path, operations: Vec::new(), methods: MethodRouter::new(), produces }
+        let (operations, methods) = (Vec::new(), MethodRouter::new());
+        Self { path, operations, methods, produces, steers: false }
     }
 
     /// An operation and who does it.
@@ -52,6 +54,12 @@ impl Resource {
     /// Answers in this form.
     fn producing(mut self, media: &'static str) -> Self {
         self.produces = Some(media);
+        self
+    }
+
+    /// Changes how the past is shown and not the past: allowed where nothing else may be changed.
+    fn steering(mut self) -> Self {
+        self.steers = true;
         self
     }
 
@@ -88,6 +96,10 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/impact").on(&impact::IMPACT, impact::impact),
         Resource::at("/v1/graph").on(&graph::GRAPH, graph::graph).not_bargaining(),
         Resource::at("/v1/watch").on(&watch::WATCH, watch::watch).producing("text/event-stream"),
+        Resource::at("/v1/replay")
+            .on(&replay::POSITION, replay::position)
+            .on(&replay::STEER, replay::steer)
+            .steering(),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),
@@ -98,16 +110,22 @@ pub(super) fn resources() -> Vec<Resource> {
 
 /// The router over this API. Every path of it, and every path that is not there, answers within a scope.
 pub fn router(api: Arc<Api>) -> Router {
-    let scope = |template, produces, needs_state| ScopeLayer {
+    let scope = |template, produces, needs_state, steers| ScopeLayer {
         api: Arc::clone(&api),
-        route: Arc::new(Route { metrics: api.metrics.http.route(template), produces, needs_state }),
+        route: Arc::new(Route {
+            metrics: api.metrics.http.route(template),
+            produces,
+            needs_state,
+            steers,
+        }),
     };
     let mut router = Router::new();
     for resource in resources() {
-        let layer = scope(resource.path, resource.produces, resource.needs_state());
+        let layer =
+            scope(resource.path, resource.produces, resource.needs_state(), resource.steers);
         router = router.route(resource.path, resource.methods.layer(layer));
     }
     let nothing = any(async || Problem::UnknownPath);
-    let layer = scope(names::ROUTE_UNMATCHED, None, false);
+    let layer = scope(names::ROUTE_UNMATCHED, None, false, false);
     router.fallback_service(nothing.layer(layer).with_state(())).with_state(api)
 }

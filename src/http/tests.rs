@@ -82,6 +82,7 @@ impl Fixture {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             metrics,
             tracer,
+            replay: None,
             log_id: Uuid::from_u128(0x1f2e3d4c_0000_4000_8000_000000000000),
             config: Config::default(),
             readiness: running.readiness.clone(),

@@ -104,7 +104,7 @@ fn lease(lease: &Lease, clock: &dyn Clock) -> LeaseText {
     }
 }
 
-/// An instance with its lease.
+/// An instance with its lease; without one, where the past is shown.
 pub(super) fn with_lease(entry: &Entry, clock: &dyn Clock) -> Bytes {
     let mut out = BytesMut::new();
     put_with_lease(&mut out, entry, clock);
@@ -113,6 +113,9 @@ pub(super) fn with_lease(entry: &Entry, clock: &dyn Clock) -> Bytes {
 
 fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock) {
     let plain = entry.text(instance);
+    if entry.lease.is_for_show() {
+        return out.put_slice(plain);
+    }
     // The text ends with the brace that the lease goes before.
     out.put_slice(&plain[..plain.len() - 1]);
     out.put_slice(b",\"lease\":");

@@ -28,6 +28,8 @@ pub struct Lease {
     granted_at: Monotonic,
     /// The trace of the registration that began this life.
     registration: TraceRef,
+    /// Whether it stands for one of which nothing is known, in a registry that shows the past.
+    for_show: bool,
     /// Whether its instance was replayed from the log: what came before is known in wall time only.
     replayed: bool,
     word: Word,
@@ -45,6 +47,7 @@ impl Lease {
             ttl,
             granted_at: now,
             registration,
+            for_show: false,
             replayed: false,
             word: Word::new(now.0, Mark::Open),
             last_wall: AtomicI64::new(0),
@@ -61,6 +64,19 @@ impl Lease {
             last_heartbeat: Mutex::new(self.last_heartbeat()),
             ..Self::granted(ttl, now, self.registration)
         }
+    }
+
+    /// The place of a lease in a registry that shows the past: how it stood then is not known, so that no answer may
+    /// show it.
+    #[must_use]
+    pub fn for_show(ttl: Millis) -> Self {
+        Self { for_show: true, ..Self::granted(ttl, Monotonic(0), TraceRef::default()) }
+    }
+
+    /// Whether nothing is known of it.
+    #[must_use]
+    pub fn is_for_show(&self) -> bool {
+        self.for_show
     }
 
     /// The lease of an instance that was replayed from the log. When it was renewed is not known on this
@@ -81,6 +97,7 @@ impl Lease {
             ttl,
             granted_at: now,
             registration,
+            for_show: false,
             replayed: true,
             word: Word::new(now.0, mark),
             last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),

@@ -61,6 +61,36 @@ impl Publisher {
         &self.projection
     }
 
+    /// Publishes `registry` in the stead of what was published: services that it does not know are no longer known.
+    /// For a replay that jumps; the present of a living registry only moves on.
+    pub fn replace(
+        &self,
+        registry: &Registry,
+        grant: impl Fn(&Arc<Instance>) -> Lease,
+    ) -> Published {
+        let mut left = Published::default();
+        {
+            let mut index = self.projection.index.write();
+            index.retain(|key, cell| {
+                let stays = registry.service(key).is_some();
+                if !stays {
+                    let before = cell.view();
+                    self.projection.population.add(&before, -1);
+                    let nobody = ServiceView::new(key.clone(), before.revision, Box::default());
+                    left.shifts.extend(shifts(key, Some(&before), &nobody));
+                    left.ended.extend(before.entries.iter().cloned());
+                    self.projection.services.pin().remove(key);
+                }
+                stays
+            });
+        }
+        let all = registry.services().map(|(key, _)| key.clone()).collect();
+        let mut published = self.publish(registry, &all, grant);
+        published.shifts.append(&mut left.shifts);
+        published.ended.append(&mut left.ended);
+        published
+    }
+
     /// Publishes the services in `touched` as `registry` has them, then its head. `grant` makes the lease
     /// of an instance that needs a new one, and is shown the one before if it was of the same life.
     pub fn publish(

@@ -79,6 +79,9 @@ pub enum Refused {
     /// The registry is shutting down.
     #[error("the registry is shutting down")]
     Stopping,
+    /// The registry shows the past, which nothing changes.
+    #[error("the registry replays the past: it can be read and not changed")]
+    ReadOnly,
 }
 
 /// A note of the registry's own on its way to the log.
@@ -119,6 +122,8 @@ pub(super) struct Shared {
     pub(super) condition: Mutex<LogCondition>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) write_timeout: Duration,
+    /// Whether there is no registrar behind: changes are refused and traffic goes nowhere.
+    pub(super) read_only: bool,
 }
 
 impl Shared {
@@ -141,11 +146,36 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// The way to no registrar at all: changes are refused, traffic is taken and dropped. For a registry that shows
+    /// the past, where a lookup must leave no trace.
+    #[must_use]
+    pub fn read_only(clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared {
+            inbox: Inbox::new(0),
+            buffer: Buffer::new(0),
+            failed: AtomicBool::new(false),
+            condition: Mutex::new(LogCondition::Writable),
+            clock,
+            write_timeout: Duration::ZERO,
+            read_only: true,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Whether changes are refused because this registry shows the past.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only
+    }
+
     /// Sends a command and waits until its event is in the log and its effect can be read.
     ///
     /// # Errors
     /// [`Refused`]; after [`Refused::Slow`] the command may still take effect.
     pub async fn submit(&self, request: Request) -> Result<Applied, Refused> {
+        if self.shared.read_only {
+            return Err(Refused::ReadOnly);
+        }
         let (reply, answer) = oneshot::channel();
         let queued_at = self.shared.clock.wall();
         self.shared.inbox.push(QueuedCommand { request, queued_at, reply })?;
@@ -177,6 +207,9 @@ impl Handle {
     /// [`Refused::Slow`] if no place came free in time.
     pub async fn record(&self, event: QueuedTraffic) -> Result<(), Refused> {
         let shared = &*self.shared;
+        if shared.read_only {
+            return Ok(());
+        }
         let Err(event) = shared.buffer.try_push(event) else { return Ok(()) };
         shared.inbox.wake();
         let limit = shared.write_timeout;

@@ -106,6 +106,7 @@ pub fn start(
         condition: Mutex::new(LogCondition::Writable),
         clock,
         write_timeout: config.write_timeout,
+        read_only: false,
     });
     let handle = Handle { shared: Arc::clone(&shared) };
     let readiness = Readiness::default();

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::handle::Timings;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::event::{Event, Kind, StatusReason};
-use crate::domain::{Change, InstanceKey, Mode, Status, Timestamp, TraceRef};
+use crate::domain::{Change, InstanceKey, Mode, Seq, Status, Timestamp, TraceRef};
 use crate::log::AppendError;
 use crate::projection::{Projection, Shift};
 use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
@@ -103,7 +103,22 @@ impl Telemetry {
         self.insert_span(batch, timings, clock.monotonic());
     }
 
-    fn counted(&self, change: &Change, timings: &Timings, elapsed: Duration) {
+    /// Changes of the past have happened again, and `head` is the version that is shown. They are counted like new
+    /// ones, so that dashboards can look at a replay, and leave no line: they are nobody's news.
+    pub fn replayed(&self, changes: &[Change], shifts: &[Shift], head: Seq) {
+        let log = &self.metrics.log;
+        for change in changes {
+            self.counted_by_reason(change, Duration::ZERO);
+            let kind = event_kind(change.event.kind());
+            log.events.get(kind, event_outcome(change)).increment(1);
+        }
+        self.shifted(shifts);
+        set_count(&log.head_seq, head.0);
+        set_count(&log.projection_seq, head.0);
+    }
+
+    /// Counts what lease sweeps and heartbeats did; `delay` is how long it took to become durable.
+    fn counted_by_reason(&self, change: &Change, delay: Duration) {
         let registry = &self.metrics.registry;
         match &change.event {
             Event::StatusChanged { reason: StatusReason::LateHeartbeat, .. } => {
@@ -115,11 +130,15 @@ impl Telemetry {
             Event::Expired { overdue, .. } => {
                 registry.expiries.get(ExpiryReason::NoHeartbeat).increment(1);
                 let found_late = overdue.late.to_duration().as_secs_f64();
-                let lateness = found_late + seconds(change.at, timings.appended);
-                registry.expiry_lateness_seconds.record(lateness);
+                registry.expiry_lateness_seconds.record(found_late + delay.as_secs_f64());
             }
             _ => {}
         }
+    }
+
+    fn counted(&self, change: &Change, timings: &Timings, elapsed: Duration) {
+        let delay = seconds(change.at, timings.appended);
+        self.counted_by_reason(change, Duration::from_secs_f64(delay));
         let key = change.event.key();
         signals::changed(
             &self.metrics.log,

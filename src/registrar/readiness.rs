@@ -49,6 +49,14 @@ impl Default for Readiness {
 }
 
 impl Readiness {
+    /// That of a registry which has nothing to recover.
+    #[must_use]
+    pub fn at_once() -> Self {
+        let readiness = Self::default();
+        readiness.set(Phase::Ready);
+        readiness
+    }
+
     /// The phase now.
     #[must_use]
     pub fn phase(&self) -> Phase {

@@ -51,6 +51,11 @@ pub fn replaying(done: u64, total: u64) {
     info!(done, total, "replayed {done} of {total} changes");
 }
 
+/// A replay can't read what comes next. What it has shown so far goes on being answered.
+pub fn replay_stopped(error: &dyn Error) {
+    warn!("the replay stands still: {}", Chain(error));
+}
+
 /// Old traffic is not what was written. The registry serves all the same.
 pub fn traffic_damaged(place: &str, what: &str) {
     warn!(place, "{place} is damaged: {what}; last heartbeats before it are not known");

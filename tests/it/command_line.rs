@@ -312,6 +312,48 @@ async fn serve_prints_its_address_and_ends_when_told_to() {
     assert_eq!(again.terminate().code, 0, "told to end while it replays");
 }
 
+/// Registers an instance at a registry that may just be coming up.
+async fn register_at(url: &str, instance: &str) {
+    let path = format!("{url}/v1/services/orders/instances/{instance}");
+    let put = async || {
+        let body = r#"{"address": "10.0.0.7", "port": 8080, "ttl": "1h"}"#;
+        let request = reqwest::Client::new().put(&path).body(body);
+        request.send().await.map(|answer| answer.status().as_u16()).unwrap_or(0)
+    };
+    eventually("it registers", put, |status| *status == 201).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_follow_are_there_again_after_a_crash_of_the_registry() {
+    let data = TempDir::new().unwrap();
+    let mut server = Running::start(serve(data.path()));
+    let url = server.line();
+    register_at(&url, "orders-1").await;
+    let line = "events --follow --kind registered --output json --url";
+    let mut followers: Vec<Running> = [line]
+        .iter()
+        .map(|line| Running::start(rollcall(line.split(' ').chain([url.as_str()]))))
+        .collect();
+    let instance = |line: String| serde_json::from_str::<Value>(&line).unwrap()["instance"].clone();
+    for follower in &mut followers {
+        assert_eq!(instance(follower.line()), "orders-1");
+    }
+    // Killed, not told to stop.
+    drop(server);
+    let address = url.trim_start_matches("http://");
+    let mut again = rollcall(["serve", "--listen", address, "--data"]);
+    again.arg(data.path());
+    let mut server = Running::start(again);
+    assert_eq!(server.line(), url);
+    register_at(&url, "orders-2").await;
+    for mut follower in followers {
+        assert_eq!(instance(follower.line()), "orders-2", "the next one, and nothing twice");
+        let ended = follower.terminate();
+        assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
+    }
+    assert_eq!(server.terminate().code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_refuses_what_it_can_not_do() {
     let data = TempDir::new().unwrap();
@@ -349,6 +391,54 @@ async fn serve_refuses_what_it_can_not_do() {
         assert!(ended.errors.contains(variable) && ended.errors.contains(part), "{ended:?}");
     }
     assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 0, "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_prints_its_address_and_shows_the_past_beside_the_living() {
+    let server = Server::start().await;
+    server.register("orders", "orders-1", "15s").await;
+    server.advance(1_000);
+    server.register("orders", "orders-2", "15s").await;
+    let data = server.data.to_str().unwrap();
+    let replay = |more: &str| {
+        let line = format!("replay {data} --listen 127.0.0.1:0 {more}");
+        rollcall(line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut player = Running::start(replay("--from @3 --paused --speed 60x"));
+    let url = player.line();
+    let past = async |path: &str| -> Value {
+        reqwest::get(format!("{url}{path}")).await.unwrap().json().await.unwrap()
+    };
+    let position = past("/v1/replay").await;
+    assert_eq!(
+        (&position["state"], &position["speed"], &position["position"]["seq"]),
+        (&json!("paused"), &json!("60x"), &json!(3))
+    );
+    let then = past("/v1/services/orders/instances").await;
+    assert_eq!(then["instances"].as_array().unwrap().len(), 1, "{then}");
+    assert_eq!(server.offered("orders").await, ["orders-1", "orders-2"]);
+    // Commands ask it like any other registry.
+    let asked = run(rollcall(["lookup", "orders", "--url", &url, "--output", "json"]));
+    assert_eq!((asked.code, asked.json()), (0, then));
+    let refused = run(rollcall(["register", "orders", "--port", "80", "--url", &url]));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.errors.contains("The past can't be changed"), "{refused:?}");
+    let ended = player.terminate();
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
+
+    for (more, part) in [
+        ("--from soon", "--from must be RFC 3339"),
+        ("--from @4 --to @3", "--from must not be after --to"),
+        ("--from @99", "must not be beyond the last change"),
+        ("--to 2036-01-01T00:00:00Z", "--to must not be in the future"),
+        ("--speed 0x", "must be a speed from 0.01x to 100000x"),
+    ] {
+        let ended = run(replay(more));
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{more}: {ended:?}");
+        assert!(ended.errors.contains(part), "{more}: {ended:?}");
+    }
+    assert_eq!(run(rollcall(["replay", "/no/such/directory"])).code, 3);
+    server.stop().await;
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod lines;
 mod metrics;
 mod past;
 mod readme;
+mod replay;
 mod restart;
 mod retention;
 mod tracing;

@@ -171,27 +171,14 @@ async fn follow(
     // What lies in the window and was beyond the limit is old, too: it stands behind the newest one shown. Times
     // would not tell, as an event that came meanwhile may have the same.
     if let Some(last) = shown.first() {
-        let window = newest(pages, args, usize::MAX, since.as_deref()).await?;
+        let window = patiently(pages, args, since.as_deref(), errors).await?;
         let old = window.into_iter().skip_while(|event| event.id != last.id);
         known.extend(old.map(|event| event.id));
     }
-    let mut away = false;
     loop {
         // Until something is found, any age does that is longer than the pause, and not the age of the whole log.
         let window = since.as_deref().or(Some("-30s"));
-        let found = match newest(pages, args, usize::MAX, window).await {
-            Ok(found) => found,
-            // A registry that is restarted comes back, and its log with it: nothing is missed meanwhile.
-            Err(error) if error.exit() == Exit::Failed => {
-                if !std::mem::replace(&mut away, true) {
-                    writeln!(errors, "rollcall: {}; trying again", client::chain(&error))?;
-                }
-                tokio::time::sleep(RECONNECT).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        away = false;
+        let found = patiently(pages, args, window, errors).await?;
         for event in found.iter().rev().filter(|event| !known.contains(&event.id)) {
             show(out, args.registry.output, event)?;
         }
@@ -201,6 +188,28 @@ async fn follow(
             known = found.into_iter().map(|event| event.id).collect();
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// All events since an instant, the newest first, however long it takes until there is an answer: a registry that is
+/// restarted comes back, and its log with it, so that nothing is missed meanwhile.
+async fn patiently(
+    pages: &Pages,
+    args: &Args,
+    since: Option<&str>,
+    errors: &mut dyn Write,
+) -> Result<Vec<Event>, Error> {
+    let mut away = false;
+    loop {
+        match newest(pages, args, usize::MAX, since).await {
+            Err(error) if error.exit() == Exit::Failed => {
+                if !std::mem::replace(&mut away, true) {
+                    writeln!(errors, "rollcall: {}; trying again", client::chain(&error))?;
+                }
+                tokio::time::sleep(RECONNECT).await;
+            }
+            found => return found,
+        }
     }
 }
 
@@ -218,7 +227,7 @@ fn show(out: &mut dyn Write, form: Output, event: &Event) -> io::Result<()> {
 }
 
 /// One line for people: time, id, kind, whom it is about, who asked, in which trace, and what else it says.
-fn line(event: &Event) -> String {
+pub(super) fn line(event: &Event) -> String {
     let text = |field: &str| event.rest.get(field).and_then(Value::as_str);
     let about = match (text("service"), text("instance")) {
         (Some(service), Some(instance)) => format!("{service}/{instance}"),

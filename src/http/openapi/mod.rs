@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::replay;
 use super::router::{Resource, resources};
 use super::spec::{Answer, BodySpec, Operation, Parameter, Shape};
 
@@ -295,6 +296,17 @@ fn present() -> Value {
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
             "missing": list(reference("Missing")),
+        })),
+        "Place": full(json!({"seq": count, "at": instant})),
+        "Replay": object(&["position", "from", "to", "speed", "state"], json!({
+            "position": reference("Place"), "from": reference("Place"), "to": reference("Place"), "speed": text,
+            "state": word(&["playing", "paused", "ended"]),
+            "cause": {"type": "string", "description": "Only there if the log can't be read."},
+        })),
+        "ReplaySteer": object(&[], json!({
+            "state": word(&["playing", "paused"]),
+            "speed": {"type": ["string", "number"], "examples": ["10x", "0.5x"]},
+            "at": {"type": "string", "description": replay::AT},
         })),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),

@@ -144,6 +144,8 @@ pub(super) struct Route {
     pub(super) produces: Option<&'static str>,
     /// Whether it waits for replay.
     pub(super) needs_state: bool,
+    /// Whether it changes how the past is shown, and not what is registered.
+    pub(super) steers: bool,
 }
 
 /// Puts a scope around the requests of one route.
@@ -223,6 +225,12 @@ fn refuse(layer: &ScopeLayer, request: &Request) -> Option<Problem> {
     }
     if route.needs_state && !layer.api.readiness.is_ready() {
         return Some(Problem::NotReady { phase: layer.api.readiness.phase().to_string() });
+    }
+    // Here and not in each handler: a heartbeat is a change too, and it knows no registrar that could refuse it.
+    let reads =
+        matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD | HttpMethod::OPTIONS);
+    if !reads && !route.steers && layer.api.registrar.is_read_only() {
+        return Some(Problem::ReadOnly);
     }
     None
 }

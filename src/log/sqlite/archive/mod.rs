@@ -68,6 +68,14 @@ impl SqliteArchive {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The id that the log was born with.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub fn log_id(&self) -> Result<String, Error> {
+        self.read(|reader| Ok(reader.next()?.0))
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T, Error>) -> Result<T, Error> {
         let idle = self.shared.idle.lock().pop();
         let reader = match idle {

@@ -11,6 +11,8 @@
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
+mod replay;
+
 use std::fmt::Debug;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -39,6 +41,8 @@ use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
 use crate::watch::Hub;
 use crate::{http, keeper};
+
+pub use replay::{Replay, ReplayError, ReplayParts};
 
 /// How often the metrics' samples are folded.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -157,6 +161,9 @@ impl App {
         let keeper = keeper
             .transpose()
             .map_err(|source| Error::System { what: "can't start the keeper's thread", source })?;
+        let mut config = http_config(settings);
+        // A link to where no span ever arrives would lead nowhere.
+        config.trace_url = config.trace_url.filter(|_| tracer.is_on());
         let api = http::Api::new(http::Parts {
             projection,
             registrar: registrar.handle.clone(),
@@ -164,10 +171,11 @@ impl App {
             metrics,
             tracer,
             log_id,
-            config: http_config(settings),
+            config,
             readiness: registrar.readiness.clone(),
             history: Arc::clone(&history),
             hub: Arc::clone(&hub),
+            replay: None,
         });
         let http_config = http_config(settings);
         let watch_write_timeout = settings.watch_write_timeout;
