@@ -19,9 +19,10 @@ use crate::history::Archive;
 use crate::http;
 use crate::projection::Projection;
 use crate::registrar::{self, Readiness, Telemetry};
-use crate::replay;
+use crate::replay::{self, Publishing};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Tracer;
+use crate::watch::Hub;
 
 /// Why a replay could not run.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,8 @@ pub struct Replay {
     telemetry: Telemetry,
     readiness: Readiness,
     http_config: http::Config,
+    hub: Arc<Hub>,
+    watch_write_timeout: Duration,
 }
 
 impl Replay {
@@ -79,9 +82,10 @@ impl Replay {
         let tracer = Tracer::off();
         let telemetry = Telemetry { metrics: Arc::clone(&metrics), tracer: tracer.clone() };
         let projection = Arc::new(Projection::default());
+        let hub = Hub::new(Arc::clone(&projection));
         let engine = replay::start(
             Arc::clone(&archive),
-            Arc::clone(&projection),
+            Publishing { projection: Arc::clone(&projection), hub: Arc::clone(&hub) },
             clock,
             telemetry.clone(),
             config,
@@ -100,8 +104,21 @@ impl Replay {
             readiness: readiness.clone(),
             history: Arc::<replay::Cut>::clone(&engine.archive),
             replay: Some(engine.handle.clone()),
+            hub: Arc::clone(&hub),
         });
-        Ok(Self { address, listener, api, engine, archive, telemetry, readiness, http_config })
+        let watch_write_timeout = settings.watch_write_timeout;
+        Ok(Self {
+            hub,
+            watch_write_timeout,
+            address,
+            listener,
+            api,
+            engine,
+            archive,
+            telemetry,
+            readiness,
+            http_config,
+        })
     }
 
     /// The URL that was bound.
@@ -120,15 +137,22 @@ impl Replay {
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { listener, api, engine, archive, telemetry, readiness, http_config, .. } = self;
         let limit = http_config.shutdown_timeout;
+        let (hub, write_timeout) = (self.hub, self.watch_write_timeout);
         let mut upkeep = JoinSet::new();
+        let waker = Arc::clone(&hub);
+        let _ = upkeep.spawn(async move { waker.run(write_timeout).await });
         let _ = upkeep.spawn(keep_up(telemetry, readiness, archive));
         let mut server = JoinSet::new();
-        let stop = shutdown.clone();
+        let stop_http = CancellationToken::new();
+        let stop = stop_http.clone();
         let _ = server.spawn(async move {
             http::serve(listener, http::router(api), &http_config, stop).await;
         });
         shutdown.cancelled().await;
         step("requests finish", limit + Duration::from_secs(1), async {
+            // Those who wait for changes are not waited for: they are answered now.
+            hub.close();
+            stop_http.cancel();
             while server.join_next().await.is_some() {}
         })
         .await;

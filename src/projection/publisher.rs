@@ -66,7 +66,7 @@ impl Publisher {
     pub fn replace(
         &self,
         registry: &Registry,
-        grant: impl Fn(&Arc<Instance>) -> Lease,
+        grant: impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
     ) -> Published {
         let mut left = Published::default();
         {

@@ -5,10 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::clock::Monotonic;
 use crate::domain::registry::Service;
 use crate::domain::selection::{Filter, Tier, select};
-use crate::domain::{Instance, Millis, Seq, ServiceKey, Status, TraceRef};
+use crate::domain::{Instance, Millis, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// One instance in a view, with its lease and, once somebody needed it, its text.
@@ -72,10 +71,10 @@ impl ServiceView {
     }
 
     /// A service as it once was, so that the past is answered by the very functions of the present. Nobody knows
-    /// how its leases stood then: all entries share one that was never granted, and no answer may show it.
+    /// how its leases stood then: all entries share one that is for show, and no answer may show it.
     #[must_use]
     pub fn of_the_past(key: ServiceKey, service: &Service) -> Self {
-        let lease = Arc::new(Lease::granted(Millis::ZERO, Monotonic(0), TraceRef::default()));
+        let lease = Arc::new(Lease::for_show(Millis::ZERO));
         let entry = |instance| Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&lease)));
         Self::new(key, service.revision, service.instances.values().map(entry).collect())
     }

@@ -105,7 +105,7 @@ impl Telemetry {
 
     /// Changes of the past have happened again, and `head` is the version that is shown. They are counted like new
     /// ones, so that dashboards can look at a replay, and leave no line: they are nobody's news.
-    pub fn replayed(&self, changes: &[Change], shifts: &[Shift], head: Seq) {
+    pub fn replayed(&self, changes: &[Arc<Change>], shifts: &[Shift], head: Seq) {
         let log = &self.metrics.log;
         for change in changes {
             self.counted_by_reason(change, Duration::ZERO);

@@ -17,11 +17,12 @@ use std::thread::JoinHandle;
 use super::handle::{Handle, Queued, Refused, Shared, Steer};
 use super::tape::{Place, Position, ReplayClock, Speed, Tape};
 use crate::clock::Clock;
-use crate::domain::{Change, Instance, Millis, Registry, Seq, Timestamp, fold};
+use crate::domain::{Change, Instance, Millis, Registry, Seq, ServiceKey, Timestamp, fold};
 use crate::history::{self, Archive, Extent, Moment, Subject, Version};
 use crate::lease::Lease;
 use crate::projection::{Projection, Publisher};
 use crate::registrar::Telemetry;
+use crate::watch::Hub;
 
 /// Changes that are read at once.
 const AHEAD: usize = 1_024;
@@ -79,13 +80,22 @@ pub struct Running {
     thread: JoinHandle<()>,
 }
 
+/// Where a replay publishes what happens.
+#[derive(Debug)]
+pub struct Publishing {
+    /// What reads are answered from.
+    pub projection: Arc<Projection>,
+    /// Who waits for changes.
+    pub hub: Arc<Hub>,
+}
+
 /// Publishes the state at the beginning and starts the engine. Blocks until the state is there.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn start(
     archive: Arc<dyn Archive>,
-    projection: Arc<Projection>,
+    publishing: Publishing,
     clock: Arc<dyn Clock>,
     telemetry: Telemetry,
     config: Config,
@@ -95,7 +105,8 @@ pub fn start(
     let shared = Arc::new(Shared::new(Arc::clone(&tape)));
     let mut engine = Engine {
         archive: Arc::clone(&archive),
-        publisher: Publisher::new(projection),
+        publisher: Publisher::new(publishing.projection),
+        hub: publishing.hub,
         shared: Arc::clone(&shared),
         tape: Arc::clone(&tape),
         clock: Arc::clone(&clock),
@@ -171,13 +182,14 @@ fn place(archive: &dyn Archive, moment: Moment) -> Result<Place, history::Error>
 }
 
 /// Nothing renews a lease here, and nobody looks for its end.
-fn lease(instance: &Arc<Instance>) -> Lease {
+fn lease(instance: &Arc<Instance>, _: Option<&Lease>) -> Lease {
     Lease::for_show(instance.ttl)
 }
 
 struct Engine {
     archive: Arc<dyn Archive>,
     publisher: Publisher,
+    hub: Arc<Hub>,
     shared: Arc<Shared>,
     tape: Arc<Tape>,
     clock: Arc<dyn Clock>,
@@ -185,7 +197,7 @@ struct Engine {
     /// The state that is published.
     registry: Registry,
     /// The changes that come next.
-    ahead: VecDeque<Change>,
+    ahead: VecDeque<Arc<Change>>,
 }
 
 impl Engine {
@@ -230,7 +242,7 @@ impl Engine {
             if due == 0 {
                 break;
             }
-            let changes: Vec<Change> = self.ahead.drain(..due).collect();
+            let changes: Vec<_> = self.ahead.drain(..due).collect();
             self.apply(&changes);
         }
         let next = self.ahead.front().map_or(to.at, |change| change.at);
@@ -249,13 +261,13 @@ impl Engine {
         }
         let ahead = &mut self.ahead;
         self.archive.changes(Subject::All, next..=last, &mut |change| {
-            ahead.push_back(change);
+            ahead.push_back(Arc::new(change));
             if ahead.len() < AHEAD { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
     }
 
     /// Folds these changes, which come next, and publishes what they touched.
-    fn apply(&mut self, changes: &[Change]) {
+    fn apply(&mut self, changes: &[Arc<Change>]) {
         let mut touched = BTreeSet::new();
         for change in changes {
             // Nothing is ever taken back: these changes are in the log.
@@ -264,6 +276,8 @@ impl Engine {
         }
         let published = self.publisher.publish(&self.registry, &touched, lease);
         self.tape.reached(self.registry.head());
+        // A stream is told each change once: after a jump back it is quiet until the replay is where it was.
+        self.hub.published(changes, touched.iter(), self.clock.monotonic());
         self.telemetry.replayed(changes, &published.shifts, self.registry.head());
     }
 
@@ -273,6 +287,9 @@ impl Engine {
         self.ahead.clear();
         let published = self.publisher.replace(&self.registry, lease);
         self.tape.jump(place);
+        let services: Vec<&ServiceKey> = self.registry.services().map(|(key, _)| key).collect();
+        // Changes that were jumped over are taken from the log by the streams that want them.
+        self.hub.published(&[], services.into_iter(), self.clock.monotonic());
         self.telemetry.replayed(&[], &published.shifts, self.registry.head());
         Ok(())
     }
@@ -324,7 +341,7 @@ impl Engine {
             if near == 0 {
                 break;
             }
-            let changes: Vec<Change> = self.ahead.drain(..near).collect();
+            let changes: Vec<_> = self.ahead.drain(..near).collect();
             self.apply(&changes);
         }
         self.tape.jump(target);

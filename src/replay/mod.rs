@@ -18,6 +18,6 @@ mod handle;
 mod tape;
 
 pub use cut::Cut;
-pub use engine::{Config, Running, StartError, start};
+pub use engine::{Config, Publishing, Running, StartError, start};
 pub use handle::{Handle, Refused, Steer};
 pub use tape::{InvalidSpeed, Place, Playing, Position, ReplayClock, Speed};
