@@ -20,6 +20,7 @@ mod replay;
 mod restore;
 mod serve;
 mod verify;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ enum Command {
     Deregister(register::DeregisterArgs),
     /// Show what happened, and with --follow what happens
     Events(events::Args),
+    /// Show changes the moment that they happen, across restarts
+    Watch(watch::Args),
     /// Show the events of a trace
     Trace(past::TraceArgs),
     /// Show the registry as it was at an instant
@@ -189,6 +192,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
+        Command::Watch(args) => watch::run(args, out, errors).await,
         Command::Trace(args) => past::trace(args, out, errors).await,
         Command::At(args) => past::at(args, out, errors).await,
         Command::Diff(args) => past::diff(args, out).await,

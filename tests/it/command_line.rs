@@ -312,6 +312,93 @@ async fn serve_prints_its_address_and_ends_when_told_to() {
     assert_eq!(again.terminate().code, 0, "told to end while it replays");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_name_of_a_service_to_who_was_handed_its_dead_instance() {
+    let server = Server::start().await;
+    for (line, part) in [("why orders", "nobody has left orders"), ("impact orders", "nobody has")]
+    {
+        let ended = ask(&server, line);
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{line}: {ended:?}");
+        assert!(ended.errors.contains(part), "{line}: {ended:?}");
+    }
+    server.register("orders", "orders-1", "15s").await;
+    server.register("orders", "orders-2", "1h").await;
+    server.register("web", "web-1", "1h").await;
+    server.advance(1_000);
+    let (status, answer) = server.beat("orders", "orders-1").await;
+    assert!(status.is_success(), "{answer}");
+    server.advance(1_000);
+    let caller = [("rollcall-caller", "web/web-1")];
+    let looked = server.send("GET", "/v1/services/orders/instances", &caller, None).await;
+    let trace_id = looked.header("traceresponse").split('-').nth(1).unwrap().to_owned();
+    server.advance(15_000);
+    let gone = async || server.offered("orders").await;
+    eventually("orders-1 expires", gone, |offered| offered == &["orders-2"]).await;
+    server.call("DELETE", "/v1/services/web/instances/web-1?reason=scale-in", None).await;
+
+    let why = ask(&server, "why orders");
+    assert_eq!(why.code, 0, "{why:?}");
+    let sentence = why.out.lines().next().unwrap();
+    assert!(
+        sentence.starts_with("orders-1 expired") && sentence.contains("no heartbeat"),
+        "{why:?}"
+    );
+    assert!(why.errors.contains("taking orders-1, which left last without goodbye"), "{why:?}");
+    let next =
+        why.out.lines().last().unwrap().strip_prefix("who was handed it: rollcall ").unwrap();
+    let named = ask(&server, next);
+    let impact = ask(&server, "impact orders");
+    assert_eq!((impact.code, &impact.out), (0, &named.out), "{impact:?} {named:?}");
+    assert!(impact.out.contains("web/web-1") && impact.out.contains(&trace_id), "{impact:?}");
+    let json = ask(&server, "impact orders orders-1 --output json").json();
+    assert_eq!(json["callers"][0]["caller"], "web/web-1", "{json}");
+    let (_, direct) = server.call("GET", "/v1/impact?service=orders&instance=orders-1", None).await;
+    assert_eq!(json, direct);
+    let seq = direct["departure"]["id"].as_str().unwrap();
+    assert_eq!(ask(&server, &format!("impact orders --seq {seq}")).out, impact.out);
+    assert!(ask(&server, "why web").out.contains("scale-in"));
+    let graph = ask(&server, "graph");
+    assert!(
+        graph.out.lines().any(|l| l.starts_with("web/web-1") || l.starts_with("web ")),
+        "{graph:?}"
+    );
+    assert!(ask(&server, "graph --format mermaid").out.starts_with("graph "));
+
+    // The past: 8 is after the three registrations, before anybody turned late.
+    let then = ask(&server, "at @5 --service orders --output json").json();
+    assert_eq!(then, looked.json);
+    assert!(ask(&server, "at -1s").errors.contains("as of version @"));
+    let diff = ask(&server, "diff --from @5");
+    assert_eq!(diff.code, 0, "{diff:?}");
+    let rows: Vec<Vec<&str>> =
+        diff.out.lines().skip(4).map(|line| line.split_whitespace().take(3).collect()).collect();
+    assert_eq!(
+        rows[..2],
+        [["-", "orders/orders-1", "expired"], ["-", "web/web-1", "deregistered"]]
+    );
+    assert_eq!(ask(&server, "diff --from @5 --to @5").code, 1);
+    let history = ask(&server, "history orders orders-1");
+    assert_eq!(history.code, 0, "{history:?}");
+    assert!(
+        history.out.contains("incarnation 3: ") && history.out.contains("widest gaps: "),
+        "{history:?}"
+    );
+    for (line, code, part) in [
+        ("at 2036-01-01T00:00:00Z", 2, "at "),
+        ("at soon", 2, "at "),
+        ("why orders nobody", 1, "not registered"),
+        ("history nobody nobody-1", 1, "not known"),
+        ("diff --from @5 --to @4", 2, "from"),
+        ("impact orders --seq 3", 2, "seq"),
+        ("impact orders orders-2", 1, ""),
+    ] {
+        let ended = ask(&server, line);
+        assert_eq!(ended.code, code, "{line}: {ended:?}");
+        assert!(ended.errors.contains(part), "{line}: {ended:?}");
+    }
+    server.stop().await;
+}
+
 /// Registers an instance at a registry that may just be coming up.
 async fn register_at(url: &str, instance: &str) {
     let path = format!("{url}/v1/services/orders/instances/{instance}");
@@ -329,8 +416,11 @@ async fn those_who_follow_are_there_again_after_a_crash_of_the_registry() {
     let mut server = Running::start(serve(data.path()));
     let url = server.line();
     register_at(&url, "orders-1").await;
-    let line = "events --follow --kind registered --output json --url";
-    let mut followers: Vec<Running> = [line]
+    let lines = [
+        "events --follow --kind registered --output json --url",
+        "watch --after 0 --kind registered --output json --url",
+    ];
+    let mut followers: Vec<Running> = lines
         .iter()
         .map(|line| Running::start(rollcall(line.split(' ').chain([url.as_str()]))))
         .collect();
