@@ -39,7 +39,8 @@ pub(super) const IMPACT: Operation = Operation {
         ),
         Parameter::new(
             "instance",
-            "The instance, whose newest departure is looked into; not needed beside `seq`.",
+            "The instance, whose newest departure is looked into; without it and `seq`, that of whoever left the \
+             service last without goodbye.",
             Shape::Text(NAME_CHARS_MAX),
         ),
         Parameter::new(
@@ -168,13 +169,15 @@ fn read(query: &Query<'_>, faults: &mut Faults) -> Option<Target> {
         }
         return Some(Target::Event { seq: Seq(number?), namespace, service, instance });
     }
-    for name in ["service", "instance"] {
-        if query.get(name).is_none() {
-            faults.invalid(name, "is required, unless seq names a departure");
-        }
+    if query.get("service").is_none() {
+        faults.invalid("service", "is required, unless seq names a departure");
     }
     let service = ServiceKey { namespace: namespace.unwrap_or_default(), service: service? };
-    Some(Target::Newest(InstanceKey { service, instance: instance? }))
+    // One that was given and refused is not one that was left out.
+    if query.pairs().any(|(name, _)| name == "instance") {
+        return Some(Target::Newest(InstanceKey { service, instance: instance? }));
+    }
+    Some(Target::NewestOf(service))
 }
 
 /// What to say where there is no such departure.
@@ -191,7 +194,7 @@ fn refused(api: &Api, target: &Target, refusal: &Refusal) -> Problem {
                     .projection
                     .service(service.namespace.as_str(), service.service.as_str())
                     .is_some_and(|view| view.entry(instance.as_str()).is_some()),
-                Target::Event { .. } => false,
+                Target::NewestOf(_) | Target::Event { .. } => false,
             };
             Problem::NoDeparture { lives }
         }

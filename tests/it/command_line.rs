@@ -354,6 +354,8 @@ async fn from_the_name_of_a_service_to_who_was_handed_its_dead_instance() {
     assert_eq!(json["callers"][0]["caller"], "web/web-1", "{json}");
     let (_, direct) = server.call("GET", "/v1/impact?service=orders&instance=orders-1", None).await;
     assert_eq!(json, direct);
+    // What the dashboard links to: the service alone.
+    assert_eq!(server.call("GET", "/v1/impact?service=orders", None).await.1, direct);
     let seq = direct["departure"]["id"].as_str().unwrap();
     assert_eq!(ask(&server, &format!("impact orders --seq {seq}")).out, impact.out);
     assert!(ask(&server, "why web").out.contains("scale-in"));

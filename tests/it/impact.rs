@@ -451,7 +451,8 @@ async fn a_question_that_can_t_be_answered_says_why() {
     server.call("DELETE", "/v1/services/orders/instances/orders-2", None).await;
     for (query, status, problem, field) in [
         ("", 422, "invalid-fields", "service"),
-        ("service=orders", 422, "invalid-fields", "instance"),
+        ("instance=orders-2", 422, "invalid-fields", "service"),
+        ("service=web", 404, "no-departure", ""),
         ("service=orders&instance=a/b", 422, "invalid-fields", "instance"),
         ("service=orders&instance=orders-2&limit=0", 422, "invalid-fields", "limit"),
         ("seq=x", 400, "invalid-request", "seq"),

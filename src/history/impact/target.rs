@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::After;
 use crate::domain::event::{Event, Kind};
-use crate::domain::{Change, InstanceId, InstanceKey, Namespace, Seq, ServiceName};
+use crate::domain::{Change, InstanceId, InstanceKey, Namespace, Seq, ServiceKey, ServiceName};
 use crate::domain::{Timestamp, TraceRef};
 use crate::history::archive::{Archive, Error, EventQuery, Order, Subject};
 use crate::history::moment::Moment;
@@ -20,6 +20,8 @@ const PAGE: usize = 16;
 pub enum Target {
     /// The newest one of this instance.
     Newest(InstanceKey),
+    /// That of whoever left this service last without goodbye; in order, if nobody did without.
+    NewestOf(ServiceKey),
     /// This event, which must be of those that are named.
     Event {
         /// Its number.
@@ -68,9 +70,19 @@ pub(super) fn departure(
         Target::Newest(key) => {
             let mut newest = None;
             for kind in [Kind::Expired, Kind::Deregistered] {
-                newest = newest.max(newest_of(archive, key, kind)?);
+                newest = newest.max(newest_of(archive, about(key), kind)?);
             }
             match newest {
+                Some(seq) => seq,
+                None => return Ok(Err(Refusal::NoDeparture)),
+            }
+        }
+        Target::NewestOf(service) => {
+            let mut last = newest_of(archive, about_service(service), Kind::Expired)?;
+            if last.is_none() {
+                last = newest_of(archive, about_service(service), Kind::Deregistered)?;
+            }
+            match last {
                 Some(seq) => seq,
                 None => return Ok(Err(Refusal::NoDeparture)),
             }
@@ -92,21 +104,24 @@ pub(super) fn departure(
     Ok(Ok(change))
 }
 
-fn newest_of(archive: &dyn Archive, key: &InstanceKey, kind: Kind) -> Result<Option<Seq>, Error> {
+fn newest_of(archive: &dyn Archive, about: EventQuery, kind: Kind) -> Result<Option<Seq>, Error> {
     let page = archive.events(&EventQuery {
         limit: 1,
         order: Order::Descending,
         kind: Some(kind),
-        ..about(key)
+        ..about
     })?;
     Ok(page.events.first().map(|record| record.seq))
 }
 
 fn about(key: &InstanceKey) -> EventQuery {
+    EventQuery { instance: Some(key.instance.clone()), ..about_service(&key.service) }
+}
+
+fn about_service(key: &ServiceKey) -> EventQuery {
     EventQuery {
-        namespace: Some(key.service.namespace.clone()),
-        service: Some(key.service.service.clone()),
-        instance: Some(key.instance.clone()),
+        namespace: Some(key.namespace.clone()),
+        service: Some(key.service.clone()),
         ..EventQuery::default()
     }
 }
