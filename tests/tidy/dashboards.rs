@@ -34,9 +34,6 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "the size of the log is shown, and the compacted events say what went",
     ),
     (names::KEEPER_SLICE, "background work that nobody waits for; the time of appends is shown"),
-    (names::WATCHERS, "the dashboard of the past, which comes with this part, shows it"),
-    (names::WATCH_DURATION, "the dashboard of the past, which comes with this part, shows it"),
-    (names::NOTIFY_DURATION, "the dashboard of the past, which comes with this part, shows it"),
 ];
 
 /// One dashboard file.
