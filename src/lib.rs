@@ -11,9 +11,6 @@
 //! Begin at [`domain`] for the rules, at [`registrar`] for how a change happens, at [`log`] for what is kept, at
 //! [`http`] for the contract, at [`app`] for how it all hangs together. ARCHITECTURE.md has the reasons.
 
-// The schemas of the OpenAPI document are one JSON literal, which the macro takes apart step by step.
-#![recursion_limit = "256"]
-
 pub mod app;
 pub mod cli;
 pub mod client;
