@@ -60,25 +60,53 @@ impl Row {
     /// The checksum that the other fields call for.
     #[must_use]
     pub fn expected_checksum(&self) -> u32 {
-        let mut crc = crc32fast::Hasher::new();
-        let mut text = |text: &[u8]| {
-            crc.update(&(text.len() as u64).to_le_bytes());
-            crc.update(text);
-        };
-        text(&self.seq.to_le_bytes());
-        text(&self.at.to_le_bytes());
-        text(self.kind.as_bytes());
-        for name in [&self.namespace, &self.service, &self.instance, &self.caller] {
-            text(name.as_deref().unwrap_or("").as_bytes());
-        }
-        text(self.trace_id.as_deref().unwrap_or(&[]));
-        text(self.span_id.as_deref().unwrap_or(&[]));
-        text(&self.cause.unwrap_or(0).to_le_bytes());
-        text(self.node.as_bytes());
-        text(&self.format.to_le_bytes());
-        text(self.data.as_bytes());
-        crc.finalize()
+        let names = [&self.namespace, &self.service, &self.instance, &self.caller];
+        checksum(&Columns {
+            numbers: (self.seq, self.at, self.cause.unwrap_or(0), self.format),
+            kind: self.kind.as_bytes(),
+            names: names.map(|name| name.as_deref().unwrap_or("").as_bytes()),
+            ids: [&self.trace_id, &self.span_id].map(|id| id.as_deref().unwrap_or(&[])),
+            node: self.node.as_bytes(),
+            data: self.data.as_bytes(),
+        })
     }
+}
+
+/// What a row's checksum is over, without owning it. What is not there counts as empty, or as 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// Number, time, cause and format.
+    pub numbers: (u64, i64, u64, u32),
+    /// The kind's word.
+    pub kind: &'a [u8],
+    /// Namespace, service, instance and caller.
+    pub names: [&'a [u8]; 4],
+    /// Trace and span.
+    pub ids: [&'a [u8]; 2],
+    /// The node that appended it.
+    pub node: &'a [u8],
+    /// JSON.
+    pub data: &'a [u8],
+}
+
+/// The checksum of a row.
+#[must_use]
+pub fn checksum(columns: &Columns<'_>) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    let mut text = |text: &[u8]| {
+        crc.update(&(text.len() as u64).to_le_bytes());
+        crc.update(text);
+    };
+    let (seq, at, cause, format) = columns.numbers;
+    text(&seq.to_le_bytes());
+    text(&at.to_le_bytes());
+    text(columns.kind);
+    columns.names.iter().chain(&columns.ids).for_each(|column| text(column));
+    text(&cause.to_le_bytes());
+    text(columns.node);
+    text(&format.to_le_bytes());
+    text(columns.data);
+    crc.finalize()
 }
 
 /// What is wrong with a row.

@@ -4,12 +4,14 @@
 //!   page.rs    events in pages, both classes merged
 //!   visit.rs   the events of one class that somebody has to see, all of them
 //!   state.rs   the state after a change
+//!   tail.rs    of the changes between a state and a later one, those that still matter
 //! ```
 //!
 //! Each question borrows a connection of its own and holds no transaction for longer than one step.
 
 mod page;
 pub(super) mod state;
+mod tail;
 mod visit;
 
 use std::ops::RangeInclusive;
