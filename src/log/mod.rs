@@ -30,6 +30,7 @@ pub mod codec;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+mod row;
 pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]
