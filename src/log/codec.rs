@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::row::{Columns, Row, checksum};
 use crate::domain::event::{
     Arithmetic, Class, Compacted, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered,
     StatusReason,
@@ -22,64 +23,6 @@ use crate::rfc3339;
 
 /// The version of payload that is written.
 pub const FORMAT: u32 = 1;
-
-/// A change as a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Number.
-    pub seq: u64,
-    /// Microseconds since the epoch.
-    pub at: i64,
-    /// The kind's word.
-    pub kind: String,
-    /// Names, where the event has them.
-    pub namespace: Option<String>,
-    /// See above.
-    pub service: Option<String>,
-    /// See above.
-    pub instance: Option<String>,
-    /// Who asked.
-    pub caller: Option<String>,
-    /// 16 bytes.
-    pub trace_id: Option<Vec<u8>>,
-    /// 8 bytes.
-    pub span_id: Option<Vec<u8>>,
-    /// Number of the cause.
-    pub cause: Option<u64>,
-    /// The node that appended it.
-    pub node: String,
-    /// Version of `data`.
-    pub format: u32,
-    /// JSON.
-    pub data: String,
-    /// CRC-32 of all of the above.
-    pub checksum: u32,
-}
-
-impl Row {
-    /// The checksum that the other fields call for.
-    #[must_use]
-    pub fn expected_checksum(&self) -> u32 {
-        let mut crc = crc32fast::Hasher::new();
-        let mut text = |text: &[u8]| {
-            crc.update(&(text.len() as u64).to_le_bytes());
-            crc.update(text);
-        };
-        text(&self.seq.to_le_bytes());
-        text(&self.at.to_le_bytes());
-        text(self.kind.as_bytes());
-        for name in [&self.namespace, &self.service, &self.instance, &self.caller] {
-            text(name.as_deref().unwrap_or("").as_bytes());
-        }
-        text(self.trace_id.as_deref().unwrap_or(&[]));
-        text(self.span_id.as_deref().unwrap_or(&[]));
-        text(&self.cause.unwrap_or(0).to_le_bytes());
-        text(self.node.as_bytes());
-        text(&self.format.to_le_bytes());
-        text(self.data.as_bytes());
-        crc.finalize()
-    }
-}
 
 /// What is wrong with a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

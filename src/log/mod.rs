@@ -33,6 +33,7 @@ mod contract;
 pub mod memory;
 pub mod record;
 pub mod rollup;
+mod row;
 pub mod segments;
 pub mod snapshot;
 pub mod sqlite;

@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Connection, Row as SqlRow, params};
 use crate::domain::Timestamp;
 use crate::domain::event::{Class, Compacted};
 use crate::log::blocks::{BLOCK, Block, NUMBERS};
-use crate::log::codec::Row;
+use crate::log::codec::{Columns, Row};
 
 pub(super) const INSERT_CHANGE: &str = "INSERT INTO changes (seq, at, kind, namespace, service, instance, caller, \
      trace_id, span_id, cause, node, format, data, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
@@ -25,6 +25,9 @@ pub(super) const SELECT_MATCHING_CHANGES_BACK: &str = "SELECT seq, at, kind, nam
      AND (?3 IS NULL OR instr(?3, ',' || kind || ',')) AND (?4 IS NULL OR namespace = ?4) \
      AND (?5 IS NULL OR service = ?5) AND (?6 IS NULL OR instance = ?6) AND (?7 IS NULL OR caller = ?7) \
      AND (?8 IS NULL OR trace_id = ?8) ORDER BY seq DESC LIMIT ?9";
+pub(super) const SELECT_CHANGES_BETWEEN_BACK: &str = "SELECT seq, at, kind, namespace, service, instance, caller, \
+     trace_id, span_id, cause, node, format, data, checksum FROM changes WHERE seq > ?1 AND seq <= ?2 \
+     ORDER BY seq DESC LIMIT ?3";
 pub(super) const MOVE_HEAD: &str = "UPDATE log SET next_seq = ?2 WHERE next_seq = ?1";
 pub(super) const SELECT_NEXT: &str = "SELECT id, next_seq, next_traffic, clean FROM log";
 
@@ -180,6 +183,48 @@ pub(super) fn change_of(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
         data: text(row, 12)?.unwrap_or_default(),
         checksum: number(row, 13)?,
     })
+}
+
+/// The columns of a change as they stand in the page, and its checksum; none if one of them is not of its type, which
+/// [`change_of`] has words for.
+pub(super) fn columns_of<'a>(row: &'a SqlRow<'_>) -> rusqlite::Result<Option<(Columns<'a>, u32)>> {
+    let bytes = |column: usize| -> rusqlite::Result<Option<&'a [u8]>> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Null => Some(&[][..]),
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
+            ValueRef::Integer(_) | ValueRef::Real(_) => None,
+        })
+    };
+    let number = |column: usize| -> rusqlite::Result<Option<i64>> {
+        Ok(match row.get_ref(column)? {
+            ValueRef::Null => Some(0),
+            ValueRef::Integer(number) => Some(number),
+            ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => None,
+        })
+    };
+    let positive = |column: usize| -> rusqlite::Result<Option<u64>> {
+        Ok(number(column)?.and_then(|number| u64::try_from(number).ok()))
+    };
+    let small = |column: usize| -> rusqlite::Result<Option<u32>> {
+        Ok(number(column)?.and_then(|number| u32::try_from(number).ok()))
+    };
+    let numbers = (positive(0)?, number(1)?, positive(9)?, small(11)?, small(13)?);
+    let (Some(seq), Some(at), Some(cause), Some(format), Some(checksum)) = numbers else {
+        return Ok(None);
+    };
+    let texts = [2, 3, 4, 5, 6, 7, 8, 10, 12].map(bytes);
+    let mut found = [&[][..]; 9];
+    for (place, text) in found.iter_mut().zip(texts) {
+        let Some(text) = text? else { return Ok(None) };
+        *place = text;
+    }
+    let [kind, namespace, service, instance, caller, trace_id, span_id, node, data] = found;
+    let names = [namespace, service, instance, caller];
+    let ids = [trace_id, span_id];
+    Ok(Some((
+        Columns { numbers: (seq, at, cause, format), kind, names, ids, node, data },
+        checksum,
+    )))
 }
 
 pub(super) fn put_block(

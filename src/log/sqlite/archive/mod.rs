@@ -5,6 +5,7 @@
 //!   visit.rs     all wanted events of one class            ┘ with the segments; gaps.rs says what is not there
 //!   rollups.rs   what stays of traffic that has gone
 //!   state.rs     the state after a change
+//!   tail.rs      of the changes between a state and a later one, those that still matter
 //! ```
 //!
 //! Each question borrows a connection of its own and holds no transaction for longer than one step.
@@ -15,6 +16,7 @@ mod rollups;
 mod scan;
 pub(super) mod state;
 mod stretches;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod visit;

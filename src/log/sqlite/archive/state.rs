@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::visit;
+use super::{tail, visit};
 use crate::domain::registry::Service;
 use crate::domain::{Registry, Seq, ServiceKey, Timestamp, fold};
 use crate::history::{Error, Extent, Moment, Subject, Version};
@@ -110,6 +110,22 @@ fn begin<T: Default>(
     }
 }
 
+/// What was read of the changes from `from` on, or the reason why one of them is not there.
+fn missing_is_gone<T>(
+    reader: &Reader,
+    from: Seq,
+    read: Result<T, tail::Missing>,
+) -> Result<T, Error> {
+    match read {
+        Ok(read) => Ok(read),
+        Err(tail::Missing::Change(seq)) => {
+            still_kept(reader, from)?;
+            Err(Error::Unreadable(format!("change {seq} is missing")))
+        }
+        Err(tail::Missing::Unreadable(error)) => Err(error.into()),
+    }
+}
+
 /// Retention may have taken the changes that were about to be folded: then the state can't be told any more.
 fn still_kept(reader: &Reader, from: Seq) -> Result<(), Error> {
     if reader.first()?.0 <= from {
@@ -120,10 +136,18 @@ fn still_kept(reader: &Reader, from: Seq) -> Result<(), Error> {
 
 /// The whole state after change `at`.
 pub(super) fn state(reader: &Reader, at: Seq) -> Result<Registry, Error> {
-    Ok(snapshot(reader, at)?.registry)
+    let bases = bases(reader, at)?;
+    let mut registry =
+        begin(reader, &bases, |seq| Ok(reader.snapshot(seq)?.map(|snapshot| snapshot.registry)))?;
+    let from = registry.head().next();
+    for change in missing_is_gone(reader, from, tail::between(reader, registry.head(), at))? {
+        drop(fold(&mut registry, &change));
+    }
+    Ok(registry)
 }
 
-/// The same with what is known of each life: heartbeats only as of the snapshot that it begins at.
+/// The same with what is known of each life, for which every change counts: heartbeats only as of the snapshot that
+/// it begins at.
 pub(in crate::log::sqlite) fn snapshot(reader: &Reader, at: Seq) -> Result<Snapshot, Error> {
     let bases = bases(reader, at)?;
     let mut state = begin(reader, &bases, |seq| reader.snapshot(seq))?;
