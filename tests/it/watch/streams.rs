@@ -113,6 +113,9 @@ async fn traffic_comes_after_what_it_saw_and_each_once() {
     let kinds = |kind: &str| told.iter().filter(|told| told.event == kind).count();
     assert_eq!((kinds("registered"), kinds("lookup"), kinds("heartbeat")), (40, 40, 20));
     assert_eq!(kinds("watch_opened"), 1);
+    // That it was told of traffic is not told again: there would be no end of it.
+    let of_nothing = |told: &&Told| told.event == "notified" && told.data["data"]["events"] == 0;
+    assert_eq!(told.iter().filter(of_nothing).count(), 0);
     drop(stream);
 
     // A pair resumes exactly. The classes may stand otherwise to each other: what was told at once was told before
