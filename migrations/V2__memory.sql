@@ -60,29 +60,35 @@ FROM (
     FROM traffic JOIN slots ON n < count
 );
 
--- The state after a change. One row says what it is, one row a service holds it, so that one service of the
--- past can be had without the others.
+-- The state after a change. One row says what it is; each service has rows of its own, so that one service of
+-- the past can be had without the others, and so that none takes long to write: a large one has several.
 CREATE TABLE snapshots (
     seq       INTEGER PRIMARY KEY,
     at        INTEGER NOT NULL,  -- of that change, microseconds since 1970
-    services  INTEGER NOT NULL,  -- rows in snapshot_services
+    -- Every heartbeat before this number, but for the last some thousand of them, is known to its instance below.
+    next_traffic INTEGER NOT NULL,
+    services  INTEGER NOT NULL,
     instances INTEGER NOT NULL,
     digest    TEXT    NOT NULL,  -- as in checkpoint events
     bytes     INTEGER NOT NULL,
     -- 0 while its services are being written: it is not to be used.
     complete  INTEGER NOT NULL,
-    checksum  INTEGER NOT NULL   -- CRC-32 over the above but `complete`, and over the checksums of its services
+    checksum  INTEGER NOT NULL   -- CRC-32 over the above but `complete`, and over names and checksums of its services
 );
 CREATE TABLE snapshot_services (
     seq       INTEGER NOT NULL,
     namespace TEXT    NOT NULL,
     service   TEXT    NOT NULL,
     revision  INTEGER NOT NULL,
-    -- JSON array: the instances as in events, each with `lease`: its last heartbeat and the trace of its registration.
-    instances TEXT    NOT NULL,
-    checksum  INTEGER NOT NULL   -- CRC-32 over the above
+    part      INTEGER NOT NULL,  -- 0, 1, 2, ...
+    parts     INTEGER NOT NULL,  -- how many rows this service has
+    format    INTEGER NOT NULL,  -- version of the payload
+    checksum  INTEGER NOT NULL,  -- CRC-32 over everything else; before the long text, which is not read for it
+    -- JSON array, in the order of the ids: `instance` as in events, `lease` with its last heartbeat and the trace of
+    -- its registration.
+    instances TEXT    NOT NULL
 );
-CREATE UNIQUE INDEX snapshot_services_by_name ON snapshot_services (seq, namespace, service);
+CREATE UNIQUE INDEX snapshot_services_by_name ON snapshot_services (seq, namespace, service, part);
 
 -- Where to look: a row stands for a stretch of events of one class and says what can be in it. Derived in the
 -- background; what has no row yet is searched itself.

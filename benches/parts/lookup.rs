@@ -8,7 +8,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use criterion::{Criterion, Throughput};
 use rollcall::clock::Monotonic;
 use rollcall::domain::selection::Filter;
-use rollcall::domain::{Instance, ServiceKey};
+use rollcall::domain::{Instance, ServiceKey, TraceRef};
 use rollcall::lease::Lease;
 use rollcall::projection::{Answer, Entry, Projection, Publisher, ServiceView};
 
@@ -50,13 +50,16 @@ fn answer(view: &ServiceView) -> Answer {
     }
 }
 
+fn grant(instance: &Arc<Instance>) -> Lease {
+    Lease::granted(instance.ttl, Monotonic::default(), TraceRef::default())
+}
+
 pub(crate) fn bench(criterion: &mut Criterion) {
     let registry = history::full_registry();
     let projection = Arc::new(Projection::default());
     let all: BTreeSet<ServiceKey> = registry.services().map(|(key, _)| key.clone()).collect();
     let publisher = Publisher::new(Arc::clone(&projection));
-    let _ = publisher
-        .publish(&registry, &all, |instance| Lease::granted(instance.ttl, Monotonic::default()));
+    let _ = publisher.publish(&registry, &all, |instance, _| grant(instance));
     let names: Vec<String> =
         (0..LOOKUPS).map(|number| history::service(number).service.to_string()).collect();
 
@@ -87,9 +90,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             all.iter().take(LOOKUPS).map(|key| BTreeSet::from([key.clone()])).collect();
         bencher.iter(|| {
             for touched in &one {
-                let grant =
-                    |instance: &Arc<Instance>| Lease::granted(instance.ttl, Monotonic::default());
-                black_box(publisher.publish(&registry, touched, grant));
+                black_box(publisher.publish(&registry, touched, |instance, _| grant(instance)));
             }
         });
     });

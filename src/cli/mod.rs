@@ -1,15 +1,20 @@
 //! The command line: what can be asked for, who answers it, and with which exit code it ends.
 //!
 //! Each command is a module with its arguments and a `run`. Commands that look at a registry are clients of its HTTP
-//! contract like any other program; only `serve`, `verify` and `events --data` reach into the server's own modules, each
-//! in one function. Output goes through the writers that [`run`] was given, so that a broken pipe is an ordinary end
+//! contract like any other program; only `serve`, `events --data` and those that are about the file of a log (`verify`,
+//! `backup`, `restore`, `export`, `import`) reach into the server's own modules, each in one function. Output goes through the writers that [`run`] was given, so that a broken pipe is an ordinary end
 //! and tests can read it. Called by `main`.
 
+mod backup;
 mod events;
+mod export;
+mod import;
 mod interrupt;
 mod output;
+mod progress;
 mod query;
 mod register;
+mod restore;
 mod serve;
 mod verify;
 
@@ -61,6 +66,14 @@ enum Command {
     Events(events::Args),
     /// Check a log for damage: numbers, checksums, invariants
     Verify(verify::Args),
+    /// Copy the log of a registry, which may be running, to a file
+    Backup(backup::Args),
+    /// Make a data directory of a backup
+    Restore(restore::Args),
+    /// Write events as lines of JSON, with the state that they begin at
+    Export(export::Args),
+    /// Make a data directory of an export
+    Import(import::Args),
     /// Ask whether a registry is ready; for the health check of a container
     Health(query::HealthArgs),
     /// Write the completions of a shell to standard output
@@ -158,6 +171,10 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Deregister(args) => register::deregister(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
         Command::Verify(args) => verify::run(&args, out, errors),
+        Command::Backup(args) => backup::run(&args, out, errors),
+        Command::Restore(args) => restore::run(&args, out, errors),
+        Command::Export(args) => export::run(&args, out, errors),
+        Command::Import(args) => import::run(&args, out, errors),
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),
     };

@@ -50,17 +50,28 @@ pub(super) fn run(args: &Args, out: &mut dyn Write, errors: &mut dyn Write) -> R
 }
 
 fn tell(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
-    let verify::Report { log_id, head, changes, traffic, instances, services, digest, .. } = report;
+    let verify::Report { log_id, head, first, changes, snapshots, .. } = report;
+    let verify::Report { traffic, instances, services, digest, .. } = report;
     writeln!(out, "log       {log_id}")?;
     writeln!(out, "head      {head}")?;
-    writeln!(out, "read      {changes} changes, {traffic} heartbeats and lookups")?;
+    if *first > 1 {
+        writeln!(out, "first     {first}, from the snapshot before it on")?;
+    }
+    writeln!(
+        out,
+        "read      {changes} changes, {traffic} heartbeats and lookups, {snapshots} snapshots"
+    )?;
     writeln!(out, "state     {instances} instances of {services} services, hash {digest}")?;
+    if report.is_clean() { writeln!(out, "clean") } else { findings(out, report) }
+}
+
+/// What is damaged, for people. Also of a backup that is not restored.
+pub(super) fn findings(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
     for finding in &report.findings {
         writeln!(out, "damaged   {}: {}", finding.place, finding.what)?;
     }
     let told = u64::try_from(report.findings.len()).unwrap_or(u64::MAX);
     match report.findings_total - told {
-        0 if told == 0 => writeln!(out, "clean"),
         0 => Ok(()),
         more => writeln!(out, "and {more} more findings"),
     }

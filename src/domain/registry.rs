@@ -47,6 +47,21 @@ struct EntryBefore {
 }
 
 impl Registry {
+    /// The state after change `head`, put together from what was kept of it; for snapshots only. Everything else
+    /// folds.
+    #[must_use]
+    pub fn from_parts(
+        head: Seq,
+        at: Timestamp,
+        services: impl IntoIterator<Item = (ServiceKey, Service)>,
+    ) -> Self {
+        let services: BTreeMap<ServiceKey, Service> = services.into_iter().collect();
+        let instances = services.values().map(|service| service.instances.len()).sum();
+        let living = services.values().flat_map(|service| service.instances.values());
+        let digest = living.fold(0, |sum: u64, living| sum.wrapping_add(digest_of(living)));
+        Self { head, at, services, instances, digest }
+    }
+
     /// The last change folded.
     #[must_use]
     pub fn head(&self) -> Seq {
@@ -141,22 +156,23 @@ impl Registry {
         }
         let service = self.services.get_mut(&key.service)?;
         service.revision = revision;
-        let after = instance.as_deref().map_or(0, hash_of);
+        let after = instance.as_deref().map_or(0, digest_of);
         let living = instance.is_some();
         let old = match instance {
             Some(instance) => service.instances.insert(key.instance.clone(), instance),
             None => service.instances.remove(&key.instance),
         };
-        let before = old.as_deref().map_or(0, hash_of);
+        let before = old.as_deref().map_or(0, digest_of);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
         self.instances = self.instances + usize::from(living) - usize::from(old.is_some());
         old
     }
 }
 
-/// The hash of one instance: every field, in the order written here, texts with their length before
-/// them. Changing this changes what `checkpoint` events of the past say: do not.
-fn hash_of(instance: &Instance) -> u64 {
+/// What one instance adds to [`Registry::digest`]: a hash of every field, in the order written here, texts with
+/// their length before them. Changing this changes what `checkpoint` events of the past say: do not.
+#[must_use]
+pub fn digest_of(instance: &Instance) -> u64 {
     fn text(hasher: &mut Xxh3Default, text: &str) {
         hasher.write(&(text.len() as u64).to_le_bytes());
         hasher.write(text.as_bytes());

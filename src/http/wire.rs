@@ -190,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::domain::TraceRef;
     use crate::domain::instance::Endpoint;
     use crate::domain::{
         InstanceId, InstanceKey, Millis, Mode, Namespace, ServiceKey, ServiceName, Status,
@@ -221,7 +222,7 @@ mod tests {
     const ORDERS: &str = r#"{"namespace":"default","service":"orders","instance":"orders-1","incarnation":41,"address":"10.0.0.7","port":8080,"protocol":"http","version":"1.4.2","zone":"eu-1a","weight":100,"tags":["canary"],"metadata":{"env":"prod"},"mode":"active","status":"healthy","ttl":"15s","registered_at":"2026-11-21T08:00:00.000000Z","revision":41}"#;
 
     fn view(instance: Instance, clock: &ManualClock) -> ServiceView {
-        let lease = Arc::new(Lease::granted(instance.ttl, clock.monotonic()));
+        let lease = Arc::new(Lease::granted(instance.ttl, clock.monotonic(), TraceRef::default()));
         let key = instance.key.service.clone();
         let entry = Arc::new(Entry::new(Arc::new(instance), lease));
         ServiceView::new(key, Seq(41), [entry].into())

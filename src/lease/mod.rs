@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use crate::clock::Monotonic;
 use crate::domain::event::HeartbeatRef;
-use crate::domain::{Millis, Status, Timestamp};
+use crate::domain::{Millis, Status, Timestamp, TraceRef};
 use word::{Mark, Word};
 
 /// The atomics of the lease word: `tests/lease_race.rs` compiles the same source with loom's.
@@ -26,6 +26,8 @@ pub struct Lease {
     ttl: Millis,
     /// When it was granted in this run.
     granted_at: Monotonic,
+    /// The trace of the registration that began this life.
+    registration: TraceRef,
     /// Whether its instance was replayed from the log: what came before is known in wall time only.
     replayed: bool,
     word: Word,
@@ -36,16 +38,28 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease that begins at `now`, with a registration.
+    /// A lease that begins at `now`, with the registration that happened in this trace.
     #[must_use]
-    pub fn granted(ttl: Millis, now: Monotonic) -> Self {
+    pub fn granted(ttl: Millis, now: Monotonic, registration: TraceRef) -> Self {
         Self {
             ttl,
             granted_at: now,
+            registration,
             replayed: false,
             word: Word::new(now.0, Mark::Open),
             last_wall: AtomicI64::new(0),
             last_heartbeat: Mutex::new(None),
+        }
+    }
+
+    /// The lease that follows this one when the same life goes on with another ttl. What is known of that life
+    /// goes on, too.
+    #[must_use]
+    pub fn regranted(&self, ttl: Millis, now: Monotonic) -> Self {
+        Self {
+            last_wall: AtomicI64::new(self.last_wall.load(Relaxed)),
+            last_heartbeat: Mutex::new(self.last_heartbeat()),
+            ..Self::granted(ttl, now, self.registration)
         }
     }
 
@@ -56,6 +70,7 @@ impl Lease {
         ttl: Millis,
         status: Status,
         last_heartbeat: Option<HeartbeatRef>,
+        registration: TraceRef,
         now: Monotonic,
     ) -> Self {
         let mark = match status {
@@ -65,6 +80,7 @@ impl Lease {
         Self {
             ttl,
             granted_at: now,
+            registration,
             replayed: true,
             word: Word::new(now.0, mark),
             last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),
@@ -83,6 +99,12 @@ impl Lease {
     #[must_use]
     pub fn ttl(&self) -> Millis {
         self.ttl
+    }
+
+    /// The trace of the registration that began this life; all zero if it is not known.
+    #[must_use]
+    pub fn registration(&self) -> TraceRef {
+        self.registration
     }
 
     /// How long after a renewal the instance turns `unstable`: two thirds of the ttl.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use crate::domain::event::Kind;
 use crate::domain::instance::Health;
 use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
 use crate::domain::{InstanceId, Namespace, Seq, ServiceName, Timestamp, TraceRef};
@@ -441,4 +442,84 @@ pub fn data_of(detail: &Detail) -> String {
         }),
     };
     data.to_string()
+}
+
+/// The payload of any traffic event: what [`data_of`] writes of one kind or another.
+#[derive(Deserialize)]
+struct Data {
+    incarnation: Option<u64>,
+    #[serde(flatten)]
+    said: Said,
+    filter: Option<Box<str>>,
+    revision: Option<u64>,
+    returned: Option<u32>,
+    status: Option<u16>,
+    held: Option<u64>,
+    after: Option<u64>,
+    through: Option<u64>,
+    reason: Option<String>,
+    events: Option<u32>,
+}
+
+fn given<T>(value: Option<T>, field: &str) -> Result<T, String> {
+    value.ok_or_else(|| format!("data.{field} is missing"))
+}
+
+/// Reads what [`data_of`] wrote.
+///
+/// # Errors
+/// What is wrong with it, with the name of the field.
+pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
+    let data: Data = serde_json::from_str(data).map_err(|error| format!("data: {error}"))?;
+    let seq = |value, field| given(value, field).map(Seq);
+    let filter = || given(data.filter.clone(), "filter");
+    Ok(match kind {
+        Kind::Heartbeat => {
+            let Said { load, health, note } = data.said;
+            let parse = |word: &str| {
+                Health::parse(word).ok_or_else(|| format!("data.health: unknown word {word:?}"))
+            };
+            Detail::Heartbeat {
+                incarnation: seq(data.incarnation, "incarnation")?,
+                load,
+                health: health.as_deref().map(parse).transpose()?,
+                note,
+            }
+        }
+        Kind::Lookup => Detail::Lookup {
+            filter: filter()?,
+            revision: seq(data.revision, "revision")?,
+            returned: given(data.returned, "returned")?,
+            status: given(data.status, "status")?,
+            held: data.held.map(Seq),
+        },
+        Kind::WatchOpened => {
+            Detail::WatchOpened { filter: filter()?, after: seq(data.after, "after")? }
+        }
+        Kind::WatchClosed => {
+            let reason = given(data.reason.as_deref(), "reason")?;
+            Detail::WatchClosed {
+                filter: filter()?,
+                through: seq(data.through, "through")?,
+                reason: CloseReason::parse(reason)
+                    .ok_or_else(|| format!("data.reason: unknown word {reason:?}"))?,
+            }
+        }
+        Kind::Notified => Detail::Notified {
+            filter: filter()?,
+            through: seq(data.through, "through")?,
+            events: given(data.events, "events")?,
+        },
+        Kind::Registered
+        | Kind::Updated
+        | Kind::ModeChanged
+        | Kind::StatusChanged
+        | Kind::Deregistered
+        | Kind::Expired
+        | Kind::Started
+        | Kind::Recovered
+        | Kind::LogGap
+        | Kind::Checkpoint
+        | Kind::Compacted => return Err(format!("{kind} is a change, not traffic")),
+    })
 }

@@ -100,13 +100,13 @@ pub enum DecodeError {
     Payload(String),
 }
 
-fn payload(what: impl ToString) -> DecodeError {
+pub(super) fn payload(what: impl ToString) -> DecodeError {
     DecodeError::Payload(what.to_string())
 }
 
-/// An instance, stored.
+/// An instance, stored: in events and in snapshots.
 #[derive(Serialize, Deserialize)]
-struct StoredInstance {
+pub(super) struct StoredInstance {
     namespace: String,
     service: String,
     instance: String,
@@ -164,8 +164,9 @@ struct StoredDeregistered {
     reason: Option<Box<str>>,
 }
 
+/// A reference to a heartbeat, stored: in events and in snapshots.
 #[derive(Serialize, Deserialize)]
-struct StoredHeartbeat {
+pub(super) struct StoredHeartbeat {
     at: String,
     id: String,
     trace_id: String,
@@ -339,7 +340,7 @@ fn number_of(id: &str) -> Result<u64, DecodeError> {
     id.strip_prefix('t').unwrap_or(id).parse().map_err(payload)
 }
 
-fn store_instance(instance: &Instance) -> StoredInstance {
+pub(super) fn store_instance(instance: &Instance) -> StoredInstance {
     let text = |text: &str| Box::<str>::from(text);
     StoredInstance {
         namespace: instance.key.service.namespace.to_string(),
@@ -364,17 +365,21 @@ fn store_instance(instance: &Instance) -> StoredInstance {
 
 fn store_overdue(overdue: &Arithmetic) -> StoredOverdue {
     StoredOverdue {
-        last_heartbeat: overdue.last_heartbeat.map(|heartbeat| StoredHeartbeat {
-            at: rfc3339::format(heartbeat.at),
-            id: format!("t{}", heartbeat.id),
-            trace_id: hex(&heartbeat.trace.trace_id),
-            span_id: hex(&heartbeat.trace.span_id),
-        }),
+        last_heartbeat: overdue.last_heartbeat.map(store_heartbeat),
         ttl: overdue.ttl.to_string(),
         gap_ms: overdue.gap.millis(),
         missed: overdue.missed,
         late_ms: overdue.late.millis(),
         grace_ms: overdue.grace.millis(),
+    }
+}
+
+pub(super) fn store_heartbeat(heartbeat: HeartbeatRef) -> StoredHeartbeat {
+    StoredHeartbeat {
+        at: rfc3339::format(heartbeat.at),
+        id: format!("t{}", heartbeat.id),
+        trace_id: hex(&heartbeat.trace.trace_id),
+        span_id: hex(&heartbeat.trace.span_id),
     }
 }
 
@@ -566,7 +571,7 @@ fn key_of(row: &Row) -> Result<InstanceKey, DecodeError> {
     }
 }
 
-fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
+pub(super) fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
     Ok(Instance {
         key: key(&stored.namespace, &stored.service, &stored.instance)?,
         incarnation: Seq(stored.incarnation),
@@ -588,20 +593,24 @@ fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
     })
 }
 
+pub(super) fn load_heartbeat(stored: &StoredHeartbeat) -> Result<HeartbeatRef, DecodeError> {
+    let id = stored.id.strip_prefix('t').and_then(|id| id.parse().ok());
+    Ok(HeartbeatRef {
+        at: instant(&stored.at)?,
+        id: id.ok_or_else(|| payload("the heartbeat's id is no traffic id"))?,
+        trace: trace_of(&stored.trace_id, &stored.span_id)?,
+    })
+}
+
+pub(super) fn trace_of(trace_id: &str, span_id: &str) -> Result<TraceRef, DecodeError> {
+    let ids = unhex(trace_id).zip(unhex(span_id));
+    let (trace_id, span_id) = ids.ok_or_else(|| payload("a trace is no hexadecimal"))?;
+    Ok(TraceRef { trace_id, span_id })
+}
+
 fn load_overdue(stored: StoredOverdue) -> Result<Arithmetic, DecodeError> {
-    let heartbeat = |stored: StoredHeartbeat| -> Result<HeartbeatRef, DecodeError> {
-        let id = stored.id.strip_prefix('t').and_then(|id| id.parse().ok());
-        let ids = unhex(&stored.trace_id).zip(unhex(&stored.span_id));
-        let (trace_id, span_id) =
-            ids.ok_or_else(|| payload("the heartbeat's trace is no hexadecimal"))?;
-        Ok(HeartbeatRef {
-            at: instant(&stored.at)?,
-            id: id.ok_or_else(|| payload("the heartbeat's id is no traffic id"))?,
-            trace: TraceRef { trace_id, span_id },
-        })
-    };
     Ok(Arithmetic {
-        last_heartbeat: stored.last_heartbeat.map(heartbeat).transpose()?,
+        last_heartbeat: stored.last_heartbeat.as_ref().map(load_heartbeat).transpose()?,
         ttl: Millis::parse(&stored.ttl).map_err(payload)?,
         gap: Millis::from_millis(stored.gap_ms),
         missed: stored.missed,

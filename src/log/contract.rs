@@ -9,7 +9,7 @@ use rusqlite::params;
 use super::memory::MemoryLog;
 use super::sqlite::{self, SqliteLog, Synchronous};
 use super::*;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, HeartbeatRef};
 use crate::domain::{Registry, decide, fold};
 use crate::testing::history::{Step, histories};
 use crate::testing::traffic::{lookup, traffic};
@@ -21,6 +21,8 @@ pub(super) trait Place {
     fn open(&self) -> Box<dyn Log>;
     /// Appends behind the back of whoever has the log open.
     fn append_beside(&self, change: &Change);
+    /// Puts a snapshot of a version that is in the log.
+    fn put_snapshot(&self, snapshot: &Snapshot);
 }
 
 /// The process's memory.
@@ -39,6 +41,10 @@ impl Place for Memory {
         let mut log = self.0.clone();
         let expected = log.head();
         log.append(expected, &[Arc::new(change.clone())]).unwrap();
+    }
+
+    fn put_snapshot(&self, snapshot: &Snapshot) {
+        self.0.put_snapshot(snapshot.clone());
     }
 }
 
@@ -99,6 +105,10 @@ impl Place for Disk {
             )
             .unwrap();
     }
+
+    fn put_snapshot(&self, snapshot: &Snapshot) {
+        sqlite::put_snapshot(&mut self.shell(), snapshot);
+    }
 }
 
 /// Makes a test of each clause on each place.
@@ -120,6 +130,7 @@ clauses! {
     a_batch_that_is_too_large_is_refused_whole,
     resolve_finds_out_what_became_of_a_batch,
     changes_are_read_as_they_were_appended,
+    a_snapshot_and_the_changes_after_it_give_the_state,
     traffic_is_numbered_across_the_edges_of_blocks,
     traffic_is_read_back_as_it_was_appended,
     a_run_that_did_not_end_in_order_is_noticed,
@@ -259,6 +270,52 @@ fn changes_are_read_as_they_were_appended<P: Place>() {
         prop_assert_eq!(all(&mut *log), changes.clone());
         drop(log);
         prop_assert_eq!(all(&mut *place.open()), changes);
+    });
+}
+
+/// The state after each change, beginning with the empty one. The lives know a heartbeat here and there.
+pub(super) fn states_of(changes: &[Arc<Change>]) -> Vec<Snapshot> {
+    let mut states = vec![Snapshot { next_traffic: 1, ..Snapshot::default() }];
+    for change in changes {
+        let mut state = states.last().unwrap().clone();
+        state.fold(change);
+        let key = change.event.key();
+        if let Some(life) = key.and_then(|key| state.lives.get_mut(key)) {
+            let beats = change.seq.0 % 3 == 0;
+            let heartbeat = HeartbeatRef { at: change.at, id: change.seq.0, trace: trace(3) };
+            life.last_heartbeat = beats.then_some(heartbeat).or(life.last_heartbeat);
+        }
+        states.push(state);
+    }
+    states
+}
+
+fn a_snapshot_and_the_changes_after_it_give_the_state<P: Place>() {
+    proptest!(cases(24), |(history in histories(60), of: prop::sample::Index)| {
+        let (place, changes) = (P::new(), changes_of(&history));
+        let (mut log, states) = (place.open(), states_of(&changes));
+        prop_assert_eq!(log.snapshots().unwrap(), []);
+        prop_assert_eq!(log.first().unwrap(), Seq(1));
+        prop_assume!(!changes.is_empty());
+        log.append(Seq(0), &changes).unwrap();
+        let seq = Seq(of.index(changes.len()) as u64 + 1);
+        place.put_snapshot(&states[usize::try_from(seq.0).unwrap()]);
+        prop_assert_eq!(log.snapshots().unwrap(), [seq]);
+        prop_assert_eq!(log.snapshot(Seq(seq.0 + 1)).unwrap(), None);
+        let mut state = log.snapshot(seq).unwrap().unwrap();
+        prop_assert_eq!(&state, &states[usize::try_from(seq.0).unwrap()]);
+        for change in log.read(seq.next(), usize::MAX).unwrap() {
+            prop_assert_eq!(crate::domain::invariants::check_change(&state.registry, &change), Ok(()));
+            state.fold(&change);
+        }
+        let whole = states.last().unwrap();
+        // Registries are equal if heads, times, revisions, instances and digests are.
+        prop_assert_eq!(&state.registry, &whole.registry);
+        for (key, life) in &whole.lives {
+            prop_assert_eq!(state.lives[key].registration, life.registration);
+        }
+        prop_assert_eq!(state.lives.len(), whole.lives.len());
+        prop_assert_eq!(crate::domain::invariants::check_registry(&state.registry), Ok(()));
     });
 }
 

@@ -1,12 +1,14 @@
 //! A log in memory, for tests and simulation. It keeps the contract of [`super`], and it can be told to
 //! fail, to leave the outcome open, or to have a second writer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::{
-    Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, TrafficLog,
+    Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, Snapshot,
+    TrafficLog,
 };
 use crate::domain::traffic::Traffic;
 use crate::domain::{Change, Seq, Timestamp};
@@ -29,6 +31,7 @@ pub enum Fault {
 struct State {
     changes: Vec<Change>,
     traffic: Vec<Numbered>,
+    snapshots: BTreeMap<Seq, Snapshot>,
     fault: Fault,
     /// A run has begun and not ended.
     begun: bool,
@@ -62,6 +65,11 @@ impl MemoryLog {
     #[must_use]
     pub fn traffic(&self) -> Vec<Numbered> {
         self.state.lock().traffic.clone()
+    }
+
+    /// Puts a snapshot beside the changes.
+    pub fn put_snapshot(&self, snapshot: Snapshot) {
+        self.state.lock().snapshots.insert(snapshot.registry.head(), snapshot);
     }
 
     fn unavailable() -> AppendError {
@@ -132,6 +140,22 @@ impl ChangeLog for MemoryLog {
         let state = self.state.lock();
         let wanted = state.changes.iter().filter(|change| change.seq >= from);
         Ok(wanted.take(limit).cloned().collect())
+    }
+
+    fn first(&mut self) -> Result<Seq, ReadError> {
+        let state = self.state.lock();
+        Ok(state.changes.first().map_or_else(|| state.head().next(), |change| change.seq))
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<Seq>, ReadError> {
+        let first = self.first()?;
+        let state = self.state.lock();
+        let usable = |seq: &&Seq| seq.next() >= first && **seq <= state.head();
+        Ok(state.snapshots.keys().filter(usable).copied().collect())
+    }
+
+    fn snapshot(&mut self, seq: Seq) -> Result<Option<Snapshot>, ReadError> {
+        Ok(self.state.lock().snapshots.get(&seq).cloned())
     }
 }
 

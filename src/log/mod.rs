@@ -22,13 +22,15 @@
 //! 4. After `Unknown` the log says nothing about the batch until `resolve` has found out. Then it is
 //!    either appended, and acknowledged with its old numbers, or it is not there.
 //! 5. Reading gives back exactly what was appended, field by field.
-//! 6. Calls block; only the registrar's thread makes them.
+//! 6. A snapshot is of a version that the changes after it lead on from, and reads as it was put.
+//! 7. Calls block; only the registrar's thread makes them.
 
 pub mod blocks;
 pub mod codec;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]
 mod stored;
@@ -37,6 +39,8 @@ pub mod verify;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+
+pub use self::snapshot::Snapshot;
 
 pub use crate::domain::traffic::Numbered;
 use crate::domain::traffic::Traffic;
@@ -136,6 +140,25 @@ pub trait ChangeLog: Send + Debug {
     /// # Errors
     /// [`ReadError`]; what comes before a damaged change can be read with a smaller limit.
     fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError>;
+
+    /// The number of the first change that is kept, or of the next one if none is; what comes before it only
+    /// snapshots know.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn first(&mut self) -> Result<Seq, ReadError>;
+
+    /// The versions of which there is a snapshot that a replay can begin at, the oldest first.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn snapshots(&mut self) -> Result<Vec<Seq>, ReadError>;
+
+    /// The snapshot of version `seq`, checked; none if there is none.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it is not what was written: the one before it may be.
+    fn snapshot(&mut self, seq: Seq) -> Result<Option<Snapshot>, ReadError>;
 }
 
 /// The log of traffic.

@@ -284,6 +284,9 @@ proptest! {
         prop_assert!(decoded.iter().map(|event| event.number).eq(first..first + events.len() as u64));
         for (decoded, event) in decoded.iter().zip(&events) {
             prop_assert_eq!(&decoded.traffic, event);
+            let data = blocks::data_of(&event.detail);
+            let read = blocks::detail_of(event.detail.kind(), &data);
+            prop_assert_eq!(read.as_ref(), Ok(&event.detail));
         }
     }
 
@@ -303,7 +306,7 @@ proptest! {
             drop(fold(&mut registry, &change));
             for (_, service) in registry.services() {
                 for instance in service.instances.values() {
-                    let lease = Lease::granted(instance.ttl, Monotonic(1));
+                    let lease = Lease::granted(instance.ttl, Monotonic(1), trace(1));
                     let _ = (lease.late_after(), instance.heartbeat_interval());
                 }
             }

@@ -1,14 +1,16 @@
 //! Reads a whole log and says what is wrong with it, and where. Changes nothing; works beside a registry
 //! that runs, and on a copy of the file.
 
+use std::collections::VecDeque;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::codec;
+use super::snapshot::{Life, Snapshot};
 use super::sqlite::{OpenError, Reader, open_reader};
 use super::{ReadError, blocks::Block};
-use crate::domain::{Registry, Seq, fold, invariants};
+use crate::domain::{InstanceKey, Seq, TraceRef, invariants};
 
 /// Rows read at once.
 const CHUNK: usize = 4_096;
@@ -32,8 +34,12 @@ pub struct Report {
     pub log_id: String,
     /// The last change.
     pub head: u64,
+    /// The first change that is kept.
+    pub first: u64,
     /// Changes read.
     pub changes: u64,
+    /// Snapshots that are whole.
+    pub snapshots: u64,
     /// Traffic events read.
     pub traffic: u64,
     /// Instances alive at the head.
@@ -75,7 +81,8 @@ pub enum VerifyError {
 }
 
 /// Verifies the data directory or database file at `path`: SQLite's own check, the sequence, every
-/// checksum, every payload, that each change follows from the state before it, and the traffic blocks.
+/// checksum, every payload, that each change follows from the state before it, that each snapshot holds what folding
+/// gives, and the traffic blocks.
 /// `progress` is called now and then with the rows read so far.
 ///
 /// # Errors
@@ -94,16 +101,121 @@ pub fn verify(path: &Path, mut progress: impl FnMut(u64)) -> Result<Report, Veri
     Ok(report)
 }
 
+/// Where the checking begins: the empty beginning or, where changes have gone, the snapshot that the kept ones stand
+/// on. None if there is none that is whole.
+fn base_of(
+    reader: &Reader,
+    first: Seq,
+    report: &mut Report,
+) -> Result<Option<Snapshot>, ReadError> {
+    if first == Seq(1) {
+        return Ok(Some(Snapshot::default()));
+    }
+    let base = Seq(first.0 - 1);
+    match reader.snapshot(base) {
+        Ok(Some(snapshot)) => return Ok(Some(snapshot)),
+        Ok(None) => {}
+        Err(ReadError::Damaged { place, what }) => report.find(place, what),
+        Err(error) => return Err(error),
+    }
+    report.find(
+        format!("the state before change {first}"),
+        "the changes that led to it are gone, and no whole snapshot holds it",
+    );
+    Ok(None)
+}
+
+/// The snapshots that are still to be compared: each when the folding has come to its version.
+struct Snapshots {
+    waiting: VecDeque<Seq>,
+}
+
+impl Snapshots {
+    fn new(reader: &Reader, after: Seq) -> Result<Self, ReadError> {
+        let found = reader.snapshots(after, Seq(u64::MAX))?;
+        Ok(Self { waiting: found.into_iter().map(|(seq, _)| seq).collect() })
+    }
+
+    /// Checks those of versions up to the one that is folded now; `state` is none if what was folded is not to be
+    /// trusted.
+    fn compare(
+        &mut self,
+        reader: &Reader,
+        reached: Seq,
+        state: Option<&Snapshot>,
+        report: &mut Report,
+    ) -> Result<(), ReadError> {
+        while let Some(seq) = self.waiting.pop_front_if(|seq| *seq <= reached) {
+            let place = format!("snapshot {seq}");
+            match reader.snapshot(seq) {
+                Ok(Some(snapshot)) => {
+                    report.snapshots += 1;
+                    if let Some(state) = state.filter(|state| state.registry.head() == seq) {
+                        differences(&snapshot, state)
+                            .into_iter()
+                            .for_each(|what| report.find(place.clone(), what));
+                    }
+                }
+                // Let go of since it was listed.
+                Ok(None) => {}
+                Err(ReadError::Damaged { place, what }) => report.find(place, what),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a snapshot differs from what was folded.
+fn differences(snapshot: &Snapshot, folded: &Snapshot) -> Vec<String> {
+    let (is, should) = (&snapshot.registry, &folded.registry);
+    let mut found = Vec::new();
+    if is.at() != should.at() {
+        found.push("it names another time than its change".to_owned());
+    }
+    if !is.services().eq(should.services()) {
+        found.push(format!(
+            "it holds {} instances of {} services with hash {:016x} at revisions of its own, folding gives {} of {} with {:016x}",
+            is.instance_count(),
+            is.service_count(),
+            is.digest(),
+            should.instance_count(),
+            should.service_count(),
+            should.digest()
+        ));
+    }
+    // What is not known of a life (its registration went with the changes) is no contradiction.
+    let other = |life: &Life, known: &Life| {
+        known.registration != TraceRef::default() && life.registration != known.registration
+    };
+    let contradicts = |key: &InstanceKey, known: &Life| {
+        snapshot.lives.get(key).is_some_and(|life| other(life, known))
+    };
+    if folded.lives.iter().any(|(key, known)| contradicts(key, known)) {
+        found.push("it names another trace for a registration than the change does".to_owned());
+    }
+    found
+}
+
 fn changes(
     reader: &Reader,
     next: Seq,
     report: &mut Report,
     progress: &mut impl FnMut(u64),
 ) -> Result<(), ReadError> {
-    let mut registry = Registry::default();
-    let mut from = Seq(1);
+    let first = reader.first()?.0;
+    report.first = first.0;
+    let base = base_of(reader, first, report)?;
+    // Whether there is a state to follow from, and whether every change since then could be read.
+    let mut grounded = base.is_some();
+    let mut whole = true;
+    let mut state = base.unwrap_or_default();
+    let mut snapshots = Snapshots::new(reader, Seq(first.0 - 1))?;
+    let mut from = first;
     let mut stopped = false;
     loop {
+        let folded = (grounded && whole).then_some(&state);
+        snapshots.compare(reader, state.registry.head(), folded, report)?;
         let mut rows = match reader.rows(from, CHUNK) {
             Ok(rows) => rows,
             // A damaged page ends what can be read; what comes before it is read one by one.
@@ -117,6 +229,15 @@ fn changes(
         // What a running registry appends after the head was read is the next verification's.
         rows.retain(|row| row.seq < next.0);
         let Some(last) = rows.last() else { break };
+        let first = reader.first()?.0;
+        if rows[0].seq != from.0 && first > from {
+            // Retention has overtaken the reading: go on from where the log begins now.
+            let base = base_of(reader, first, report)?;
+            (grounded, whole, from) = (base.is_some(), true, first);
+            state = base.unwrap_or_default();
+            report.first = first.0;
+            continue;
+        }
         from = Seq(last.seq).next();
         for row in &rows {
             report.changes += 1;
@@ -125,24 +246,29 @@ fn changes(
                 Ok(change) => change,
                 Err(error) => {
                     report.find(place, error);
+                    whole = false;
                     continue;
                 }
             };
-            if let Err(violation) = invariants::check_change(&registry, &change) {
+            if grounded && let Err(violation) = invariants::check_change(&state.registry, &change) {
                 report.find(place, violation);
             }
-            drop(fold(&mut registry, &change));
+            state.fold(&change);
+            let folded = (grounded && whole).then_some(&state);
+            snapshots.compare(reader, change.seq, folded, report)?;
         }
         progress(report.changes);
         if stopped {
             break;
         }
     }
+    snapshots.compare(reader, Seq(u64::MAX), None, report)?;
+    let registry = &state.registry;
     if registry.head().next() != next {
         let what = format!("the last change is {}, the next number is {next}", registry.head());
         report.find("the head", what);
     }
-    if let Err(violation) = invariants::check_registry(&registry) {
+    if grounded && let Err(violation) = invariants::check_registry(registry) {
         report.find("the state at the head", violation);
     }
     report.head = registry.head().0;

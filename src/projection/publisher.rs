@@ -62,12 +62,12 @@ impl Publisher {
     }
 
     /// Publishes the services in `touched` as `registry` has them, then its head. `grant` makes the lease
-    /// of an instance that needs a new one.
+    /// of an instance that needs a new one, and is shown the one before if it was of the same life.
     pub fn publish(
         &self,
         registry: &Registry,
         touched: &BTreeSet<ServiceKey>,
-        grant: impl Fn(&Arc<Instance>) -> Lease,
+        grant: impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
     ) -> Published {
         let mut published = Published::default();
         let mut index = self.projection.index.write();
@@ -117,7 +117,7 @@ fn next_view(
     key: &ServiceKey,
     service: &Service,
     before: Option<&ServiceView>,
-    grant: &impl Fn(&Arc<Instance>) -> Lease,
+    grant: &impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
     published: &mut Published,
 ) -> ServiceView {
     let mut old = before.map_or(&[][..], |before| &before.entries).iter().peekable();
@@ -138,7 +138,10 @@ fn next_view(
             }
             replaced => {
                 published.ended.extend(replaced.cloned());
-                let lease = Arc::new(grant(instance));
+                let same_life = replaced
+                    .filter(|entry| entry.instance.incarnation == instance.incarnation)
+                    .map(|entry| &*entry.lease);
+                let lease = Arc::new(grant(instance, same_life));
                 let instance = Arc::clone(instance);
                 published
                     .granted

@@ -11,8 +11,8 @@ use super::sweep::{self, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
 use crate::clock::Monotonic;
 use crate::domain::command::Command;
-use crate::domain::event::{Event, Note};
-use crate::domain::{Change, InstanceKey, Seq, ServiceKey, TraceRef, fold, invariants};
+use crate::domain::event::Note;
+use crate::domain::{Change, InstanceKey, ServiceKey, TraceRef, fold, invariants};
 use crate::lease::Lease;
 use crate::lease::queue::Tracked;
 use crate::log::{AppendError, BATCH_MAX};
@@ -140,48 +140,29 @@ impl Registrar {
                 changes.push(Arc::new(change));
             }
         }
-        let ended = self.publish(&changes);
-        self.forget_origins(&ended);
+        self.publish(&changes);
         Ok(())
     }
 
-    /// Publishes the services that `changes` touched, begins and ends leases. Gives the incarnations that
-    /// have ended.
-    pub(super) fn publish(&mut self, changes: &[Arc<Change>]) -> Vec<Seq> {
+    /// Publishes the services that `changes` touched, begins and ends leases.
+    pub(super) fn publish(&mut self, changes: &[Arc<Change>]) {
         let now = self.shared.clock.monotonic();
-        let mut touched: BTreeSet<ServiceKey> = BTreeSet::new();
-        for change in changes {
-            let Some(key) = change.event.key() else { continue };
-            touched.insert(key.service.clone());
-            if matches!(change.event, Event::Registered { .. }) && self.lives(key, change.seq) {
-                self.origins.insert(change.seq, change.trace);
+        let keys = changes.iter().filter_map(|change| change.event.key());
+        let touched: BTreeSet<ServiceKey> = keys.map(|key| key.service.clone()).collect();
+        let published = self.publisher.publish(&self.registry, &touched, |instance, same_life| {
+            if let Some(lease) = same_life {
+                return lease.regranted(instance.ttl, now);
             }
-        }
-        let published = self
-            .publisher
-            .publish(&self.registry, &touched, |instance| Lease::granted(instance.ttl, now));
-        let mut ended = Vec::new();
-        for Entry { instance, lease, .. } in published.ended.iter().map(|entry| &**entry) {
-            lease.word().close();
-            // With another ttl it is the same life.
-            if !self.lives(&instance.key, instance.incarnation) {
-                ended.push(instance.incarnation);
-            }
+            // A life that begins here began with one of these: its incarnation is that change's number.
+            let began = changes.binary_search_by_key(&instance.incarnation, |c| c.seq);
+            let registration = began.map(|position| changes[position].trace);
+            Lease::granted(instance.ttl, now, registration.unwrap_or_default())
+        });
+        for entry in &published.ended {
+            entry.lease.word().close();
         }
         self.watch(published.granted, now);
         self.telemetry.shifted(&published.shifts);
-        ended
-    }
-
-    /// Whether this life of the instance is the present one.
-    pub(super) fn lives(&self, key: &InstanceKey, incarnation: Seq) -> bool {
-        self.registry.instance(key).is_some_and(|living| living.incarnation == incarnation)
-    }
-
-    pub(super) fn forget_origins(&mut self, ended: &[Seq]) {
-        for incarnation in ended {
-            self.origins.remove(incarnation);
-        }
     }
 
     /// Puts new leases into the queue of deadlines.
@@ -206,9 +187,8 @@ impl Registrar {
         mut decided: Decided,
     ) -> Vec<(Arc<Change>, Option<TraceRef>)> {
         let clock = self.clock();
-        let mut ended = Vec::new();
         if !decided.batch.is_empty() {
-            ended = self.publish(&decided.batch);
+            self.publish(&decided.batch);
             self.since_checkpoint += decided.batch.len() as u64;
         }
         decided.timings.published = clock.wall();
@@ -243,15 +223,14 @@ impl Registrar {
                     if let Ok(Some(change)) = change
                         && due.verdict == Verdict::Expired
                     {
-                        let origin = self.origins.get(&due.tracked.incarnation).copied();
-                        expired.push((change, origin));
+                        let registration = due.tracked.lease.registration();
+                        expired.push((change, Some(registration).filter(TraceRef::is_some)));
                     }
                     due.settle(&mut self.deadlines);
                 }
                 Origin::Own => {}
             }
         }
-        self.forget_origins(&ended);
         expired
     }
 

@@ -12,7 +12,7 @@ use crate::lease::Lease;
 use crate::log::AppendError;
 
 /// Traffic events of one transaction: eight blocks, about a millisecond.
-const SLICE: usize = 2_048;
+pub(super) const SLICE: usize = 2_048;
 
 /// Traffic that was taken from the buffer and is not in the log yet.
 #[derive(Debug, Default)]

@@ -1,16 +1,19 @@
-//! From the log to a state that can serve: replay, the last heartbeats, a check, leases with a fresh grace.
+//! From the log to a state that can serve: the newest whole snapshot, the changes after it, the last heartbeats, a
+//! check, leases with a fresh grace.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::flush::SLICE;
 use super::readiness::{Phase, Readiness};
 use super::thread::Registrar;
 use crate::clock::Monotonic;
-use crate::domain::event::{Event, HeartbeatRef, Note, Recovered};
+use crate::domain::event::{HeartbeatRef, Note, Recovered};
 use crate::domain::traffic::Detail;
-use crate::domain::{InstanceKey, Seq, ServiceKey, Timestamp, fold, invariants};
+use crate::domain::{InstanceKey, Seq, ServiceKey, Timestamp, invariants};
 use crate::lease::Lease;
-use crate::log::{AppendError, ReadError};
+use crate::log::snapshot::Life;
+use crate::log::{AppendError, ReadError, Snapshot};
 use crate::telemetry::signals;
 
 /// Changes read at once.
@@ -31,6 +34,14 @@ pub enum RecoverError {
         "replay stopped at a change that does not follow from those before it; `rollcall verify` says more"
     )]
     Violation(#[from] invariants::Violation),
+    /// Changes have gone, and so has every state that those after them lead on from.
+    #[error(
+        "the changes before {first} are gone, and no snapshot of the state before it is whole: bring a backup back with `rollcall restore FILE --data DIR`"
+    )]
+    Baseless {
+        /// The first change that is kept.
+        first: Seq,
+    },
     /// The log can't be written.
     #[error("the log can't be written")]
     Write(#[from] AppendError),
@@ -54,13 +65,17 @@ impl Registrar {
         let (started, ready_wall) = (clock.monotonic(), clock.wall());
         let before = Before { last_at: self.log.last_at(), clean: self.log.begin()? };
         let total = self.log.head();
-        self.replay(readiness, total)?;
-        invariants::check_registry(&self.registry)?;
-        let (heartbeats, traffic) = self.last_heartbeats()?;
-        self.publish_recovered(&heartbeats, clock.monotonic());
+        let mut state = self.base()?;
+        let base = (state.registry.head(), state.registry.instance_count() as u64);
+        let loaded = clock.monotonic();
+        self.replay(&mut state, readiness, total)?;
+        invariants::check_registry(&state.registry)?;
+        let traffic = self.last_heartbeats(&mut state)?;
+        self.registry = std::mem::take(&mut state.registry);
+        self.publish_recovered(&state.lives, clock.monotonic());
         let took = clock.monotonic().since(started);
         let recovered = Recovered {
-            changes: total.0,
+            changes: total.0 - base.0.0,
             traffic,
             instances: self.registry.instance_count() as u64,
             services: self.registry.service_count() as u64,
@@ -72,8 +87,8 @@ impl Registrar {
         signals::recovered(
             &self.telemetry.metrics.replay,
             &signals::Recovered {
-                snapshot: (0, std::time::Duration::ZERO),
-                tail: (recovered.changes + traffic, took.to_duration()),
+                snapshot: (base.1, loaded.since(started).to_duration()),
+                tail: (recovered.changes + traffic, clock.monotonic().since(loaded).to_duration()),
                 head_seq: total.0,
                 instances: recovered.instances,
                 services: recovered.services,
@@ -86,43 +101,60 @@ impl Registrar {
         Ok(())
     }
 
-    fn replay(&mut self, readiness: &Readiness, total: Seq) -> Result<(), RecoverError> {
+    /// The newest snapshot that is whole, or the empty beginning.
+    fn base(&mut self) -> Result<Snapshot, RecoverError> {
+        for seq in self.log.snapshots()?.into_iter().rev() {
+            match self.log.snapshot(seq) {
+                Ok(Some(snapshot)) => return Ok(snapshot),
+                Ok(None) => {}
+                Err(ReadError::Damaged { place, what }) => {
+                    signals::snapshot_damaged(&place, &what);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match self.log.first()? {
+            Seq(1) => Ok(Snapshot::default()),
+            first => Err(RecoverError::Baseless { first }),
+        }
+    }
+
+    fn replay(
+        &mut self,
+        state: &mut Snapshot,
+        readiness: &Readiness,
+        head: Seq,
+    ) -> Result<(), RecoverError> {
+        let base = state.registry.head();
+        let total = head.0 - base.0;
         loop {
-            let from = self.registry.head().next();
-            readiness.set(Phase::Replaying { done: self.registry.head().0, total: total.0 });
-            let changes = self.log.read(from, CHUNK)?;
+            let reached = state.registry.head();
+            readiness.set(Phase::Replaying { done: reached.0 - base.0, total });
+            let changes = self.log.read(reached.next(), CHUNK)?;
             if changes.is_empty() {
                 return Ok(());
             }
             for change in &changes {
-                invariants::check_change(&self.registry, change)?;
-                match &change.event {
-                    Event::Registered { instance, .. } if instance.incarnation == change.seq => {
-                        self.origins.insert(change.seq, change.trace);
-                    }
-                    Event::Deregistered { .. } | Event::Expired { .. } => {
-                        self.origins.remove(&change.cause.unwrap_or_default());
-                    }
-                    _ => {}
-                }
-                // What is in the log is not taken back.
-                drop(fold(&mut self.registry, change));
+                invariants::check_change(&state.registry, change)?;
+                state.fold(change);
             }
         }
     }
 
-    /// The last heartbeat of each living instance, and how many traffic events were read for it.
-    fn last_heartbeats(&mut self) -> Result<(HashMap<InstanceKey, HeartbeatRef>, u64), ReadError> {
-        let mut wanted: HashMap<InstanceKey, Seq> = self
+    /// Looks in the traffic that the snapshot does not know for the last heartbeat of each living instance; how many
+    /// events were read for it.
+    fn last_heartbeats(&mut self, state: &mut Snapshot) -> Result<u64, ReadError> {
+        let mut wanted: HashMap<InstanceKey, Seq> = state
             .registry
             .services()
             .flat_map(|(_, service)| service.instances.values())
             .map(|instance| (instance.key.clone(), instance.incarnation))
             .collect();
-        let mut found = HashMap::new();
+        // Those of the flush that was being noted when the snapshot was begun may not be in it.
+        let known = state.next_traffic.saturating_sub(SLICE as u64).max(1);
         let mut before = self.log.next_number();
         let mut read = 0;
-        while !wanted.is_empty() && before > 1 && read < TRAFFIC_MAX {
+        while !wanted.is_empty() && before > known && read < TRAFFIC_MAX {
             let events = match self.log.read_back(before, CHUNK) {
                 // Traffic is no state: what is damaged there costs the names of some last heartbeats.
                 Err(ReadError::Damaged { place, what }) => {
@@ -145,23 +177,24 @@ impl Registrar {
                 if wanted.get(&key) == Some(&incarnation) {
                     wanted.remove(&key);
                     let (at, id, trace) = (event.traffic.at, event.number, event.traffic.trace);
-                    found.insert(key, HeartbeatRef { at, id, trace });
+                    let heartbeat = HeartbeatRef { at, id, trace };
+                    let known = state.lives.entry(key).or_default();
+                    if known.last_heartbeat.is_none_or(|known| known.id < id) {
+                        known.last_heartbeat = Some(heartbeat);
+                    }
                 }
             }
         }
-        Ok((found, read))
+        Ok(read)
     }
 
-    fn publish_recovered(
-        &mut self,
-        heartbeats: &HashMap<InstanceKey, HeartbeatRef>,
-        now: Monotonic,
-    ) {
+    fn publish_recovered(&mut self, lives: &HashMap<InstanceKey, Life>, now: Monotonic) {
         let all: BTreeSet<ServiceKey> =
             self.registry.services().map(|(key, _)| key.clone()).collect();
-        let published = self.publisher.publish(&self.registry, &all, |instance| {
-            let last = heartbeats.get(&instance.key).copied();
-            Lease::replayed(instance.ttl, instance.status, last, now)
+        let published = self.publisher.publish(&self.registry, &all, |instance, _| {
+            let Life { last_heartbeat, registration } =
+                lives.get(&instance.key).copied().unwrap_or_default();
+            Lease::replayed(instance.ttl, instance.status, last_heartbeat, registration, now)
         });
         self.watch(published.granted, now);
         self.telemetry.shifted(&published.shifts);

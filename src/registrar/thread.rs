@@ -6,7 +6,6 @@
 //! refuses changes, renews leases, expires nobody and tries again until it can write; then the first change
 //! is `log_gap`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::buffer::QueuedTraffic;
@@ -16,7 +15,7 @@ use super::handle::Shared;
 use super::observe::Telemetry;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::{Millis, Registry, Seq, Timestamp, TraceRef};
+use crate::domain::{Millis, Registry, Timestamp};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
@@ -39,8 +38,6 @@ pub(super) struct Registrar {
     pub(super) registry: Registry,
     pub(super) publisher: Publisher,
     pub(super) deadlines: DeadlineQueue,
-    /// The trace of the registration that began each living incarnation.
-    pub(super) origins: HashMap<Seq, TraceRef>,
     pub(super) shared: Arc<Shared>,
     pub(super) telemetry: Telemetry,
     pub(super) pace: Pace,
@@ -65,7 +62,6 @@ impl Registrar {
             registry: Registry::default(),
             publisher,
             deadlines: DeadlineQueue::default(),
-            origins: HashMap::new(),
             shared,
             telemetry,
             pace,

@@ -92,10 +92,15 @@ pub fn snapshot_written(metrics: &KeeperMetrics, seq: u64, bytes: u64, elapsed: 
     );
 }
 
+/// A snapshot is not what was written. The state is folded from the one before it.
+pub fn snapshot_damaged(place: &str, what: &str) {
+    warn!(place, "{place} is damaged: {what}; recovering from what comes before it");
+}
+
 /// Figures of a replay.
 #[derive(Debug, Clone, Copy)]
 pub struct Recovered {
-    /// Events read from a snapshot, and how long that took.
+    /// Instances read from a snapshot, and how long that took.
     pub snapshot: (u64, Duration),
     /// Events read after it, and how long that took.
     pub tail: (u64, Duration),

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
 
+mod backup;
 mod bad_input;
 mod collector;
 mod command_line;

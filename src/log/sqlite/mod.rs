@@ -5,7 +5,9 @@
 //!   checkpointer.rs ───── a thread and a connection of its own: moves the WAL into the file
 //!   keeper's thread ───── upkeep.rs, retention.rs: a second write connection, in small slices; gate.rs says whose
 //!                         turn it is
+//!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
 //!   reader.rs ─────────── read-only connections, for verify and for
+//!   backup.rs, export.rs, import.rs ─ copies of a log, as a file and as lines; target.rs is where they are made
 //!   archive/ ──────────── questions about the past
 //! ```
 //!
@@ -13,12 +15,20 @@
 //! here is called from an async task.
 
 mod archive;
+mod backup;
 mod checkpointer;
+mod export;
 mod gate;
+mod import;
+mod lines;
 mod reader;
 mod retention;
 mod rows;
 mod sizes;
+#[cfg(test)]
+mod snapshot_tests;
+mod snapshots;
+mod target;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -32,9 +42,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 pub use archive::SqliteArchive;
+pub use backup::{Copied, CopyError, backup, restore};
+pub use export::{ExportError, Exported, Range, export};
 pub use gate::Gate;
+pub use import::{ImportError, import};
 pub use reader::Reader;
 pub use sizes::Sizes;
+#[cfg(test)]
+pub(crate) use snapshot_tests::put_snapshot;
+pub use target::TargetError;
 pub use upkeep::SqliteUpkeep;
 pub use writer::SqliteLog;
 

@@ -8,10 +8,12 @@ use rusqlite::{Connection, OpenFlags};
 use super::rows::Keeping;
 use super::sizes::{self, Sizes};
 use super::writer::decode_change;
-use super::{OpenError, check_ours, check_schema, rows};
-use crate::domain::{Change, Seq};
+use super::{OpenError, check_ours, check_schema, rows, snapshots};
+use crate::domain::registry::Service;
+use crate::domain::{Change, Seq, ServiceKey, Timestamp};
 use crate::log::blocks::Block;
 use crate::log::codec::Row;
+use crate::log::snapshot::Snapshot;
 use crate::log::{Numbered, ReadError};
 
 /// A read-only connection to a log.
@@ -19,6 +21,8 @@ use crate::log::{Numbered, ReadError};
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
+    /// Whether the file has the tables of the second migration: a backup of before is read all the same.
+    has_memory: bool,
 }
 
 fn storage(error: rusqlite::Error) -> ReadError {
@@ -33,7 +37,17 @@ impl Reader {
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         check_ours(&connection, path)?;
         check_schema(&connection, path)?;
-        Ok(Self { connection, path: path.to_owned() })
+        let has_memory = connection
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'snapshots'", [], |row| {
+                row.get(0)
+            })
+            .map_err(sqlite)?;
+        Ok(Self { connection, path: path.to_owned(), has_memory })
+    }
+
+    /// The connection itself, for those who copy all of it.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The id of the log and the numbers that come next: `(id, change, traffic)`.
@@ -43,6 +57,50 @@ impl Reader {
     pub fn next(&self) -> Result<(String, Seq, u64), ReadError> {
         let next = rows::next(&self.connection).map_err(storage)?;
         Ok((next.id, Seq(next.seq), next.traffic))
+    }
+
+    /// The numbers of the first change and of the first traffic event that are kept.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn first(&self) -> Result<(Seq, u64), ReadError> {
+        if !self.has_memory {
+            return Ok((Seq(1), 1));
+        }
+        let (seq, traffic) = rows::first(&self.connection).map_err(storage)?;
+        Ok((Seq(seq), traffic))
+    }
+
+    /// The snapshots of versions `from` to `to`, the oldest first, and when these versions began.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn snapshots(&self, from: Seq, to: Seq) -> Result<Vec<(Seq, Timestamp)>, ReadError> {
+        if !self.has_memory {
+            return Ok(Vec::new());
+        }
+        snapshots::complete(&self.connection, from, to).map_err(storage)
+    }
+
+    /// A snapshot, checked; none if there is none of this version.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it is not what was written.
+    pub fn snapshot(&self, seq: Seq) -> Result<Option<Snapshot>, ReadError> {
+        snapshots::load(&self.connection, seq)
+    }
+
+    /// One service of a snapshot with the time of the snapshot; the outer none is that there is no snapshot of this
+    /// version, the inner one that it does not know the service.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if it is not what was written.
+    pub fn snapshot_service(
+        &self,
+        seq: Seq,
+        key: &ServiceKey,
+    ) -> Result<Option<(Timestamp, Option<Service>)>, ReadError> {
+        snapshots::load_service(&self.connection, seq, key)
     }
 
     /// Up to `limit` rows of changes from `from` on, undecoded.

@@ -90,7 +90,7 @@ pub(super) fn insert_change(
 
 /// A text, also where the file says that it is none or no UTF-8: the row's checksum will tell, and its place can
 /// be named.
-fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+pub(super) fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
@@ -111,14 +111,17 @@ fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
 }
 
 /// A number, in the same way; what is none or out of range reads as the largest one.
-fn number<T: TryFrom<i64> + Bounded>(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn number<T: TryFrom<i64> + Bounded>(
+    row: &SqlRow<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => T::try_from(number).unwrap_or(T::LARGEST),
         ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => T::LARGEST,
     })
 }
 
-trait Bounded {
+pub(super) trait Bounded {
     const LARGEST: Self;
 }
 
@@ -233,6 +236,13 @@ pub(super) fn next(connection: &Connection) -> rusqlite::Result<Next> {
             traffic: positive(row, 2)?,
             clean: row.get(3)?,
         })
+    })
+}
+
+/// The first change and the first traffic event that are kept.
+pub(super) fn first(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    connection.query_row("SELECT first_seq, first_traffic FROM log", [], |row| {
+        Ok((positive(row, 0)?, positive(row, 1)?))
     })
 }
 

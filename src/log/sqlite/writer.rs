@@ -13,15 +13,16 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::checkpointer::{self, Checkpointer};
 use super::gate::Gate;
-use super::rows;
 use super::upkeep::SqliteUpkeep;
 use super::{DirLock, OpenError, Synchronous, open_and_migrate};
+use super::{rows, snapshots};
 use crate::domain::traffic::Traffic;
 use crate::domain::{Change, Seq, Timestamp};
 use crate::log::blocks::{self, BLOCK};
 use crate::log::codec::{self, Row};
 use crate::log::{
-    Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, TrafficLog,
+    Ack, AppendError, BATCH_MAX, ChangeLog, Durability, Log, Numbered, ReadError, Snapshot,
+    TrafficLog,
 };
 use crate::telemetry::metrics::Histogram;
 
@@ -313,6 +314,23 @@ impl ChangeLog for SqliteLog {
         self.session().map_err(unreadable)?;
         let stored = self.stored(from, limit).map_err(storage)?;
         stored.iter().map(decode_change).collect()
+    }
+
+    fn first(&mut self) -> Result<Seq, ReadError> {
+        let connection = &self.session().map_err(unreadable)?.connection;
+        snapshots::first_seq(connection).map_err(storage)
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<Seq>, ReadError> {
+        let head = self.head;
+        let connection = &self.session().map_err(unreadable)?.connection;
+        let first = snapshots::first_seq(connection).map_err(storage)?;
+        let found = snapshots::complete(connection, Seq(first.0 - 1), head).map_err(storage)?;
+        Ok(found.into_iter().map(|(seq, _)| seq).collect())
+    }
+
+    fn snapshot(&mut self, seq: Seq) -> Result<Option<Snapshot>, ReadError> {
+        snapshots::load(&self.session().map_err(unreadable)?.connection, seq)
     }
 }
 

@@ -7,5 +7,6 @@ mod failure;
 mod leases;
 mod life;
 mod rig;
+mod snapshots;
 
 use rig::{Rig, eventually};

@@ -13,7 +13,7 @@ use crate::domain::{
     Timestamp, TraceRef, fold,
 };
 use crate::log::memory::MemoryLog;
-use crate::log::{Ack, AppendError, ChangeLog, Log, Numbered, ReadError, TrafficLog};
+use crate::log::{Ack, AppendError, ChangeLog, Log, Numbered, ReadError, Snapshot, TrafficLog};
 use crate::projection::{Entry, Projection};
 use crate::registrar::{
     Applied, Config, Handle, Phase, QueuedTraffic, Refused, Request, Running, Telemetry, start,
@@ -94,6 +94,18 @@ impl ChangeLog for Gated {
 
     fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
         self.log.read(from, limit)
+    }
+
+    fn first(&mut self) -> Result<Seq, ReadError> {
+        self.log.first()
+    }
+
+    fn snapshots(&mut self) -> Result<Vec<Seq>, ReadError> {
+        self.log.snapshots()
+    }
+
+    fn snapshot(&mut self, seq: Seq) -> Result<Option<Snapshot>, ReadError> {
+        self.log.snapshot(seq)
     }
 }
 

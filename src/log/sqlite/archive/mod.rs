@@ -9,7 +9,7 @@
 //! Each question borrows a connection of its own and holds no transaction for longer than one step.
 
 mod page;
-mod state;
+pub(super) mod state;
 mod visit;
 
 use std::ops::RangeInclusive;
