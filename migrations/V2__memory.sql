@@ -91,10 +91,12 @@ CREATE TABLE snapshot_services (
 CREATE UNIQUE INDEX snapshot_services_by_name ON snapshot_services (seq, namespace, service, part);
 
 -- Where to look: a row stands for a stretch of events of one class and says what can be in it. Derived in the
--- background; what has no row yet is searched itself.
+-- background; what has no row yet is searched itself. Bits and filters: src/log/segments.rs.
 CREATE TABLE change_segments (
     first     INTEGER PRIMARY KEY,
     last      INTEGER NOT NULL,
+    seen_from INTEGER NOT NULL,  -- the lowest and the highest version seen here
+    seen_to   INTEGER NOT NULL,
     kinds     INTEGER NOT NULL,  -- a bit for each kind
     names     BLOB    NOT NULL,  -- Bloom filter over namespaces, services, instances and callers
     trace_ids BLOB    NOT NULL,  -- Bloom filter
@@ -103,22 +105,25 @@ CREATE TABLE change_segments (
 CREATE TABLE traffic_segments (
     first     INTEGER PRIMARY KEY,
     last      INTEGER NOT NULL,
+    seen_from INTEGER NOT NULL,
+    seen_to   INTEGER NOT NULL,
     kinds     INTEGER NOT NULL,
     names     BLOB    NOT NULL,
     trace_ids BLOB    NOT NULL,
     checksum  INTEGER NOT NULL
 );
 
--- What stays of traffic when it has gone. Also derived in the background, while it is still there.
+-- What stays of traffic when it has gone. Also derived in the background, while it is still there: src/log/rollup.rs.
 -- Lookups, by the minute in which they were answered.
 CREATE TABLE lookup_minutes (
     minute   INTEGER NOT NULL,  -- minutes since 1970
-    part     INTEGER NOT NULL,  -- number of the first traffic event in it: a minute may have several rows
+    part     INTEGER NOT NULL,  -- number of the first traffic event in it: a minute of very many has several rows
     last     INTEGER NOT NULL,  -- number of the last one
-    counts   TEXT    NOT NULL,  -- JSON: see src/log/rollup.rs
-    checksum INTEGER NOT NULL,
+    names    TEXT    NOT NULL,  -- JSON array: the texts of this row; entry 0 is null
+    counts   BLOB    NOT NULL,  -- twelve numbers for each sum of equal lookups, seven bits a byte
+    checksum INTEGER NOT NULL,  -- CRC-32 over all of the above
     PRIMARY KEY (minute, part)
-);
+) WITHOUT ROWID;
 -- Heartbeats of one life, by the hour in which they came.
 CREATE TABLE heartbeat_runs (
     namespace     TEXT    NOT NULL,
@@ -131,6 +136,7 @@ CREATE TABLE heartbeat_runs (
     count         INTEGER NOT NULL,
     widest_gap    INTEGER NOT NULL,  -- microseconds between two heartbeats of this life
     widest_gap_at INTEGER NOT NULL,  -- when it ended
+    through       INTEGER NOT NULL,  -- number of the last one
     PRIMARY KEY (namespace, service, instance, incarnation, hour)
 ) WITHOUT ROWID;
 
@@ -152,3 +158,8 @@ ALTER TABLE log ADD COLUMN first_seq        INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE log ADD COLUMN first_traffic    INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE log ADD COLUMN derived_seq      INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE log ADD COLUMN derived_traffic  INTEGER NOT NULL DEFAULT 0;
+-- `derived_traffic` is what both roll-ups have: traffic up to there may go. The roll-ups are some minutes behind,
+-- because they are written when a period is over; the segments are not.
+ALTER TABLE log ADD COLUMN segmented_traffic  INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN counted_lookups    INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN counted_heartbeats INTEGER NOT NULL DEFAULT 0;

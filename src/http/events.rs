@@ -1,4 +1,5 @@
-//! The log, in pages. Reading it is no event: the past does not grow by being looked at.
+//! The log: in pages, one event by its id, all events of a trace. Reading it is no event: the past does not grow by
+//! being looked at.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::cursor::List;
 use super::faults::Faults;
+use super::names::Path;
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -15,7 +17,7 @@ use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
 use crate::domain::{Seq, Timestamp};
-use crate::history::{self, EventPage, EventQuery, Moment, Order, Position, Record};
+use crate::history::{self, EventId, EventPage, EventQuery, Moment, Order, Position, Record};
 use crate::rfc3339;
 use crate::telemetry::propagation::TraceId;
 
@@ -46,6 +48,32 @@ pub(super) const EVENTS: Operation = Operation {
     answers: &[answer(200, "A page.", "Events")],
 };
 
+/// `GET /v1/events/{id}`
+pub(super) const EVENT: Operation = Operation {
+    method: Method::Get,
+    id: "event",
+    summary: "One event of the log.",
+    query: &[],
+    headers: &[],
+    body: None,
+    answers: &[answer(200, "The event.", "Event")],
+};
+
+/// `GET /v1/traces/{trace_id}`
+pub(super) const TRACE: Operation = Operation {
+    method: Method::Get,
+    id: "trace",
+    summary: "The events of a trace, the oldest first; none for one that the log does not know.",
+    query: &[Parameter::new(
+        "limit",
+        "Most events; with more, `next` is a cursor for /v1/events with the same trace_id.",
+        Shape::Count(1, 10_000, 1_000),
+    )],
+    headers: &[],
+    body: None,
+    answers: &[answer(200, "Its events.", "Trace")],
+};
+
 pub(super) const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`).";
 
 #[derive(Serialize)]
@@ -55,6 +83,14 @@ struct Events<'a> {
     complete: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Trace<'a> {
+    trace_id: String,
+    trace_url: Option<String>,
+    #[serde(flatten)]
+    page: Events<'a>,
 }
 
 #[derive(Serialize)]
@@ -93,7 +129,48 @@ pub(super) async fn events(
 
     let head = api.projection.head();
     let page = api.ask(move |archive| archive.events(&wanted)).await?;
-    Ok(json_response(StatusCode::OK, text(&api, &page), head))
+    Ok(json_response(StatusCode::OK, wire::json(&shown(&api, &page)), head))
+}
+
+pub(super) async fn event(
+    State(api): State<Shared>,
+    path: Path,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mut faults = Faults::default();
+    Query::read(request.uri().query(), &EVENT, &mut faults);
+    faults.check()?;
+    // What is not an id names no event.
+    let id = EventId::parse(path.get("id")).ok_or(Problem::UnknownEvent)?;
+    let head = api.projection.head();
+    let event = api.ask(move |archive| archive.event(id)).await?.ok_or(Problem::UnknownEvent)?;
+    Ok(json_response(StatusCode::OK, wire::json(&event), head))
+}
+
+pub(super) async fn trace(
+    State(api): State<Shared>,
+    path: Path,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mut faults = Faults::default();
+    let query = Query::read(request.uri().query(), &TRACE, &mut faults);
+    let limit = usize::try_from(query.count("limit")).unwrap_or(usize::MAX);
+    let trace_id = read_trace_id(path.get("trace_id"), &mut faults);
+    drop(query);
+    faults.check()?;
+    let Some(trace_id) = trace_id else { return Err(Problem::Internal) };
+
+    let wanted = EventQuery { limit, trace_id: Some(trace_id.to_bytes()), ..EventQuery::default() };
+    let head = api.projection.head();
+    let page = api.ask(move |archive| archive.events(&wanted)).await?;
+    let trace_url = page.events.first().and_then(|event| api.trace_url(event.trace));
+    let trace = Trace { trace_id: trace_id.to_string(), trace_url, page: shown(&api, &page) };
+    Ok(json_response(StatusCode::OK, wire::json(&trace), head))
+}
+
+fn read_trace_id(text: &str, faults: &mut Faults) -> Option<TraceId> {
+    let trace_id = TraceId::parse(text.as_bytes());
+    trace_id.map_err(|error| faults.malformed("trace_id", error.to_string())).ok()
 }
 
 fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
@@ -105,10 +182,7 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
         }
         kind
     });
-    let trace_id = query.get("trace_id").and_then(|text| {
-        let trace_id = TraceId::parse(text.as_bytes());
-        trace_id.map_err(|error| faults.malformed("trace_id", error.to_string())).ok()
-    });
+    let trace_id = query.get("trace_id").and_then(|text| read_trace_id(text, faults));
     let now = api.clock.wall();
     let mut moment = |name: &str| {
         query.get(name).and_then(|text| moment(name, text, now, api.projection.head(), faults))
@@ -165,12 +239,12 @@ fn position(api: &Api, cursor: &str) -> Result<Position, Problem> {
     numbers.ok_or(Problem::InvalidCursor { detail: "it was not given out by this list" })
 }
 
-fn text(api: &Api, page: &EventPage) -> bytes::Bytes {
+fn shown<'a>(api: &Api, page: &'a EventPage) -> Events<'a> {
     let next = page.next.map(|Position { change, traffic }| {
         api.cursors.write(List::Events, &format!("{change},{traffic}"))
     });
     let missing = Missing::of(&page.missing);
-    wire::json(&Events { events: &page.events, next, complete: missing.is_empty(), missing })
+    Events { events: &page.events, next, complete: missing.is_empty(), missing }
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Path {
 }
 
 impl Path {
-    fn get(&self, name: &str) -> &str {
+    /// The segment of this name, unchecked; empty if the path has none.
+    pub(super) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 

@@ -58,10 +58,14 @@ fn path_item(resource: &Resource) -> Value {
         .iter()
         .map(|operation| (operation.method.key().to_owned(), describe(operation)))
         .collect();
-    let names: Vec<Value> = ["service", "instance"]
+    let schema = |name| match name {
+        "service" | "instance" => reference("Name"),
+        _ => json!({"type": "string"}),
+    };
+    let names: Vec<Value> = ["service", "instance", "id", "trace_id"]
         .into_iter()
         .filter(|name| resource.path.contains(&format!("{{{name}}}")))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": reference("Name")}))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": schema(name)}))
         .collect();
     if !names.is_empty() {
         item.insert("parameters".into(), names.into());
@@ -265,7 +269,15 @@ fn schemas() -> Value {
         })),
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
-            "missing": list(full(json!({"from": instant, "until": instant}))),
+            "missing": list(reference("Missing")),
+        })),
+        "Trace": object(&["trace_id", "trace_url", "events", "next", "complete"], json!({
+            "trace_id": text, "trace_url": maybe("string"), "events": list(reference("Event")),
+            "next": maybe("string"), "complete": truth, "missing": list(reference("Missing")),
+        })),
+        "Missing": object(&["from", "until", "reason"], json!({
+            "from": instant, "until": instant, "events": text,
+            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
         })),
         "Live": full(json!({"live": truth})),
         "Ready": object(&["ready", "log"], json!({"ready": truth, "log": word(&["writable", "failed"]), "cause": text})),

@@ -70,6 +70,8 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/namespaces").on(&services::NAMESPACES, services::namespaces),
         Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
+        Resource::at("/v1/events/{id}").on(&events::EVENT, events::event),
+        Resource::at("/v1/traces/{trace_id}").on(&events::TRACE, events::trace),
         Resource::at("/v1/status").on(&operation::STATUS, operation::status),
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),

@@ -3,18 +3,17 @@
 //!
 //! A row per event would cost six times the CPU and, with an index, half as much space again; the view
 //! `events` unfolds blocks for whoever reads the file with a shell. See `migrations/V1__event_log.sql` for the
-//! columns, and [`Form`] for what of them a kind of event uses.
+//! columns, [`Form`] for what of them a kind of event uses, and [`super::columns`] for the way back.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::Kind;
 use crate::domain::instance::Health;
-use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
-use crate::domain::{InstanceId, Namespace, Seq, ServiceName, Timestamp, TraceRef};
+use crate::domain::traffic::{CloseReason, Detail, Traffic};
+use crate::domain::{InstanceId, Namespace, Seq, ServiceName};
 
 /// Events of a full block.
 pub const BLOCK: usize = 256;
@@ -100,40 +99,54 @@ impl Form {
         }
     }
 
+    /// The kind of an event that is laid out so.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Heartbeat => Kind::Heartbeat,
+            Self::Lookup | Self::LongPoll => Kind::Lookup,
+            Self::WatchOpened => Kind::WatchOpened,
+            Self::WatchClosed => Kind::WatchClosed,
+            Self::Notified => Kind::Notified,
+        }
+    }
+
     /// Its digit.
     #[must_use]
     pub fn digit(self) -> u8 {
         b'0' + self as u8
     }
 
-    fn parse(digit: u8) -> Option<Self> {
+    /// The form that a digit stands for.
+    #[must_use]
+    pub fn parse(digit: u8) -> Option<Self> {
         Self::ALL.get(usize::from(digit.checked_sub(b'0')?)).copied()
     }
 }
 
 /// What a heartbeat said beyond its life.
 #[derive(Serialize, Deserialize, Default, PartialEq)]
-struct Said {
+pub(super) struct Said {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    load: Option<f64>,
+    pub(super) load: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    health: Option<String>,
+    pub(super) health: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    note: Option<Box<str>>,
+    pub(super) note: Option<Box<str>>,
 }
 
 /// The details of a lookup that a long poll answered.
 #[derive(Serialize, Deserialize)]
-struct Polled {
-    filter: Box<str>,
-    held: u64,
+pub(super) struct Polled {
+    pub(super) filter: Box<str>,
+    pub(super) held: u64,
 }
 
 /// The details of a stream's end.
 #[derive(Serialize, Deserialize)]
-struct Closed {
-    filter: Box<str>,
-    reason: String,
+pub(super) struct Closed {
+    pub(super) filter: Box<str>,
+    pub(super) reason: String,
 }
 
 fn to_json(detail: &impl Serialize) -> String {
@@ -275,15 +288,6 @@ fn push_digits(digits: &mut Vec<u8>, mut number: u64, width: usize) {
     }
 }
 
-fn from_digits(digits: &[u8], count: usize) -> Option<Vec<u64>> {
-    let width = digits.len().checked_div(count)?;
-    if !(1..=20).contains(&width) || width * count != digits.len() {
-        return None;
-    }
-    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
-    digits.chunks_exact(width).map(number).collect()
-}
-
 impl Block {
     /// The checksum that the other fields call for.
     #[must_use]
@@ -304,103 +308,6 @@ impl Block {
             crc.update(column);
         }
         crc.finalize()
-    }
-
-    /// Takes the block apart.
-    ///
-    /// # Errors
-    /// What is wrong with it: it is not what [`encode`] made.
-    pub fn decode(&self) -> Result<Vec<Numbered>, String> {
-        let expected = self.expected_checksum();
-        if self.checksum != expected {
-            return Err(format!("checksum {:08x}, the content has {expected:08x}", self.checksum));
-        }
-        let names: Vec<Option<Arc<str>>> =
-            serde_json::from_str(&self.names).map_err(|error| format!("names: {error}"))?;
-        let mut columns = Vec::with_capacity(NUMBERS);
-        for digits in &self.numbers {
-            columns.push(from_digits(digits, self.count).ok_or("a column has the wrong length")?);
-        }
-        let statuses = from_digits(&self.statuses, self.count).ok_or("statuses: wrong length")?;
-        let sized = self.kinds.len() == self.count
-            && self.trace_ids.len() == 16 * self.count
-            && self.span_ids.len() == 8 * self.count;
-        if !sized {
-            return Err("a column has the wrong length".to_owned());
-        }
-        (0..self.count).map(|n| self.event(n, &names, &columns, statuses[n])).collect()
-    }
-
-    fn event(
-        &self,
-        n: usize,
-        names: &[Option<Arc<str>>],
-        columns: &[Vec<u64>],
-        status: u64,
-    ) -> Result<Numbered, String> {
-        let name = |column: usize| -> Result<Option<&Arc<str>>, String> {
-            let position = usize::try_from(columns[column][n]).unwrap_or(usize::MAX);
-            names
-                .get(position)
-                .map(Option::as_ref)
-                .ok_or(format!("event {n} names a text that is not there"))
-        };
-        let checked = |error: crate::domain::ids::InvalidName| format!("event {n}: a name {error}");
-        let revision = Seq(columns[7][n]);
-        let form = Form::parse(self.kinds[n])
-            .ok_or_else(|| format!("event {n} is of a kind that this program does not know"))?;
-        let returned = u32::try_from(columns[8][n]).map_err(|error| error.to_string())?;
-        let status = u16::try_from(status).map_err(|error| error.to_string())?;
-        let text = || name(6).map(|text| text.map_or("", |text| &**text));
-        let filter = || text().map(Box::<str>::from);
-        let broken = |error: serde_json::Error| format!("event {n}: {error}");
-        let detail = match form {
-            Form::Heartbeat => {
-                let said: Said = match text()? {
-                    "" => Said::default(),
-                    said => serde_json::from_str(said).map_err(broken)?,
-                };
-                Detail::Heartbeat {
-                    incarnation: revision,
-                    load: said.load,
-                    health: said.health.as_deref().and_then(Health::parse),
-                    note: said.note,
-                }
-            }
-            Form::Lookup => {
-                Detail::Lookup { filter: filter()?, revision, returned, status, held: None }
-            }
-            Form::LongPoll => {
-                let polled: Polled = serde_json::from_str(text()?).map_err(broken)?;
-                let held = Some(Seq(polled.held));
-                Detail::Lookup { filter: polled.filter, revision, returned, status, held }
-            }
-            Form::WatchOpened => Detail::WatchOpened { filter: filter()?, after: revision },
-            Form::WatchClosed => {
-                let closed: Closed = serde_json::from_str(text()?).map_err(broken)?;
-                let reason = CloseReason::parse(&closed.reason)
-                    .ok_or_else(|| format!("event {n}: unknown reason {:?}", closed.reason))?;
-                Detail::WatchClosed { filter: closed.filter, through: revision, reason }
-            }
-            Form::Notified => {
-                Detail::Notified { filter: filter()?, through: revision, events: returned }
-            }
-        };
-        let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
-        trace_id.copy_from_slice(&self.trace_ids[16 * n..16 * (n + 1)]);
-        span_id.copy_from_slice(&self.span_ids[8 * n..8 * (n + 1)]);
-        let after = i64::try_from(columns[0][n]).map_err(|error| error.to_string())?;
-        let traffic = Traffic {
-            at: Timestamp(self.first_at.saturating_add(after)),
-            seen: Seq(self.seen_from.saturating_add(columns[1][n])),
-            namespace: name(2)?.map(|text| Namespace::new(text)).transpose().map_err(checked)?,
-            service: name(3)?.map(|text| ServiceName::new(text)).transpose().map_err(checked)?,
-            instance: name(4)?.map(|text| InstanceId::new(text)).transpose().map_err(checked)?,
-            caller: name(5)?.cloned().unwrap_or_else(|| Arc::from("")),
-            trace: TraceRef { trace_id, span_id },
-            detail,
-        };
-        Ok(Numbered { number: self.first + n as u64, traffic })
     }
 }
 

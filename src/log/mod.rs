@@ -27,9 +27,12 @@
 
 pub mod blocks;
 pub mod codec;
+pub mod columns;
 #[cfg(test)]
 mod contract;
 pub mod memory;
+pub mod rollup;
+pub mod segments;
 pub mod snapshot;
 pub mod sqlite;
 #[cfg(test)]

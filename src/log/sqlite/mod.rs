@@ -17,6 +17,7 @@
 mod archive;
 mod backup;
 mod checkpointer;
+mod derive;
 mod export;
 mod gate;
 mod import;
@@ -233,4 +234,21 @@ fn to_i32(version: impl TryInto<i32>) -> i32 {
 /// [`OpenError`]; a database that is newer than the program is refused here too.
 pub fn open_reader(path: &Path) -> Result<Reader, OpenError> {
     Reader::open(&database_of(path))
+}
+
+/// Derives everything that can be: segments and roll-ups, see `derive`. For a log that no registry has open, after
+/// an import or before a measurement; a running registry does it in slices.
+///
+/// # Errors
+/// [`OpenError`]; what was derived until then stays.
+pub fn derive_all(path: &Path) -> Result<(), OpenError> {
+    let path = database_of(path);
+    let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+    let mut connection = open_and_migrate(&path)?;
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(sqlite)?;
+    // Nobody else moves the WAL into the file meanwhile.
+    connection.pragma_update(None, "wal_autocheckpoint", 1_000).map_err(sqlite)?;
+    let mut deriver = derive::Deriver::default();
+    while deriver.derive(&mut connection).map_err(sqlite)? {}
+    Ok(())
 }

@@ -19,13 +19,13 @@ use crate::log::{Numbered, ReadError};
 /// A read-only connection to a log.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
     /// Whether the file has the tables of the second migration: a backup of before is read all the same.
     has_memory: bool,
 }
 
-fn storage(error: rusqlite::Error) -> ReadError {
+pub(super) fn storage(error: rusqlite::Error) -> ReadError {
     ReadError::Storage(error.to_string().into())
 }
 
@@ -37,6 +37,7 @@ impl Reader {
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         check_ours(&connection, path)?;
         check_schema(&connection, path)?;
+        connection.set_prepared_statement_cache_capacity(32);
         let has_memory = connection
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'snapshots'", [], |row| {
                 row.get(0)

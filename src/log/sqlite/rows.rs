@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, Row as SqlRow, params};
 
 use crate::domain::Timestamp;
 use crate::domain::event::{Class, Compacted};
-use crate::log::blocks::{Block, NUMBERS};
+use crate::log::blocks::{BLOCK, Block, NUMBERS};
 use crate::log::codec::Row;
 
 pub(super) const INSERT_CHANGE: &str = "INSERT INTO changes (seq, at, kind, namespace, service, instance, caller, \
@@ -15,6 +15,16 @@ pub(super) const SELECT_CHANGES: &str = "SELECT seq, at, kind, namespace, servic
      span_id, cause, node, format, data, checksum FROM changes WHERE seq >= ? ORDER BY seq LIMIT ?";
 pub(super) const SELECT_CHANGES_BACK: &str = "SELECT seq, at, kind, namespace, service, instance, caller, trace_id, \
      span_id, cause, node, format, data, checksum FROM changes WHERE seq <= ? ORDER BY seq DESC LIMIT ?";
+pub(super) const SELECT_MATCHING_CHANGES: &str = "SELECT seq, at, kind, namespace, service, instance, \
+     caller, trace_id, span_id, cause, node, format, data, checksum FROM changes WHERE seq BETWEEN ?1 AND ?2 \
+     AND (?3 IS NULL OR instr(?3, ',' || kind || ',')) AND (?4 IS NULL OR namespace = ?4) \
+     AND (?5 IS NULL OR service = ?5) AND (?6 IS NULL OR instance = ?6) AND (?7 IS NULL OR caller = ?7) \
+     AND (?8 IS NULL OR trace_id = ?8) ORDER BY seq LIMIT ?9";
+pub(super) const SELECT_MATCHING_CHANGES_BACK: &str = "SELECT seq, at, kind, namespace, service, instance, \
+     caller, trace_id, span_id, cause, node, format, data, checksum FROM changes WHERE seq BETWEEN ?1 AND ?2 \
+     AND (?3 IS NULL OR instr(?3, ',' || kind || ',')) AND (?4 IS NULL OR namespace = ?4) \
+     AND (?5 IS NULL OR service = ?5) AND (?6 IS NULL OR instance = ?6) AND (?7 IS NULL OR caller = ?7) \
+     AND (?8 IS NULL OR trace_id = ?8) ORDER BY seq DESC LIMIT ?9";
 pub(super) const MOVE_HEAD: &str = "UPDATE log SET next_seq = ?2 WHERE next_seq = ?1";
 pub(super) const SELECT_NEXT: &str = "SELECT id, next_seq, next_traffic, clean FROM log";
 
@@ -30,6 +40,14 @@ pub(super) const SELECT_BLOCKS_BACK: &str = "SELECT first, count, first_at, last
 /// The block that holds a number, if any does: the last one that begins at or before it.
 pub(super) const SELECT_BLOCK_OF: &str =
     "SELECT coalesce(max(first), ?1) FROM traffic WHERE first <= ?1";
+/// The blocks that begin after one number and up to another, and reach beyond a third.
+pub(super) const SELECT_BLOCKS_AMONG: &str = "SELECT first, count, first_at, last_at, seen_from, names, kinds, ats, \
+     seen, namespaces, services, instances, callers, details, revisions, returned, statuses, trace_ids, span_ids, \
+     checksum FROM traffic WHERE first > ?1 AND first <= ?2 AND first + count > ?3 ORDER BY first";
+pub(super) const SELECT_FIRST_AFTER: &str =
+    "SELECT first FROM traffic WHERE first > ? ORDER BY first LIMIT 1";
+pub(super) const SELECT_MARKS: &str = "SELECT next_seq, next_traffic, first_seq, first_traffic, derived_seq, \
+     segmented_traffic, counted_lookups, counted_heartbeats FROM log";
 pub(super) const MOVE_TRAFFIC: &str = "UPDATE log SET next_traffic = ?2 WHERE next_traffic = ?1";
 pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
 pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
@@ -244,6 +262,94 @@ pub(super) fn first(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     connection.query_row("SELECT first_seq, first_traffic FROM log", [], |row| {
         Ok((positive(row, 0)?, positive(row, 1)?))
     })
+}
+
+/// How far everything has come: the rest of that row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Marks {
+    /// The number of the next change.
+    pub(super) next_seq: u64,
+    /// The number of the next traffic event.
+    pub(super) next_traffic: u64,
+    /// The first change that is kept.
+    pub(super) first_seq: u64,
+    /// The first traffic event that is kept.
+    pub(super) first_traffic: u64,
+    /// The last change that is in a segment.
+    pub(super) segmented_seq: u64,
+    /// The last traffic event that is in a segment.
+    pub(super) segmented_traffic: u64,
+    /// The last one whose minute is counted.
+    pub(super) counted_lookups: u64,
+    /// The last one whose period is in the runs.
+    pub(super) counted_heartbeats: u64,
+}
+
+pub(super) fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
+    connection.prepare_cached(SELECT_MARKS)?.query_row([], |row| {
+        Ok(Marks {
+            next_seq: positive(row, 0)?,
+            next_traffic: positive(row, 1)?,
+            first_seq: positive(row, 2)?,
+            first_traffic: positive(row, 3)?,
+            segmented_seq: unsigned(row, 4)?,
+            segmented_traffic: unsigned(row, 5)?,
+            counted_lookups: unsigned(row, 6)?,
+            counted_heartbeats: unsigned(row, 7)?,
+        })
+    })
+}
+
+/// The number with which the block begins that holds `number`; itself if none does.
+pub(super) fn block_of_number(connection: &Connection, number: u64) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare_cached(SELECT_BLOCK_OF)?;
+    statement.query_row([signed(number)], |row| unsigned(row, 0))
+}
+
+/// The blocks that hold numbers of `low..=high`, as far as they can be read: what a damaged page hides is stepped
+/// over, and is then a hole between the numbers of two blocks.
+pub(super) fn blocks_among(
+    connection: &Connection,
+    low: u64,
+    high: u64,
+) -> rusqlite::Result<Vec<Block>> {
+    let mut statement = connection.prepare_cached(SELECT_BLOCKS_AMONG)?;
+    let mut found: Vec<Block> = Vec::new();
+    // No block is longer than that.
+    let mut after = signed(low).saturating_sub(BLOCK as i64);
+    loop {
+        let mut rows = statement.query([after, signed(high), signed(low.saturating_sub(1))])?;
+        loop {
+            match rows.next().and_then(|row| row.map(block_of).transpose()) {
+                Ok(Some(block)) => {
+                    after = signed(block.first);
+                    found.push(block);
+                }
+                Ok(None) => return Ok(found),
+                Err(error) if is_damage(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        drop(rows);
+        // The row that can't be read is passed by its number; if not even that can be read, by what a block holds.
+        let hidden: rusqlite::Result<i64> =
+            connection.prepare_cached(SELECT_FIRST_AFTER)?.query_row([after], |row| row.get(0));
+        after = match hidden {
+            Ok(first) => first,
+            Err(error) if is_damage(&error) => after.saturating_add(BLOCK as i64),
+            Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(found),
+            Err(error) => return Err(error),
+        };
+        if after >= signed(high) {
+            return Ok(found);
+        }
+    }
+}
+
+/// Whether the file is not what SQLite wrote.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 /// The parameters of a range query.

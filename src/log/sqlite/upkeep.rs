@@ -3,18 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::checkpointer::{self, Restart};
+use super::derive::Deriver;
 use super::gate::Gate;
 use super::retention::{self, Pace, Retention};
-use super::{OpenError, rows, sizes};
+use super::snapshots::Slices;
+use super::{OpenError, rows, sizes, snapshots};
 use crate::clock::Stopwatch;
 use crate::domain::event::Compacted;
-use crate::domain::{Seq, Timestamp};
+use crate::domain::{Millis, Seq, Timestamp};
+use crate::log::ReadError;
 use crate::log::upkeep::{Budgets, Failed, Removed, ServiceState, Standing, Upkeep, Written};
 
 /// Free pages are given back beyond one in so many of the file: the next events fill the rest, and a page that is given
@@ -36,6 +39,7 @@ pub struct SqliteUpkeep {
 /// What the work remembers between slices; it can be lost.
 #[derive(Debug)]
 struct Memory {
+    deriver: Deriver,
     retention: Retention,
     pages: Pace,
 }
@@ -49,16 +53,20 @@ impl SqliteUpkeep {
             gate,
             restart,
             connection: Some(connection),
-            memory: Memory { retention: Retention::default(), pages: Pace::new(16, 1_024) },
+            memory: Memory {
+                deriver: Deriver::default(),
+                retention: Retention::default(),
+                pages: Pace::new(16, 1_024),
+            },
             stop: Arc::default(),
         })
     }
 
     fn work<T>(
         &mut self,
-        work: impl FnOnce(&mut Connection, &Gate, &mut Memory) -> rusqlite::Result<T>,
+        work: impl FnOnce(&mut Connection, &Gate, &mut Memory) -> Result<T, Trouble>,
     ) -> Result<T, Failed> {
-        let done = (|| {
+        let done: Result<T, Trouble> = (|| {
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
                 None => connect(&self.path)?,
@@ -73,8 +81,19 @@ impl SqliteUpkeep {
             self.connection = Some(connection);
             Ok(done)
         })();
-        done.map_err(|error: rusqlite::Error| Failed(error.to_string().into()))
+        done.map_err(|trouble| Failed(trouble.to_string().into()))
     }
+}
+
+/// Why a slice was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// SQLite refused.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// A snapshot can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// A connection to a log that exists: one that has vanished is not replaced by an empty one.
@@ -102,6 +121,33 @@ pub(super) fn write<T>(
     Ok((done, held.elapsed()))
 }
 
+/// Work of many slices in one call: each in its turn, with a pause after it that is as long as it was.
+struct Paced<'a> {
+    connection: &'a mut Connection,
+    gate: &'a Gate,
+    stop: &'a AtomicBool,
+}
+
+impl Slices for Paced<'_> {
+    fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    fn slice<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if self.stop.load(Relaxed) {
+            let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+            return Err(rusqlite::Error::SqliteFailure(interrupted, None));
+        }
+        let (done, held) = write(self.connection, self.gate, work)?;
+        // Ends early when the keeper is told to stop.
+        std::thread::park_timeout(held);
+        Ok(done)
+    }
+}
+
 impl Upkeep for SqliteUpkeep {
     fn heed(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
@@ -124,15 +170,27 @@ impl Upkeep for SqliteUpkeep {
     }
 
     fn derive(&mut self) -> Result<bool, Failed> {
-        self.work(|connection, gate, _| elsewhere::derive(connection, gate))
+        self.work(|connection, gate, Memory { deriver, .. }| {
+            let Some(slice) = deriver.prepare(connection)? else { return Ok(false) };
+            let _turn = gate.enter();
+            deriver.write(connection, slice)?;
+            Ok(true)
+        })
     }
 
     fn snapshot(
         &mut self,
         seq: Seq,
         services: &mut dyn Iterator<Item = ServiceState>,
+        apart: Millis,
     ) -> Result<Written, Failed> {
-        elsewhere::snapshot(seq, services)
+        let stop = Arc::clone(&self.stop);
+        self.work(|connection, gate, _| {
+            let mut slices = Paced { connection, gate, stop: &stop };
+            let written = snapshots::write(&mut slices, seq, services)?;
+            snapshots::prune(&mut slices, apart)?;
+            Ok(written)
+        })
     }
 
     fn retain(&mut self, budgets: &Budgets) -> Result<Option<Removed>, Failed> {
@@ -147,7 +205,7 @@ impl Upkeep for SqliteUpkeep {
     }
 
     fn told(&mut self, told: &Compacted, by: Seq) -> Result<(), Failed> {
-        self.work(|connection, gate, _| retention::told(connection, gate, told, by.0))
+        self.work(|connection, gate, _| Ok(retention::told(connection, gate, told, by.0)?))
     }
 
     fn reclaim(&mut self) -> Result<bool, Failed> {
@@ -173,23 +231,5 @@ impl Upkeep for SqliteUpkeep {
             // A file without auto_vacuum gives nothing back, and must not be asked for ever.
             Ok(moved > 0 && surplus > slice)
         })
-    }
-}
-
-/// MERGE: what other hands are writing now. `derive` is to become `super::derive::derive`, `snapshot` the writing and
-/// pruning of `super::snapshots`, both on `connection` and with each write transaction through [`write`].
-mod elsewhere {
-    use super::{Connection, Failed, Gate, Seq, ServiceState, Written};
-
-    #[expect(clippy::unnecessary_wraps, reason = "the real one can fail")]
-    pub(super) fn derive(_: &mut Connection, _: &Gate) -> rusqlite::Result<bool> {
-        Ok(false)
-    }
-
-    pub(super) fn snapshot(
-        _: Seq,
-        _: &mut dyn Iterator<Item = ServiceState>,
-    ) -> Result<Written, Failed> {
-        Err(Failed("snapshots are not built yet".into()))
     }
 }

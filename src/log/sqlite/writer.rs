@@ -400,7 +400,13 @@ impl TrafficLog for SqliteLog {
             .query_map(rows::range(before, limit.div_ceil(BLOCK)), rows::block_of)
             .map_err(storage)?;
         for block in found {
-            let block = block.map_err(storage)?;
+            let block = block.map_err(|error| match rows::is_damage(&error) {
+                true => ReadError::Damaged {
+                    place: format!("a page of the traffic before t{before}"),
+                    what: error.to_string(),
+                },
+                false => storage(error),
+            })?;
             let decoded = block.decode().map_err(|what| ReadError::Damaged {
                 place: format!("the traffic block from t{}", block.first),
                 what,

@@ -1,15 +1,21 @@
 //! Answers questions about the past from the file, for the API and the command line.
 //!
 //! ```text
-//!   page.rs    events in pages, both classes merged
-//!   visit.rs   the events of one class that somebody has to see, all of them
-//!   state.rs   the state after a change
+//!   page.rs      events in pages, both classes merged      ┐ over scan.rs, which asks the segments where
+//!   visit.rs     all wanted events of one class            ┘ to look; gaps.rs says what is not there
+//!   rollups.rs   what stays of traffic that has gone
+//!   state.rs     the state after a change
 //! ```
 //!
 //! Each question borrows a connection of its own and holds no transaction for longer than one step.
 
+mod gaps;
 mod page;
+mod rollups;
+mod scan;
 pub(super) mod state;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 use std::ops::RangeInclusive;
@@ -152,13 +158,13 @@ impl Archive for SqliteArchive {
 
     fn lookup_counts(
         &self,
-        _: &TrafficQuery,
-        _: &mut dyn FnMut(LookupCount) -> Visit,
+        wanted: &TrafficQuery,
+        visit: &mut dyn FnMut(LookupCount) -> Visit,
     ) -> Result<u64, Error> {
-        Ok(0)
+        self.read(|reader| rollups::lookup_counts(reader, wanted, visit))
     }
 
-    fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {
-        Ok((Vec::new(), 0))
+    fn heartbeat_runs(&self, key: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {
+        self.read(|reader| Ok(rollups::heartbeat_runs(reader, key)?))
     }
 }

@@ -4,113 +4,104 @@
 //! event stands after the change that it saw and before the next one. The place between two pages is
 //! therefore a pair of numbers, and nothing is skipped or repeated between them, whatever is appended meanwhile.
 
-use crate::domain::event::{Class, Kind};
-use crate::domain::{Change, Seq};
-use crate::history::{EventId, EventPage, EventQuery, Moment, Order, Position, Record};
-use crate::log::sqlite::Reader;
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+use super::gaps;
+use super::scan::{ChangeScan, TrafficScan, Wanted};
+use crate::domain::event::Class;
+use crate::domain::{Change, Seq, Timestamp};
+use crate::history::{EventId, EventPage, EventQuery, Missing, Moment, Order, Position, Record};
+use crate::log::sqlite::reader::storage;
+use crate::log::sqlite::rows::{self, Marks};
+use crate::log::sqlite::{Reader, archive::scan};
 use crate::log::{Numbered, ReadError, blocks, codec};
 
-/// Changes read at once.
-const CHANGES: usize = 512;
+/// What the query wants, in the words of both classes.
+fn wanted(query: &EventQuery) -> Wanted<'_> {
+    let time = |moment| match moment {
+        Some(Moment::At(at)) => Some(at),
+        Some(Moment::Version(_)) | None => None,
+    };
+    let version = |moment| match moment {
+        Some(Moment::Version(seq)) => Some(seq.0),
+        Some(Moment::At(_)) | None => None,
+    };
+    let seen = version(query.since).unwrap_or(0)..=version(query.until).unwrap_or(u64::MAX);
+    Wanted {
+        kinds: query.kind.as_slice(),
+        namespace: query.namespace.as_ref().map(|name| name.as_str()),
+        service: query.service.as_ref().map(|name| name.as_str()),
+        instance: query.instance.as_ref().map(|name| name.as_str()),
+        caller: query.caller.as_deref(),
+        trace_id: query.trace_id,
+        seen: Some(seen),
+        since: time(query.since),
+        until: time(query.until),
+    }
+}
 
-/// Blocks of traffic read at once.
-const BLOCKS: usize = 4;
+/// The numbers of a class that the query has still to be asked of.
+fn range(query: &EventQuery, class: Class) -> RangeInclusive<u64> {
+    let reached = query.cursor.map(|Position { change, traffic }| match class {
+        Class::Changes => change,
+        Class::Traffic => traffic,
+    });
+    match query.order {
+        Order::Ascending => reached.map_or(1, |number| number.saturating_add(1))..=u64::MAX,
+        Order::Descending => 1..=reached.map_or(u64::MAX, |number| number.saturating_sub(1)),
+    }
+}
 
-/// One class of event, read in steps from a place on; gives only what the query wants.
+enum Source<'a> {
+    Changes(ChangeScan<'a>),
+    Traffic(TrafficScan<'a>),
+}
+
+/// One class of event; gives only what the query wants.
 struct Stream<'a> {
-    reader: &'a Reader,
-    query: &'a EventQuery,
-    class: Class,
-    /// Where the next step begins; none at the end.
-    at: Option<u64>,
-    waiting: std::collections::VecDeque<Record>,
+    source: Source<'a>,
+    waiting: VecDeque<Record>,
+    ended: bool,
 }
 
 impl<'a> Stream<'a> {
-    fn new(reader: &'a Reader, query: &'a EventQuery, class: Class) -> Self {
-        let wanted = query.kind.is_none_or(|kind: Kind| kind.class() == class);
-        let reached = query.cursor.map(|Position { change, traffic }| match class {
-            Class::Changes => change,
-            Class::Traffic => traffic,
-        });
-        let start = match query.order {
-            Order::Ascending => reached.map_or(1, |number| number.saturating_add(1)),
-            Order::Descending => reached.unwrap_or(u64::MAX),
+    fn new(reader: &'a Reader, marks: &Marks, query: &'a EventQuery, class: Class) -> Self {
+        let (wanted, range) = (wanted(query), range(query, class));
+        let source = match class {
+            Class::Changes => {
+                let scan = ChangeScan::new(reader, marks, wanted, query.order, range);
+                Source::Changes(scan.stepping_over())
+            }
+            Class::Traffic => {
+                Source::Traffic(TrafficScan::new(reader, marks, wanted, query.order, range))
+            }
         };
-        Self { reader, query, class, at: wanted.then_some(start), waiting: Default::default() }
+        Self { source, waiting: VecDeque::new(), ended: false }
     }
 
     fn peek(&mut self) -> Result<Option<&Record>, ReadError> {
-        while self.waiting.is_empty()
-            && let Some(at) = self.at
-        {
-            let records = self.step(at)?;
-            let past = records.last().is_some_and(|record| self.is_past(record));
-            self.at = match (records.last(), self.query.order) {
-                (None, _) => None,
-                (Some(_), _) if past => None,
-                (Some(last), Order::Ascending) => Some(last.id.number() + 1),
-                (Some(last), Order::Descending) => Some(last.id.number()).filter(|n| *n > 1),
-            };
-            let query = self.query;
-            self.waiting.extend(records.into_iter().filter(|record| matches(query, record)));
+        while self.waiting.is_empty() && !self.ended {
+            match &mut self.source {
+                Source::Changes(scan) => match scan.next()? {
+                    Some(changes) => self.waiting.extend(changes.iter().map(change_record)),
+                    None => self.ended = true,
+                },
+                Source::Traffic(scan) => match scan.next()? {
+                    Some(events) => self.waiting.extend(events.iter().map(traffic_record)),
+                    None => self.ended = true,
+                },
+            }
         }
         Ok(self.waiting.front())
     }
 
-    fn step(&self, at: u64) -> Result<Vec<Record>, ReadError> {
-        let Self { reader, query, .. } = self;
-        Ok(match (self.class, query.order) {
-            (Class::Changes, Order::Ascending) => {
-                reader.changes(Seq(at), CHANGES)?.iter().map(change_record).collect()
-            }
-            (Class::Changes, Order::Descending) => {
-                reader.changes_back(Seq(at - 1), CHANGES)?.iter().map(change_record).collect()
-            }
-            (Class::Traffic, Order::Ascending) => {
-                reader.traffic(at, BLOCKS)?.iter().map(traffic_record).collect()
-            }
-            (Class::Traffic, Order::Descending) => {
-                reader.traffic_back(at, BLOCKS)?.iter().map(traffic_record).collect()
-            }
-        })
-    }
-
-    /// Whether nothing wanted can come after `record`.
-    fn is_past(&self, record: &Record) -> bool {
-        match self.query.order {
-            Order::Ascending => self.query.until.is_some_and(|until| is_after(record, until)),
-            Order::Descending => self.query.since.is_some_and(|since| is_before(record, since)),
+    fn holes(&self) -> &[RangeInclusive<u64>] {
+        match &self.source {
+            Source::Changes(scan) => scan.holes.as_deref().unwrap_or_default(),
+            Source::Traffic(scan) => &scan.holes,
         }
     }
-}
-
-fn is_before(record: &Record, moment: Moment) -> bool {
-    match moment {
-        Moment::At(at) => record.at < at,
-        Moment::Version(seq) => record.seq < seq,
-    }
-}
-
-fn is_after(record: &Record, moment: Moment) -> bool {
-    match moment {
-        Moment::At(at) => record.at > at,
-        Moment::Version(seq) => record.seq > seq,
-    }
-}
-
-fn matches(query: &EventQuery, record: &Record) -> bool {
-    fn same(wanted: Option<&str>, found: Option<&str>) -> bool {
-        wanted.is_none() || wanted == found
-    }
-    same(query.namespace.as_ref().map(|name| name.as_str()), record.namespace.as_deref())
-        && same(query.service.as_ref().map(|name| name.as_str()), record.service.as_deref())
-        && same(query.instance.as_ref().map(|name| name.as_str()), record.instance.as_deref())
-        && same(query.caller.as_deref(), record.caller.as_deref())
-        && query.kind.is_none_or(|kind| kind == record.kind)
-        && query.trace_id.is_none_or(|trace_id| trace_id == record.trace.trace_id)
-        && query.since.is_none_or(|since| !is_before(record, since))
-        && query.until.is_none_or(|until| !is_after(record, until))
 }
 
 /// One event.
@@ -121,33 +112,35 @@ pub(super) fn event(reader: &Reader, id: EventId) -> Result<Option<Record>, Read
             found.first().filter(|change| change.seq.0 == number).map(change_record)
         }
         EventId::Traffic(number) => {
-            let found = reader.traffic(number, 1)?;
-            found.first().filter(|event| event.number == number).map(traffic_record)
+            let blocks = rows::blocks_among(&reader.connection, number, number).map_err(storage)?;
+            scan::event_of(&blocks, number)?.as_ref().map(traffic_record)
         }
     })
 }
 
 /// Merges the two streams into one page.
 pub(super) fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, ReadError> {
-    let mut changes = Stream::new(reader, query, Class::Changes);
-    let mut traffic = Stream::new(reader, query, Class::Traffic);
+    let marks = rows::marks(&reader.connection).map_err(storage)?;
+    let mut changes = Stream::new(reader, &marks, query, Class::Changes);
+    let mut traffic = Stream::new(reader, &marks, query, Class::Traffic);
     let start = match query.order {
         Order::Ascending => 0,
         Order::Descending => u64::MAX,
     };
     let mut reached = query.cursor.unwrap_or(Position { change: start, traffic: start });
-    let mut events = Vec::new();
+    let mut page = EventPage::default();
     loop {
         let change = changes.peek()?.map(|record| record.seq);
         let seen = traffic.peek()?.map(|record| record.seq);
         let change_first = match (change, seen, query.order) {
-            (None, None, _) => return Ok(EventPage { events, next: None, missing: Vec::new() }),
+            (None, None, _) => break,
             (change, seen, _) if change.is_none() || seen.is_none() => change.is_some(),
             (change, seen, Order::Ascending) => change <= seen,
             (change, seen, Order::Descending) => change > seen,
         };
-        if events.len() >= query.limit {
-            return Ok(EventPage { events, next: Some(reached), missing: Vec::new() });
+        if page.events.len() >= query.limit {
+            page.next = Some(reached);
+            break;
         }
         let stream = if change_first { &mut changes } else { &mut traffic };
         if let Some(record) = stream.waiting.pop_front() {
@@ -155,12 +148,48 @@ pub(super) fn page(reader: &Reader, query: &EventQuery) -> Result<EventPage, Rea
                 EventId::Change(number) => reached.change = number,
                 EventId::Traffic(number) => reached.traffic = number,
             }
-            events.push(record);
+            page.events.push(record);
         }
     }
+    page.missing =
+        missing(reader, query, [(Class::Changes, &changes), (Class::Traffic, &traffic)])?;
+    Ok(page)
 }
 
-fn change_record(change: &Change) -> Record {
+/// What the page would hold if it had been kept.
+fn missing(
+    reader: &Reader,
+    query: &EventQuery,
+    streams: [(Class, &Stream<'_>); 2],
+) -> Result<Vec<Missing>, ReadError> {
+    // Asked again: retention may have taken something while the page was read.
+    let marks = rows::marks(&reader.connection).map_err(storage)?;
+    let mut missing = Vec::new();
+    for (class, stream) in streams {
+        if query.kind.is_some_and(|kind| kind.class() != class) {
+            continue;
+        }
+        let first = match class {
+            Class::Changes => marks.first_seq,
+            Class::Traffic => marks.first_traffic,
+        };
+        // What is gone lies before everything else: a page knows of it that begins or ends there.
+        let range = range(query, class);
+        let borders = match query.order {
+            Order::Ascending => *range.start() < first,
+            Order::Descending => first > 1 && stream.ended,
+        };
+        if borders {
+            let since = gaps::instant(reader, query.since)?;
+            let until = gaps::instant(reader, query.until)?.unwrap_or(Timestamp(i64::MAX));
+            missing.extend(gaps::retained(reader, class, first, since, until)?);
+        }
+        missing.extend(gaps::damaged(reader, class, first, stream.holes()));
+    }
+    Ok(missing)
+}
+
+pub(super) fn change_record(change: &Change) -> Record {
     let key = change.event.key();
     Record {
         id: EventId::Change(change.seq.0),
@@ -177,7 +206,7 @@ fn change_record(change: &Change) -> Record {
     }
 }
 
-fn traffic_record(numbered: &Numbered) -> Record {
+pub(super) fn traffic_record(numbered: &Numbered) -> Record {
     let Numbered { number, traffic } = numbered;
     Record {
         id: EventId::Traffic(*number),

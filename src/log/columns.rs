@@ -1,0 +1,295 @@
+//! Reads blocks: a column at a time where only some events are wanted, or a column is all that is asked for;
+//! the whole event where one is.
+//!
+//! Opening a block checks its checksum and its lengths, so that nothing that a file can hold makes a panic later, and
+//! nothing that is damaged is taken for what was written. The other direction is [`super::blocks::encode`].
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::blocks::{Block, Closed, Form, NUMBERS, Polled, Said};
+use crate::domain::ids::InvalidName;
+use crate::domain::instance::Health;
+use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
+use crate::domain::{InstanceId, Namespace, Seq, ServiceName, Timestamp, TraceRef};
+
+/// The columns of numbers, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Microseconds after the block's first instant.
+    At,
+    /// Versions after the lowest one.
+    Seen,
+    /// A position in the names.
+    Namespace,
+    /// A position in the names.
+    Service,
+    /// A position in the names.
+    Instance,
+    /// A position in the names.
+    Caller,
+    /// A position in the names.
+    Detail,
+    /// What the form of the event says.
+    Revision,
+    /// What the form of the event says.
+    Returned,
+}
+
+/// A text of a block; borrowed unless it has escapes.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A block whose checksum and lengths are right.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    block: &'a Block,
+    widths: [usize; NUMBERS],
+    names: Vec<Option<Text<'a>>>,
+}
+
+const MISSING: &str = "a column has the wrong length";
+
+impl<'a> Columns<'a> {
+    /// Opens a block.
+    ///
+    /// # Errors
+    /// What is wrong with it: it is not what [`super::blocks::encode`] made.
+    pub fn open(block: &'a Block) -> Result<Self, String> {
+        check(block)?;
+        let count = block.count;
+        let mut widths = [0; NUMBERS];
+        for (width, digits) in widths.iter_mut().zip(&block.numbers) {
+            *width = digits.len().checked_div(count).unwrap_or(0);
+            if !(1..=20).contains(width) || *width * count != digits.len() {
+                return Err(MISSING.to_owned());
+            }
+        }
+        let sized = block.kinds.len() == count
+            && Some(block.statuses.len()) == count.checked_mul(3)
+            && Some(block.trace_ids.len()) == count.checked_mul(16)
+            && Some(block.span_ids.len()) == count.checked_mul(8);
+        if !sized {
+            return Err(MISSING.to_owned());
+        }
+        let names =
+            serde_json::from_str(&block.names).map_err(|error| format!("names: {error}"))?;
+        Ok(Self { block, widths, names })
+    }
+
+    /// Events in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.block.count
+    }
+
+    /// Whether there is none, which no block of ours is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.block.count == 0
+    }
+
+    /// The number of event `n` of the block.
+    #[must_use]
+    pub fn event_number(&self, n: usize) -> u64 {
+        self.block.first.saturating_add(n as u64)
+    }
+
+    /// A column's number of event `n`; none if it is not a number.
+    #[must_use]
+    pub fn number(&self, column: Column, n: usize) -> Option<u64> {
+        digits_to_number(self.digits(column, n)?)
+    }
+
+    /// The digits of that number, with leading zeros.
+    #[must_use]
+    pub fn digits(&self, column: Column, n: usize) -> Option<&'a [u8]> {
+        let width = self.widths[column as usize];
+        self.block.numbers[column as usize].get(n * width..(n + 1) * width)
+    }
+
+    /// How event `n` is laid out; none if this program does not know it.
+    #[must_use]
+    pub fn form(&self, n: usize) -> Option<Form> {
+        self.block.kinds.get(n).and_then(|digit| Form::parse(*digit))
+    }
+
+    /// The trace id of event `n`; empty if there is no such event.
+    #[must_use]
+    pub fn trace_id(&self, n: usize) -> &'a [u8] {
+        self.block.trace_ids.get(16 * n..16 * (n + 1)).unwrap_or_default()
+    }
+
+    /// The status of event `n`.
+    #[must_use]
+    pub fn status(&self, n: usize) -> Option<u16> {
+        let digits = self.block.statuses.get(3 * n..3 * (n + 1))?;
+        digits_to_number(digits).and_then(|status| u16::try_from(status).ok())
+    }
+
+    /// When event `n` happened.
+    #[must_use]
+    pub fn at(&self, n: usize) -> Option<Timestamp> {
+        let after = i64::try_from(self.number(Column::At, n)?).ok()?;
+        Some(Timestamp(self.block.first_at.saturating_add(after)))
+    }
+
+    /// Which version event `n` saw.
+    #[must_use]
+    pub fn seen(&self, n: usize) -> Option<u64> {
+        Some(self.block.seen_from.saturating_add(self.number(Column::Seen, n)?))
+    }
+
+    /// How many positions the names have.
+    #[must_use]
+    pub fn texts(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The text at a position; none where there is none.
+    #[must_use]
+    pub fn text(&self, position: usize) -> Option<&str> {
+        self.names.get(position)?.as_ref().map(|text| &*text.0)
+    }
+
+    /// The position of a text of event `n`; none if it is not one of the names.
+    #[must_use]
+    pub fn position(&self, column: Column, n: usize) -> Option<usize> {
+        let position = usize::try_from(self.number(column, n)?).ok()?;
+        (position < self.names.len()).then_some(position)
+    }
+
+    /// The filter of a lookup: its detail, or a part of that for a long poll.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn filter(&self, n: usize) -> Result<Cow<'_, str>, String> {
+        let text = self.named(Column::Detail, n)?.unwrap_or_default();
+        match self.form(n) {
+            Some(Form::LongPoll) => {
+                let polled: Polled = serde_json::from_str(text).map_err(|e| broken(n, &e))?;
+                Ok(Cow::Owned(polled.filter.into()))
+            }
+            _ => Ok(Cow::Borrowed(text)),
+        }
+    }
+
+    fn cell(&self, column: Column, n: usize) -> Result<u64, String> {
+        self.number(column, n).ok_or_else(|| format!("event {n}: not a number"))
+    }
+
+    fn named(&self, column: Column, n: usize) -> Result<Option<&str>, String> {
+        let position = self.position(column, n);
+        let position =
+            position.ok_or_else(|| format!("event {n} names a text that is not there"))?;
+        Ok(self.text(position))
+    }
+
+    /// Event `n`, whole.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn event(&self, n: usize) -> Result<Numbered, String> {
+        let checked = |error: InvalidName| format!("event {n}: a name {error}");
+        let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
+        trace_id.copy_from_slice(self.trace_id(n).get(..16).ok_or(MISSING)?);
+        let span = self.block.span_ids.get(8 * n..8 * (n + 1));
+        span_id.copy_from_slice(span.ok_or(MISSING)?);
+        let name = |column| self.named(column, n);
+        let traffic = Traffic {
+            at: self.at(n).ok_or_else(|| format!("event {n}: not an instant"))?,
+            seen: Seq(self.seen(n).ok_or_else(|| format!("event {n}: not a version"))?),
+            namespace: name(Column::Namespace)?.map(Namespace::new).transpose().map_err(checked)?,
+            service: name(Column::Service)?.map(ServiceName::new).transpose().map_err(checked)?,
+            instance: name(Column::Instance)?.map(InstanceId::new).transpose().map_err(checked)?,
+            caller: Arc::from(name(Column::Caller)?.unwrap_or_default()),
+            trace: TraceRef { trace_id, span_id },
+            detail: self.detail(n)?,
+        };
+        Ok(Numbered { number: self.event_number(n), traffic })
+    }
+
+    fn detail(&self, n: usize) -> Result<Detail, String> {
+        let form = self
+            .form(n)
+            .ok_or_else(|| format!("event {n} is of a kind that this program does not know"))?;
+        let revision = Seq(self.cell(Column::Revision, n)?);
+        let returned = self.cell(Column::Returned, n)?;
+        let returned = u32::try_from(returned).map_err(|error| error.to_string())?;
+        let status = self.status(n).ok_or_else(|| format!("event {n}: not a status"))?;
+        let text = self.named(Column::Detail, n)?.unwrap_or_default();
+        Ok(match form {
+            Form::Heartbeat => {
+                let said: Said = match text {
+                    "" => Said::default(),
+                    said => serde_json::from_str(said).map_err(|error| broken(n, &error))?,
+                };
+                Detail::Heartbeat {
+                    incarnation: revision,
+                    load: said.load,
+                    health: said.health.as_deref().and_then(Health::parse),
+                    note: said.note,
+                }
+            }
+            Form::Lookup => {
+                Detail::Lookup { filter: text.into(), revision, returned, status, held: None }
+            }
+            Form::LongPoll => {
+                let Polled { filter, held } =
+                    serde_json::from_str(text).map_err(|error| broken(n, &error))?;
+                Detail::Lookup { filter, revision, returned, status, held: Some(Seq(held)) }
+            }
+            Form::WatchOpened => Detail::WatchOpened { filter: text.into(), after: revision },
+            Form::WatchClosed => {
+                let Closed { filter, reason } =
+                    serde_json::from_str(text).map_err(|error| broken(n, &error))?;
+                let reason = CloseReason::parse(&reason)
+                    .ok_or_else(|| format!("event {n}: unknown reason {reason:?}"))?;
+                Detail::WatchClosed { filter, through: revision, reason }
+            }
+            Form::Notified => {
+                Detail::Notified { filter: text.into(), through: revision, events: returned }
+            }
+        })
+    }
+}
+
+/// Whether the block is what was written, as far as its checksum can tell.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(block: &Block) -> Result<(), String> {
+    let expected = block.expected_checksum();
+    if block.checksum != expected {
+        return Err(format!("checksum {:08x}, the content has {expected:08x}", block.checksum));
+    }
+    Ok(())
+}
+
+fn broken(n: usize, error: &serde_json::Error) -> String {
+    format!("event {n}: {error}")
+}
+
+fn digits_to_number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = u64::from(digit.wrapping_sub(b'0'));
+        if digit > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+impl Block {
+    /// Takes the block apart.
+    ///
+    /// # Errors
+    /// What is wrong with it: it is not what [`super::blocks::encode`] made.
+    pub fn decode(&self) -> Result<Vec<Numbered>, String> {
+        let columns = Columns::open(self)?;
+        (0..columns.len()).map(|n| columns.event(n)).collect()
+    }
+}
