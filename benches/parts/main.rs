@@ -15,11 +15,11 @@ use criterion::Criterion;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
+    retention::bench();
     fold::bench(&mut criterion);
     lookup::bench(&mut criterion);
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);
-    retention::bench();
     criterion.final_summary();
 }
