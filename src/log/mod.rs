@@ -154,7 +154,7 @@ pub trait ChangeLog: Send + Debug {
     /// The versions of which there is a snapshot that a replay can begin at, the oldest first.
     ///
     /// # Errors
-    /// [`ReadError`].
+    /// [`ReadError::Damaged`] if it can't be told which: then there are none to begin at.
     fn snapshots(&mut self) -> Result<Vec<Seq>, ReadError>;
 
     /// The snapshot of version `seq`, checked; none if there is none.

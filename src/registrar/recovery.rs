@@ -103,7 +103,14 @@ impl Registrar {
 
     /// The newest snapshot that is whole, or the empty beginning.
     fn base(&mut self) -> Result<Snapshot, RecoverError> {
-        for seq in self.log.snapshots()?.into_iter().rev() {
+        let found = match self.log.snapshots() {
+            Err(ReadError::Damaged { place, what }) => {
+                signals::snapshot_damaged(&place, &what);
+                Vec::new()
+            }
+            found => found?,
+        };
+        for seq in found.into_iter().rev() {
             match self.log.snapshot(seq) {
                 Ok(Some(snapshot)) => return Ok(snapshot),
                 Ok(None) => {}

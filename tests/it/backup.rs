@@ -156,7 +156,7 @@ async fn nothing_is_overwritten_and_nothing_left_behind() {
     let missing = place.path().join("no-such-folder/backup.db");
     assert_eq!(backup(&missing, &[]).code, 3);
     assert_eq!(backup(&file, &["--force"]).code, 0);
-    assert_eq!(entries(place.path()), [file.clone()]);
+    assert_eq!(entries(place.path()), std::slice::from_ref(&file));
 
     let restore = |file: &Path, to: &Path| command(&["restore", text(file), "--data", text(to)]);
     let full = restore(&file, &data);

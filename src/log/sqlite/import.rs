@@ -14,9 +14,9 @@ use super::lines::{EventLine, HeaderLine, Numbers, PartLine, VERSION};
 use super::snapshots::{self, Slices as _};
 use super::target::{Target, TargetError};
 use super::{FILE, OpenError, open_and_migrate, rows};
+use crate::domain::Timestamp;
 use crate::domain::invariants;
 use crate::domain::traffic::Traffic;
-use crate::domain::{Seq, Timestamp};
 use crate::history::EventId;
 use crate::log::blocks::{self, BLOCK};
 use crate::log::codec;
@@ -274,12 +274,7 @@ impl Writer {
                 if traffic.at < self.last_at {
                     return Err(lines.wrong("at: it is older than the traffic event before it"));
                 }
-                if traffic.seen.0 > self.changes.last {
-                    let last = Seq(self.changes.last);
-                    return Err(
-                        lines.wrong(format!("seq: it saw a version after the last, {last}"))
-                    );
-                }
+                // What it saw may lie after the end of the stretch: a lookup is timed when it begins.
                 self.last_at = traffic.at;
                 self.next_traffic += 1;
                 self.block.push(traffic);

@@ -307,6 +307,18 @@ pub(super) fn complete(
     found.collect()
 }
 
+/// The same for those who can do without snapshots, if it is only their table that is damaged.
+///
+/// # Errors
+/// [`ReadError::Damaged`] for damage.
+pub(super) fn list_complete(
+    connection: &Connection,
+    from: Seq,
+    to: Seq,
+) -> Result<Vec<(Seq, Timestamp)>, ReadError> {
+    complete(connection, from, to).map_err(|error| damage_or(error, "the table of snapshots"))
+}
+
 fn header(connection: &Connection, seq: Seq) -> rusqlite::Result<Option<Header>> {
     let mut statement = connection.prepare_cached(SELECT_HEADER)?;
     statement
@@ -345,8 +357,14 @@ fn storage(error: rusqlite::Error) -> ReadError {
 
 /// A page of a snapshot that can't be read is damage of that snapshot: the one before it may be whole.
 fn of_snapshot(seq: Seq, error: rusqlite::Error) -> ReadError {
+    damage_or(error, &format!("snapshot {seq}"))
+}
+
+fn damage_or(error: rusqlite::Error, place: &str) -> ReadError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(seq, error),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ReadError::Damaged { place: place.to_owned(), what: error.to_string() }
+        }
         _ => storage(error),
     }
 }

@@ -325,7 +325,7 @@ impl ChangeLog for SqliteLog {
         let head = self.head;
         let connection = &self.session().map_err(unreadable)?.connection;
         let first = snapshots::first_seq(connection).map_err(storage)?;
-        let found = snapshots::complete(connection, Seq(first.0 - 1), head).map_err(storage)?;
+        let found = snapshots::list_complete(connection, Seq(first.0 - 1), head)?;
         Ok(found.into_iter().map(|(seq, _)| seq).collect())
     }
 
