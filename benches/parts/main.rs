@@ -10,6 +10,7 @@ mod history;
 mod lookup;
 mod replay;
 mod retention;
+mod search;
 
 use criterion::Criterion;
 
@@ -21,5 +22,6 @@ fn main() {
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);
+    search::bench(&mut criterion);
     criterion.final_summary();
 }

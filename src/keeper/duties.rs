@@ -15,6 +15,10 @@ use crate::telemetry::signals;
 /// either.
 const TURN: usize = 512;
 
+/// How many times as long as a slice of giving space back the pause after it is. Nothing waits for that space, and each
+/// page that is moved is written twice, into the log that the next change syncs.
+const RECLAIM_REST: u32 = 4;
+
 /// How long a removal may wait to be told, after the one before was: the log of changes must not fill with the news
 /// that old events go, which they do all the time.
 const TELL_EVERY: Millis = Millis::from_millis(3_600_000);
@@ -27,7 +31,7 @@ impl Keeper {
     /// Derives what there is to be derived; whether there is more.
     pub(super) fn derive(&mut self) -> bool {
         let done =
-            self.slices(TURN, |keeper| keeper.attempt(Work::Derive, |upkeep| upkeep.derive()));
+            self.slices(TURN, 1, |keeper| keeper.attempt(Work::Derive, |upkeep| upkeep.derive()));
         done == Some(true)
     }
 
@@ -69,12 +73,13 @@ impl Keeper {
     pub(super) fn retain(&mut self) -> bool {
         self.retaining = true;
         let budgets = budgets(&self.config.policy, self.parts.clock.wall());
-        let removed = self.slices(TURN, |keeper| keeper.remove(&budgets));
+        let removed = self.slices(TURN, 1, |keeper| keeper.remove(&budgets));
         if removed != Some(false) {
             return removed == Some(true);
         }
-        let reclaimed =
-            self.slices(TURN, |keeper| keeper.attempt(Work::Reclaim, |upkeep| upkeep.reclaim()));
+        let reclaimed = self.slices(TURN, RECLAIM_REST, |keeper| {
+            keeper.attempt(Work::Reclaim, |upkeep| upkeep.reclaim())
+        });
         if reclaimed == Some(true) {
             return true;
         }

@@ -1,8 +1,8 @@
 //! Answers questions about the past from the file, for the API and the command line.
 //!
 //! ```text
-//!   page.rs      events in pages, both classes merged      ┐ over scan.rs, which asks the segments where
-//!   visit.rs     all wanted events of one class            ┘ to look; gaps.rs says what is not there
+//!   page.rs      events in pages, both classes merged      ┐ over scan.rs, which reads what stretches.rs finds
+//!   visit.rs     all wanted events of one class            ┘ with the segments; gaps.rs says what is not there
 //!   rollups.rs   what stays of traffic that has gone
 //!   state.rs     the state after a change
 //! ```
@@ -14,6 +14,7 @@ mod page;
 mod rollups;
 mod scan;
 pub(super) mod state;
+mod stretches;
 #[cfg(test)]
 mod tests;
 mod visit;
