@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::event::{Class, Compacted, Event, Note};
 use crate::domain::traffic::Traffic;
-use crate::domain::{Change, Seq, Timestamp, TraceRef};
+use crate::domain::{Change, Millis, Seq, Timestamp, TraceRef};
 use crate::history::{Archive as _, EventQuery, Order};
 use crate::log::contract::{Disk, Place as _, states_of};
 use crate::log::upkeep::{Budgets, Removed, Upkeep as _};
@@ -378,4 +378,20 @@ fn damage_does_not_stop_retention() {
         "the broken one, which is no part of the log any more, and the newest"
     );
     log.append_traffic(&lookups(2_000..2_001)).unwrap();
+}
+
+#[test]
+fn a_snapshot_ends_when_it_is_told_to_and_counts_for_nothing_then() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    log.append(Seq(0), &changes(1, 9)).unwrap();
+    let mut upkeep = log.upkeep().unwrap();
+    let stop = Arc::new(AtomicBool::new(true));
+    upkeep.heed(Arc::clone(&stop));
+    let apart = Millis::from_millis(u64::MAX);
+    let mut write = |seq| upkeep.snapshot(Seq(seq), &mut std::iter::empty(), apart);
+    write(7).unwrap_err();
+    stop.store(false, SeqCst);
+    assert_eq!(write(9).map(|written| written.seq), Ok(Seq(9)));
+    assert_eq!(log.snapshots().unwrap(), [Seq(9)]);
 }
