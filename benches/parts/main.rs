@@ -17,6 +17,7 @@ use criterion::Criterion;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
+    retention::bench();
     fold::bench(&mut criterion);
     lookup::bench(&mut criterion);
     append::changes(&mut criterion);

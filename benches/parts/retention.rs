@@ -39,7 +39,8 @@ const NAME: &str = "retention";
 struct Latencies {
     change: Vec<Duration>,
     traffic: Vec<Duration>,
-    background: Vec<Duration>,
+    /// Slices of deriving, of retention, of giving space back.
+    background: [Vec<Duration>; 3],
 }
 
 pub(crate) fn bench() {
@@ -110,42 +111,43 @@ impl Writer {
                 // Room for others, as between requests.
                 thread::sleep(Duration::from_micros(200));
             }
-            into.background.extend(
-                keeper
-                    .map(|keeper| keeper.join().expect("it does not panic"))
-                    .into_iter()
-                    .flatten(),
-            );
+            if let Some(keeper) = keeper {
+                let took = keeper.join().expect("it does not panic");
+                into.background.iter_mut().zip(took).for_each(|(all, took)| all.extend(took));
+            }
         });
     }
 }
 
-/// The keeper's work until there is none, each slice with a pause as long as itself. How long each slice took.
-fn keep(mut upkeep: SqliteUpkeep, dir: &Path, working: &AtomicBool) -> Vec<Duration> {
+/// The keeper's work until there is none, with the keeper's pauses. How long each slice took.
+fn keep(mut upkeep: SqliteUpkeep, dir: &Path, working: &AtomicBool) -> [Vec<Duration>; 3] {
     let budgets = Budgets {
         traffic_until: Timestamp(i64::MIN),
         traffic_bytes: 1 << 20,
         changes_until: Timestamp(i64::MIN),
         rollups_until: Timestamp(i64::MIN),
     };
-    let mut took = Vec::new();
-    let mut slice = |work: &mut dyn FnMut() -> bool| {
-        loop {
-            let (more, elapsed) = timed(&mut *work);
-            took.push(elapsed);
-            if !more {
-                return;
-            }
-            thread::sleep(elapsed);
-        }
-    };
-    slice(&mut || upkeep.derive().expect("there is nothing in its way"));
+    let derive = slices(1, || upkeep.derive().expect("there is nothing in its way"));
     // The last hour is not rolled up yet, and what is not rolled up is not removed: here it counts as if it were.
     rolled_up(dir);
-    slice(&mut || upkeep.retain(&budgets).expect("there is nothing in its way").is_some());
-    slice(&mut || upkeep.reclaim().expect("there is nothing in its way"));
+    let retain =
+        slices(1, || upkeep.retain(&budgets).expect("there is nothing in its way").is_some());
+    let reclaim = slices(4, || upkeep.reclaim().expect("there is nothing in its way"));
     working.store(false, Relaxed);
-    took
+    [derive, retain, reclaim]
+}
+
+/// Slices until there is none left, with a pause after each of `rest` times its length.
+fn slices(rest: u32, mut work: impl FnMut() -> bool) -> Vec<Duration> {
+    let mut took = Vec::new();
+    loop {
+        let (more, elapsed) = timed(&mut work);
+        took.push(elapsed);
+        if !more {
+            return took;
+        }
+        thread::sleep(elapsed * rest);
+    }
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -177,6 +179,9 @@ fn print(alone: Latencies, beside: Latencies) {
     row("retention: change, keeper beside", beside.change);
     row("retention: 2,048 of traffic, nobody beside", alone.traffic);
     row("retention: 2,048 of traffic, keeper beside", beside.traffic);
-    row("retention: a slice of the keeper's", beside.background);
+    let [derive, retain, reclaim] = beside.background;
+    row("retention: a slice of deriving", derive);
+    row("retention: a slice of removing", retain);
+    row("retention: a slice of giving space back", reclaim);
     let _ = writeln!(out, "(times, then p50, p99, p99.9 and the longest in milliseconds)\n");
 }

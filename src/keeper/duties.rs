@@ -15,15 +15,23 @@ use crate::telemetry::signals;
 /// either.
 const TURN: usize = 512;
 
+/// How many times as long as a slice of giving space back the pause after it is. Nothing waits for that space, and each
+/// page that is moved is written twice, into the log that the next change syncs.
+const RECLAIM_REST: u32 = 4;
+
 /// How long a removal may wait to be told, after the one before was: the log of changes must not fill with the news
 /// that old events go, which they do all the time.
 const TELL_EVERY: Millis = Millis::from_millis(3_600_000);
+
+/// Changes go up to a snapshot: with so many of them within the age to which changes are kept, that is an eighth of it
+/// late at most.
+const HORIZONS: u64 = 8;
 
 impl Keeper {
     /// Derives what there is to be derived; whether there is more.
     pub(super) fn derive(&mut self) -> bool {
         let done =
-            self.slices(TURN, |keeper| keeper.attempt(Work::Derive, |upkeep| upkeep.derive()));
+            self.slices(TURN, 1, |keeper| keeper.attempt(Work::Derive, |upkeep| upkeep.derive()));
         done == Some(true)
     }
 
@@ -47,9 +55,12 @@ impl Keeper {
         // The views are of one version and never change; what they say of heartbeats is read as the snapshot goes.
         let (seq, views) = self.parts.projection.views(None);
         let mut services = views.into_iter().map(|view| state_of(&view));
+        let kept_for = self.config.policy.changes_age.map(|age| Millis::from(age).millis());
+        let apart = Millis::from_millis(kept_for.map_or(u64::MAX, |age| age / HORIZONS));
         let took = Stopwatch::start();
         let failures = self.pauses.failures(Work::Snapshot);
-        let written = self.attempt(Work::Snapshot, |upkeep| upkeep.snapshot(seq, &mut services));
+        let written =
+            self.attempt(Work::Snapshot, |upkeep| upkeep.snapshot(seq, &mut services, apart));
         let metrics = &self.parts.metrics.keeper;
         if let Some(written) = written {
             signals::snapshot_written(metrics, written.seq.0, written.bytes, took.elapsed());
@@ -62,12 +73,13 @@ impl Keeper {
     pub(super) fn retain(&mut self) -> bool {
         self.retaining = true;
         let budgets = budgets(&self.config.policy, self.parts.clock.wall());
-        let removed = self.slices(TURN, |keeper| keeper.remove(&budgets));
+        let removed = self.slices(TURN, 1, |keeper| keeper.remove(&budgets));
         if removed != Some(false) {
             return removed == Some(true);
         }
-        let reclaimed =
-            self.slices(TURN, |keeper| keeper.attempt(Work::Reclaim, |upkeep| upkeep.reclaim()));
+        let reclaimed = self.slices(TURN, RECLAIM_REST, |keeper| {
+            keeper.attempt(Work::Reclaim, |upkeep| upkeep.reclaim())
+        });
         if reclaimed == Some(true) {
             return true;
         }
@@ -134,8 +146,7 @@ fn state_of(view: &ServiceView) -> ServiceState {
     let living = view.entries.iter().map(|entry| Living {
         instance: std::sync::Arc::clone(&entry.instance),
         last_heartbeat: entry.lease.last_heartbeat(),
-        // MERGE: entry.lease.registration()
-        registration: crate::domain::TraceRef::default(),
+        registration: entry.lease.registration(),
     });
     ServiceState { key: view.key.clone(), revision: view.revision, instances: living.collect() }
 }

@@ -230,12 +230,13 @@ impl Keeper {
         }
     }
 
-    /// Does slices until there is none left, at most `most`, with a pause after each that is as long as it took: whoever
-    /// else wants the processor or the lock finds it free half of the time. Whether there are more; none if it had to
-    /// end early.
+    /// Does slices until there is none left, at most `most`, with a pause after each that is `rest` times as long as it
+    /// took: whoever else wants the processor, the lock or the disk finds it free meanwhile. Whether there are more;
+    /// none if it had to end early.
     fn slices(
         &mut self,
         most: usize,
+        rest: u32,
         mut act: impl FnMut(&mut Self) -> Option<bool>,
     ) -> Option<bool> {
         for _ in 0..most {
@@ -246,7 +247,7 @@ impl Keeper {
             if !act(self)? {
                 return Some(false);
             }
-            thread::park_timeout(took.elapsed());
+            thread::park_timeout(took.elapsed() * rest);
         }
         Some(true)
     }

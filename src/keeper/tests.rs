@@ -69,6 +69,7 @@ impl Upkeep for Script {
         &mut self,
         seq: Seq,
         services: &mut dyn Iterator<Item = ServiceState>,
+        _: Millis,
     ) -> Result<Written, Failed> {
         self.call("snapshot", |state| {
             state.snapshots.push((seq, services.collect()));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::domain::event::{Compacted, HeartbeatRef};
-use crate::domain::{Instance, Seq, ServiceKey, Timestamp, TraceRef};
+use crate::domain::{Instance, Millis, Seq, ServiceKey, Timestamp, TraceRef};
 
 /// Where the log stands, for whoever decides what is to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,8 @@ pub trait Upkeep: Send + Debug {
     fn derive(&mut self) -> Result<bool, Failed>;
 
     /// Writes a snapshot of version `seq`, which holds `services` in the order of their names, then lets go of the
-    /// snapshots that are not needed any more.
+    /// snapshots that are not needed any more: of the old ones it keeps as few as leave no more than `apart` between
+    /// one and the next, so that changes can go soon after they are old enough.
     ///
     /// # Errors
     /// [`Failed`]; the snapshots before it are untouched.
@@ -112,6 +113,7 @@ pub trait Upkeep: Send + Debug {
         &mut self,
         seq: Seq,
         services: &mut dyn Iterator<Item = ServiceState>,
+        apart: Millis,
     ) -> Result<Written, Failed>;
 
     /// Removes one slice of what is beyond the budgets, only ever what has been derived from; none when all is within.

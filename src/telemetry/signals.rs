@@ -75,11 +75,6 @@ pub fn removal_passed_over(place: &str, cause: &dyn Error) {
     );
 }
 
-/// Retention does not know on which snapshot it could stand. Nothing is removed.
-pub fn horizon_unknown(cause: &dyn Error) {
-    warn!("no snapshot to stand on can be read, old changes are kept: {}", Chain(cause));
-}
-
 /// A kind of background work began to fail. Once a failure: it is tried again.
 pub fn upkeep_failing(work: Work, cause: &dyn Error) {
     let name = work.as_str();

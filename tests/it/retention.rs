@@ -14,13 +14,6 @@ fn a_minute(settings: &mut Settings) {
     settings.retention_interval = Duration::from_secs(1);
 }
 
-/// As if all traffic had been rolled up: what is not rolled up is not removed.
-fn rolled_up(server: &Server) {
-    let log = rusqlite::Connection::open(server.data.join("rollcall.db")).unwrap();
-    log.busy_timeout(Duration::from_secs(5)).unwrap();
-    log.execute("UPDATE log SET derived_traffic = next_traffic - 1", []).unwrap();
-}
-
 /// Looks `orders` up so many times, and waits until all of it is in the log.
 async fn look_up(server: &Server, times: u64) {
     let before = server.call("GET", "/v1/status", None).await.1["traffic_head"].as_u64().unwrap();
@@ -61,10 +54,9 @@ async fn old_traffic_goes_and_the_registry_says_so() {
         (&json!({"seq": 0, "at": null}), &json!([]))
     );
 
-    rolled_up(&server);
-    server.advance(61_000);
-    // One of the new age, so that the newest block is not the one that has to go.
-    look_up(&server, 1).await;
+    // Beyond the hour, which is rolled up when it is over: when something comes after it.
+    server.advance(2 * 3_600_000);
+    look_up(&server, 256).await;
     server.advance(1_000);
     let told =
         eventually("it is told", async || compacted(&server).await, |all| !all.is_empty()).await;
@@ -99,5 +91,59 @@ async fn old_traffic_goes_and_the_registry_says_so() {
     assert_eq!(firsts, [[json!(513), json!(513)]]);
     let server = Server::start_with(options()).await;
     assert_eq!(server.offered("orders").await, ["a"]);
+    server.stop().await;
+}
+
+/// Changes are kept for a minute, and a snapshot is written after each few of them.
+fn few_changes(settings: &mut Settings) {
+    settings.changes_retention_age = Some(Duration::from_secs(60));
+    settings.retention_interval = Duration::from_secs(1);
+    settings.snapshot_every = 5;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_changes_go_below_a_snapshot_and_the_state_stays() {
+    let folder = TempDir::new().unwrap();
+    let options = || Options {
+        data: Some(folder.path().to_owned()),
+        settings: Some(few_changes),
+        ..Options::default()
+    };
+    let server = Server::start_with(options()).await;
+    for instance in ["a", "b", "c", "d", "e", "f"] {
+        server.register("orders", instance, "24h").await;
+    }
+    let status = async || server.call("GET", "/v1/status", None).await.1;
+    let newest = |status: &Value| status["kept"]["snapshots"]["newest"]["seq"].as_u64();
+    let snapshot = eventually("a snapshot", status, |status| newest(status) >= Some(5)).await;
+    let oldest = newest(&snapshot).unwrap();
+    server.advance(61_000);
+    for instance in ["a", "b", "c", "d", "e", "f"] {
+        server.register("users", instance, "24h").await;
+    }
+    let kept = eventually("changes go", status, |status| {
+        // One of the later snapshots may be old enough soon, too.
+        status["kept"]["compactions"][0]["event"].is_string()
+    })
+    .await["kept"]
+        .clone();
+    let first = kept["first_change"].as_u64().unwrap();
+    assert!(first > oldest.min(5), "{kept}");
+    assert_eq!(
+        kept["oldest"]["seq"].as_u64(),
+        Some(first - 1),
+        "a state stands below what is kept"
+    );
+    let (_, page) = server.call("GET", "/v1/events?kind=registered", None).await;
+    assert_eq!(page["complete"], false, "{page}");
+    assert_eq!(page["missing"][0]["reason"], "retention");
+    assert_eq!(server.offered("orders").await.len(), 6);
+    server.stop().await;
+
+    let report = rollcall::log::verify::verify(folder.path(), |_| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    let server = Server::start_with(options()).await;
+    assert_eq!(server.offered("orders").await.len(), 6);
+    assert_eq!(server.offered("users").await.len(), 6);
     server.stop().await;
 }

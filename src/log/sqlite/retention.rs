@@ -23,7 +23,7 @@ use super::gate::Gate;
 use super::rows::{signed, unsigned};
 use super::sizes::{self, block_bytes};
 use super::snapshots;
-use super::upkeep::write;
+use super::upkeep::{Trouble, write};
 use crate::domain::Timestamp;
 use crate::domain::event::{Class, Compacted};
 use crate::log::upkeep::{Budgets, Removed};
@@ -47,9 +47,6 @@ const OLD_CHANGES: &str = "SELECT seq, at, octet_length(data) + coalesce(octet_l
      FROM changes WHERE seq >= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3";
 const DELETE_CHANGES: &str = "DELETE FROM changes WHERE seq >= ?1 AND seq <= ?2";
 const DELETE_CHANGE_SEGMENTS: &str = "DELETE FROM change_segments WHERE first <= ?1 AND last <= ?1";
-/// Never the newest change: one is always kept.
-const HORIZON: &str = "SELECT 1 FROM snapshots WHERE complete = 1 AND at <= ?1 AND seq >= ?2 AND seq < ?3 \
-     ORDER BY seq DESC LIMIT 1";
 const FIRST_CHANGE_AT: &str = "SELECT at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1";
 const RAISE_CHANGES: &str = "UPDATE log SET first_seq = ?1";
 
@@ -159,7 +156,7 @@ impl Retention {
         connection: &mut Connection,
         gate: &Gate,
         budgets: &Budgets,
-    ) -> rusqlite::Result<Option<Removed>> {
+    ) -> Result<Option<Removed>, Trouble> {
         let bounds = connection.prepare_cached(BOUNDS)?.query_row([], |row| {
             Ok(Bounds {
                 first: unsigned(row, 0)?,
@@ -177,7 +174,7 @@ impl Retention {
         if let Some(removed) = raise_horizon(connection, gate, &bounds, budgets)? {
             return Ok(Some(Removed::Events(removed)));
         }
-        self.rollups(connection, gate, budgets.rollups_until)
+        Ok(self.rollups(connection, gate, budgets.rollups_until)?)
     }
 
     fn traffic(
@@ -382,27 +379,13 @@ fn raise_horizon(
     gate: &Gate,
     bounds: &Bounds,
     budgets: &Budgets,
-) -> rusqlite::Result<Option<Compacted>> {
-    let found: Option<i64> = connection
-        .prepare_cached(HORIZON)?
-        .query_row(
-            params![
-                budgets.changes_until.micros(),
-                signed(bounds.first),
-                signed(bounds.next.saturating_sub(1))
-            ],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if found.is_none() {
+) -> Result<Option<Compacted>, Trouble> {
+    // One that is damaged can't be stood on.
+    let found = snapshots::horizon(connection, budgets.changes_until)?;
+    // Never the newest change: one is always kept.
+    let Some((seq, at)) = found.filter(|(seq, _)| seq.0 + 1 < bounds.next) else {
         return Ok(None);
-    }
-    // Nothing may stand on a damaged one: it is read whole before anything goes.
-    let whole = snapshots::horizon(connection, budgets.changes_until).unwrap_or_else(|error| {
-        signals::horizon_unknown(&error);
-        None
-    });
-    let Some((seq, at)) = whole.filter(|(seq, _)| seq.0 + 1 < bounds.next) else { return Ok(None) };
+    };
     let first_at: Option<i64> = connection
         .prepare_cached(FIRST_CHANGE_AT)?
         .query_row([signed(bounds.first)], |row| row.get(0))

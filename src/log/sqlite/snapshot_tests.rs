@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 
 use super::snapshots::{self, SPACING};
 use super::*;
-use crate::domain::{Change, Seq, Timestamp};
+use crate::domain::{Change, Millis, Seq, Timestamp};
 use crate::history::{Archive, Error, Moment, Version};
 use crate::log::contract::{Disk, Place, changes, changes_of, states_of};
 use crate::log::snapshot::{Part, Snapshot, encode};
@@ -358,21 +358,34 @@ fn what_a_crash_left_of_a_snapshot_is_removed() {
 #[test]
 fn snapshots_are_kept_so_that_every_instant_is_near_one() {
     // As they come, one every 30,000 changes, pruned each time.
-    let mut there: Vec<u64> = Vec::new();
-    for turn in 1..=100 {
-        there.push(turn * 30_000);
-        there = snapshots::kept(&there);
-        assert_eq!(there[0], 30_000, "the changes stand on the oldest");
-        assert!(there.windows(2).all(|pair| pair[1] - pair[0] <= SPACING), "{there:?}");
-        assert!(there.len() as u64 <= turn * 30_000 * 3 / 2 / SPACING + 4, "{there:?}");
-    }
-    assert_eq!(there[there.len() - 2..], [99 * 30_000, 100 * 30_000]);
+    let pruned = |each: u64, hours: i64, apart: u64| {
+        let mut there: Vec<(Seq, Timestamp)> = Vec::new();
+        for turn in 1..=100_i64 {
+            let seq = turn.unsigned_abs() * each;
+            there.push((Seq(seq), Timestamp(turn * hours * 3_600_000_000)));
+            there = snapshots::kept(&there, Millis::from_millis(apart.saturating_mul(3_600_000)));
+            assert_eq!(there[0].0, Seq(each), "the changes stand on the oldest");
+            assert!(there.windows(2).all(|pair| pair[1].0.0 - pair[0].0.0 <= SPACING), "{there:?}");
+            assert!(there.len() as u64 <= turn.unsigned_abs() * each * 3 / 2 / SPACING + 20);
+        }
+        assert_eq!(
+            there[there.len() - 2..].iter().map(|one| one.0.0).collect::<Vec<_>>(),
+            [99 * each, 100 * each]
+        );
+        there
+    };
+    assert!(pruned(30_000, 1, u64::MAX).len() < 40);
+    // In a quiet registry they are not far apart in time either.
+    let quiet = pruned(10, 1, 8);
+    let hours = |pair: &[(Seq, Timestamp)]| (pair[1].1.0 - pair[0].1.0) / 3_600_000_000;
+    assert!(quiet.windows(2).all(|pair| hours(pair) <= 8) && quiet.len() < 20, "{quiet:?}");
+    assert_eq!(pruned(10, 1, u64::MAX).len(), 3);
 
     let history = changes(1, 9);
     let (disk, mut log) = log_with(&history, &states_of(&history), &[2, 3, 4, 6, 8]);
     let mut shell = disk.shell();
     truncate(&disk, 4);
-    snapshots::prune(&mut shell).unwrap();
+    snapshots::prune(&mut shell, Millis::from_millis(u64::MAX)).unwrap();
     assert_eq!(log.snapshots().unwrap(), [Seq(4), Seq(6), Seq(8)]);
     let rows: i64 = shell
         .query_row("SELECT count(*) FROM snapshots WHERE seq < 4", [], |row| row.get(0))

@@ -13,7 +13,7 @@ use rusqlite::{TransactionBehavior, params};
 use super::rows::{self, number, signed, text};
 use crate::clock::Stopwatch;
 use crate::domain::registry::Service;
-use crate::domain::{Seq, ServiceKey, Timestamp};
+use crate::domain::{Millis, Seq, ServiceKey, Timestamp};
 use crate::log::ReadError;
 use crate::log::codec::DecodeError;
 use crate::log::snapshot::{Builder, Header, List, Part, Snapshot, Tally, encode, service_of};
@@ -234,30 +234,33 @@ fn remove(slices: &mut impl Slices, seq: i64) -> rusqlite::Result<()> {
 ///
 /// # Errors
 /// SQLite's; what was let go of until then stays so.
-pub(super) fn prune(slices: &mut impl Slices) -> rusqlite::Result<()> {
+pub(super) fn prune(slices: &mut impl Slices, apart: Millis) -> rusqlite::Result<()> {
     let first = first_seq(slices.connection())?;
-    let all: Vec<u64> =
-        complete(slices.connection(), Seq::ZERO, Seq(u64::MAX))?.iter().map(|(s, _)| s.0).collect();
-    let useful: Vec<u64> = all.iter().copied().filter(|seq| seq + 1 >= first.0).collect();
-    let kept = kept(&useful);
-    for seq in all.into_iter().filter(|seq| !kept.contains(seq)) {
-        remove(slices, signed(seq))?;
+    let all = complete(slices.connection(), Seq::ZERO, Seq(u64::MAX))?;
+    let useful: Vec<(Seq, Timestamp)> =
+        all.iter().copied().filter(|(seq, _)| seq.next() >= first).collect();
+    let kept = kept(&useful, apart);
+    for (seq, _) in all.into_iter().filter(|one| !kept.contains(one)) {
+        remove(slices, signed(seq.0))?;
     }
     Ok(())
 }
 
-/// Which of these snapshots (their versions, rising) are kept: the oldest, on which the kept changes stand; the newest
-/// two, as one may be damaged; and between them as few as leave no more than [`SPACING`] changes from one to the next.
-pub(super) fn kept(all: &[u64]) -> Vec<u64> {
-    let mut kept: Vec<u64> = Vec::new();
-    for (position, seq) in all.iter().enumerate() {
+/// Which of these snapshots (the oldest first) are kept: the oldest, on which the kept changes stand; the newest two, as
+/// one may be damaged; and between them as few as leave no more than [`SPACING`] changes from one to the next, nor more
+/// than `apart`: changes go only up to a snapshot, and in a quiet registry so many of them take years.
+pub(super) fn kept(all: &[(Seq, Timestamp)], apart: Millis) -> Vec<(Seq, Timestamp)> {
+    let mut kept: Vec<(Seq, Timestamp)> = Vec::new();
+    for (position, one) in all.iter().enumerate() {
         let newest = position + 2 >= all.len();
         let needed = match (kept.last(), all.get(position + 1)) {
-            (Some(last), Some(next)) => next - last > SPACING,
+            (Some(last), Some(next)) => {
+                next.0.0 - last.0.0 > SPACING || next.1.since(last.1) > apart
+            }
             _ => true,
         };
         if newest || needed {
-            kept.push(*seq);
+            kept.push(*one);
         }
     }
     kept

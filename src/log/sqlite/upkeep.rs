@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
@@ -12,11 +12,12 @@ use super::checkpointer::{self, Restart};
 use super::derive::Deriver;
 use super::gate::Gate;
 use super::retention::{self, Pace, Retention};
-use super::snapshots::{self, Slices};
-use super::{OpenError, rows, sizes};
+use super::snapshots::Slices;
+use super::{OpenError, rows, sizes, snapshots};
 use crate::clock::Stopwatch;
 use crate::domain::event::Compacted;
-use crate::domain::{Seq, Timestamp};
+use crate::domain::{Millis, Seq, Timestamp};
+use crate::log::ReadError;
 use crate::log::upkeep::{Budgets, Failed, Removed, ServiceState, Standing, Upkeep, Written};
 
 /// Free pages are given back beyond one in so many of the file: the next events fill the rest, and a page that is given
@@ -63,9 +64,9 @@ impl SqliteUpkeep {
 
     fn work<T>(
         &mut self,
-        work: impl FnOnce(&mut Connection, &Gate, &mut Memory) -> rusqlite::Result<T>,
+        work: impl FnOnce(&mut Connection, &Gate, &mut Memory) -> Result<T, Trouble>,
     ) -> Result<T, Failed> {
-        let done = (|| {
+        let done: Result<T, Trouble> = (|| {
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
                 None => connect(&self.path)?,
@@ -80,12 +81,19 @@ impl SqliteUpkeep {
             self.connection = Some(connection);
             Ok(done)
         })();
-        done.map_err(|error: rusqlite::Error| {
-            // What it had gathered may not fit what is stored: it begins again from there.
-            self.memory.deriver = Deriver::default();
-            Failed(error.to_string().into())
-        })
+        done.map_err(|trouble| Failed(trouble.to_string().into()))
     }
+}
+
+/// Why a slice was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// SQLite refused.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// A snapshot can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// A connection to a log that exists: one that has vanished is not replaced by an empty one.
@@ -111,6 +119,33 @@ pub(super) fn write<T>(
     let done = work(&transaction)?;
     transaction.commit()?;
     Ok((done, held.elapsed()))
+}
+
+/// Work of many slices in one call: each in its turn, with a pause after it that is as long as it was.
+struct Paced<'a> {
+    connection: &'a mut Connection,
+    gate: &'a Gate,
+    stop: &'a AtomicBool,
+}
+
+impl Slices for Paced<'_> {
+    fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    fn slice<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if self.stop.load(Relaxed) {
+            let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+            return Err(rusqlite::Error::SqliteFailure(interrupted, None));
+        }
+        let (done, held) = write(self.connection, self.gate, work)?;
+        // Ends early when the keeper is told to stop.
+        std::thread::park_timeout(held);
+        Ok(done)
+    }
 }
 
 impl Upkeep for SqliteUpkeep {
@@ -147,11 +182,13 @@ impl Upkeep for SqliteUpkeep {
         &mut self,
         seq: Seq,
         services: &mut dyn Iterator<Item = ServiceState>,
+        apart: Millis,
     ) -> Result<Written, Failed> {
+        let stop = Arc::clone(&self.stop);
         self.work(|connection, gate, _| {
-            let mut slices = InTurns { connection, gate };
+            let mut slices = Paced { connection, gate, stop: &stop };
             let written = snapshots::write(&mut slices, seq, services)?;
-            snapshots::prune(&mut slices)?;
+            snapshots::prune(&mut slices, apart)?;
             Ok(written)
         })
     }
@@ -168,7 +205,7 @@ impl Upkeep for SqliteUpkeep {
     }
 
     fn told(&mut self, told: &Compacted, by: Seq) -> Result<(), Failed> {
-        self.work(|connection, gate, _| retention::told(connection, gate, told, by.0))
+        self.work(|connection, gate, _| Ok(retention::told(connection, gate, told, by.0)?))
     }
 
     fn reclaim(&mut self) -> Result<bool, Failed> {
@@ -194,24 +231,5 @@ impl Upkeep for SqliteUpkeep {
             // A file without auto_vacuum gives nothing back, and must not be asked for ever.
             Ok(moved > 0 && surplus > slice)
         })
-    }
-}
-
-/// The connection with its turns, as the writing of snapshots wants it.
-struct InTurns<'a> {
-    connection: &'a mut Connection,
-    gate: &'a Gate,
-}
-
-impl Slices for InTurns<'_> {
-    fn connection(&self) -> &Connection {
-        self.connection
-    }
-
-    fn slice<T>(
-        &mut self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
-        write(self.connection, self.gate, work).map(|(done, _)| done)
     }
 }
