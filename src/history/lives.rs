@@ -55,8 +55,9 @@ pub struct LifeStory {
 /// How much an instance flaps, from 0.0 (steady) to 1.0.
 ///
 /// Computed as routers compute it for routes that come and go: the figure of merit of RFC 2439 ("BGP Route Flap Damping"),
-/// with the customary values of RFC 7196, table 1: coming back after having left costs 1, a change of status back to healthy costs
-/// 0.5 (an attribute change there), the sum halves every 15 minutes, and at 2 a route is suppressed. The score is the sum over 2, at most
+/// with the defaults that routers ship with (the command reference of JUNOSe, "bgp dampening": 1,000 a flap, half-life 15 minutes, suppress
+/// limit 2,000; half a flap for a change of attributes): coming back after having left costs 1, a change of status back to healthy costs
+/// 0.5, the sum halves every 15 minutes, and at 2 a route is suppressed. The score is the sum over 2, at most
 /// 1.0: an instance has 1.0 if it went and came back twice just now. To leave alone is no flap, however it left.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Flap {
