@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::domain::event::{Class, Kind};
 
-/// Blocks of traffic that a segment stands for. Smaller ones read less around a rare event, but more
-/// of them have to be looked at: measured with 10,000,000 events, see `benches/parts/history.rs`.
+/// Blocks of traffic that a segment stands for. Smaller ones read less around a rare event, but more of them have
+/// to be looked at: with these, either costs some ten milliseconds in 10,000,000 events (`benches/parts/search.rs`).
 pub const BLOCKS: usize = 4;
 
 /// Changes that a segment stands for.
