@@ -245,9 +245,10 @@ impl Why {
         let id = &self.instance.key.instance;
         let Some(change) = &self.change else {
             return format!(
-                "{id} is {}; it registered at {}, and what happened then is older than what is kept",
-                self.stands(),
-                instant(self.from)
+                "{id} is {}; it registered at {}, and what happened then is older than what is kept{}",
+                self.instance.status,
+                instant(self.from),
+                self.wanted()
             );
         };
         let mut text = match &change.event {
@@ -362,7 +363,7 @@ impl Why {
         let id = &self.instance.key.instance;
         let status = self.instance.status;
         let again = if status == Status::Healthy { " again" } else { "" };
-        let since = format!("{id} is {status}{again} since {}", instant(change.at));
+        let since = format!("{id} has been {status}{again} since {}", instant(change.at));
         let why = match &change.event {
             Event::StatusChanged { overdue: Some(overdue), .. } => self.silence(change, overdue),
             Event::StatusChanged { reason: StatusReason::SelfReport, .. } => {
@@ -384,7 +385,7 @@ impl Why {
         };
         let before = self.status_before.map_or("", Status::as_str);
         let before = format!("it had been {before} before");
-        let registered = format!("it lives since {}", instant(self.from));
+        let registered = format!("it has lived since {}", instant(self.from));
         format!("{since}: {why}; {before}, and {registered}{}", self.wanted())
     }
 
@@ -396,27 +397,24 @@ impl Why {
             None => "it has not sent a heartbeat yet".to_owned(),
         };
         format!(
-            "{} is {} and has never been anything else: {} registered it at {}, {} ago, at {}:{}; {heartbeat}",
+            "{} has been {} ever since {} registered it at {}, {} ago, at {}:{}; {heartbeat}{}",
             key.instance,
-            self.stands(),
+            self.instance.status,
             who(change),
             instant(change.at),
             length(self.now.since(change.at)),
             endpoint.address,
             endpoint.port,
+            self.wanted(),
         )
-    }
-
-    fn stands(&self) -> String {
-        format!("{}{}", self.instance.status, self.wanted())
     }
 
     /// What is wanted of it, where that is not the usual.
     fn wanted(&self) -> &'static str {
         match self.instance.mode {
             Mode::Active => "",
-            Mode::Standby => ", on standby",
-            Mode::Draining => ", draining",
+            Mode::Standby => "; it is on standby",
+            Mode::Draining => "; it is draining",
         }
     }
 }

@@ -188,6 +188,11 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
         query.get(name).and_then(|text| moment(name, text, now, api.projection.head(), faults))
     };
     let (since, until) = (moment("since"), moment("until"));
+    let caller = query.get("caller");
+    // Nobody is recorded without a name, and an empty list would look like an answer.
+    if caller.is_some_and(str::is_empty) {
+        faults.invalid("caller", "must not be empty");
+    }
     EventQuery {
         limit: usize::try_from(query.count("limit")).unwrap_or(usize::MAX),
         order: match query.get("order") {
@@ -199,7 +204,7 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
         service: query.service(faults),
         instance: query.instance(faults),
         kind,
-        caller: query.get("caller").map(Box::from),
+        caller: caller.map(Box::from),
         trace_id: trace_id.map(TraceId::to_bytes),
         since,
         until,

@@ -59,10 +59,8 @@ impl Waited {
 /// Reads what a lookup says of waiting; none if it does not wait.
 pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<Wait> {
     let (after, wait) = (query.get("after"), query.get("wait"));
+    // Whoever reads `at` refuses it beside these two; once is enough.
     if query.get("at").is_some() {
-        for name in ["after", "wait"].into_iter().filter(|name| query.get(name).is_some()) {
-            faults.invalid(name, "the past does not change: leave it out, or at");
-        }
         return None;
     }
     let limit = wait.map_or(Some(WAIT_DEFAULT), |text| match Millis::parse(text) {

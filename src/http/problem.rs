@@ -111,7 +111,7 @@ impl Problem {
                 (409, "other-incarnation", "Another life of the instance is registered")
             }
             Self::UnknownEvent => (404, "unknown-event", "The event is not in the log"),
-            Self::NoDeparture { .. } => (404, "no-departure", "The instance has not left"),
+            Self::NoDeparture { .. } => (404, "no-departure", "There is no departure to tell of"),
             Self::HistoryGone { .. } => (410, "history-gone", "History that old is not kept"),
             Self::InUse { .. } => (412, "id-in-use", "The id is in use"),
             Self::Stale => (412, "instance-changed", "The instance has changed"),

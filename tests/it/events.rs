@@ -86,6 +86,9 @@ async fn a_trace_gives_its_events_of_both_classes() {
         let field = &problem["errors"][0]["field"];
         assert_eq!((status.as_u16(), field), (400, &json!("trace_id")), "{broken}");
     }
+    let (status, refused) = server.call("GET", "/v1/events?caller=", None).await;
+    let field = &refused["errors"][0]["field"];
+    assert_eq!((status.as_u16(), field), (422, &json!("caller")), "nobody has no name");
     server.stop().await;
 }
 

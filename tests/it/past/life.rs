@@ -210,7 +210,7 @@ async fn the_sentence_tells_who_when_and_by_which_arithmetic() {
     let told = why(&server, "").await;
     assert_eq!(
         told["summary"],
-        "orders-1 is healthy and has never been anything else: admin/cli registered it at 2026-11-21 08:01:57.021 UTC, \
+        "orders-1 has been healthy ever since admin/cli registered it at 2026-11-21 08:01:57.021 UTC, \
          1.5 s ago, at 10.0.0.8:8080; it has not sent a heartbeat yet"
     );
     assert_eq!((&told["event"]["id"], &told["life"]["until"]), (&json!("13"), &Value::Null));
@@ -240,9 +240,9 @@ async fn one_that_lives_is_told_by_its_status() {
     until(&server, Some("unstable")).await;
     let told = why(&server, "").await;
     let late = format!(
-        "orders-1 is unstable since 2026-11-21 08:00:11.000 UTC: no heartbeat for 10 s (ttl 15 s, of which two thirds \
+        "orders-1 has been unstable since 2026-11-21 08:00:11.000 UTC: no heartbeat for 10 s (ttl 15 s, of which two thirds \
          are 10 s); the last one came at 2026-11-21 08:00:01.000 UTC in trace {TRACE}; it had been healthy before, and \
-         it lives since 2026-11-21 08:00:00.000 UTC"
+         it has lived since 2026-11-21 08:00:00.000 UTC"
     );
     assert_eq!(
         (&told["summary"], &told["arithmetic"]["allowed_ms"]),
@@ -257,8 +257,8 @@ async fn one_that_lives_is_told_by_its_status() {
     assert_eq!(
         told["summary"],
         format!(
-            "orders-1 is failed since 2026-11-21 08:00:11.000 UTC: it said itself that it is failing, in a heartbeat in trace \
-             {TRACE}; it had been unstable before, and it lives since 2026-11-21 08:00:00.000 UTC, draining"
+            "orders-1 has been failed since 2026-11-21 08:00:11.000 UTC: it said itself that it is failing, in a heartbeat in trace \
+             {TRACE}; it had been unstable before, and it has lived since 2026-11-21 08:00:00.000 UTC; it is draining"
         )
     );
     send(&server, "DELETE", PATH, None).await;

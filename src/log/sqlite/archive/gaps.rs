@@ -77,6 +77,13 @@ fn oldest_taken(
             taken = Some((from.min(compacted.from), until.max(compacted.until)));
         }
     })?;
+    // The newest removal may not be told yet, and the events that told of those before may have gone themselves.
+    for (compacted, _) in rows::keeping(&reader.connection).map_err(storage)?.compactions {
+        if compacted.class == class {
+            let (from, until) = taken.unwrap_or((compacted.from, compacted.until));
+            taken = Some((from.min(compacted.from), until.max(compacted.until)));
+        }
+    }
     Ok(taken)
 }
 
