@@ -123,6 +123,13 @@ def serve(processes, folder, **variables):
         env=os.environ | variables,
     )
     registry = first_line(server, 30)
+    # The URL is printed when the socket is bound; until the log is replayed, questions are answered 503.
+    deadline = time.monotonic() + 30
+    health = [ROLLCALL, "health", "--url", registry]
+    while (ready := subprocess.run(health, capture_output=True, check=False, timeout=30)).returncode != 0:
+        if time.monotonic() > deadline:
+            raise Failed(f"the registry at {registry} is not ready after 30 s: {ready.stdout.decode()}")
+        time.sleep(0.05)
     say(f"the registry is at {registry}")
     return registry
 
