@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{
-    Connection, ErrorCode, OptionalExtension as _, Transaction, params, params_from_iter,
+    Connection, ErrorCode, OptionalExtension as _, Row, Transaction, params, params_from_iter,
 };
 
 use super::gate::Gate;
@@ -26,6 +26,7 @@ use super::snapshots;
 use super::upkeep::{Trouble, write};
 use crate::domain::Timestamp;
 use crate::domain::event::{Class, Compacted};
+use crate::log::blocks::BLOCK;
 use crate::log::upkeep::{Budgets, Removed};
 use crate::telemetry::signals;
 
@@ -37,6 +38,8 @@ const OLDEST_BLOCKS: &str = concat!(
     " FROM traffic WHERE first >= ?1 AND first + count - 1 <= ?2 AND first < (SELECT max(first) FROM traffic) \
      ORDER BY first LIMIT ?3"
 );
+const NEXT_BLOCK: &str =
+    "SELECT first, first_at FROM traffic WHERE first > ?1 ORDER BY first LIMIT 1";
 const DELETE_BLOCKS: &str = "DELETE FROM traffic WHERE first >= ?1 AND first <= ?2";
 const DELETE_TRAFFIC_SEGMENTS: &str =
     "DELETE FROM traffic_segments WHERE first <= ?1 AND last <= ?1";
@@ -189,25 +192,7 @@ impl Retention {
             None => sizes::traffic(connection)?,
         };
         let over = left.saturating_sub(budgets.traffic_bytes);
-        let limit = i64::try_from(self.blocks.rows()).unwrap_or(i64::MAX);
-        let oldest: Vec<Old> = connection
-            .prepare_cached(OLDEST_BLOCKS)?
-            .query_map(
-                params![signed(bounds.first_traffic), signed(bounds.derived_traffic), limit],
-                |row| {
-                    let (first, count) = (unsigned(row, 0)?, unsigned(row, 1)?);
-                    // A row that is damaged may hold anything.
-                    let bytes: Option<i64> = row.get(4)?;
-                    Ok(Old {
-                        first,
-                        last: first.saturating_add(count).saturating_sub(1),
-                        from: Timestamp(row.get(2)?),
-                        until: Timestamp(row.get(3)?),
-                        bytes: sizes::on_disk(u64::try_from(bytes.unwrap_or(0)).unwrap_or(0)),
-                    })
-                },
-            )?
-            .collect::<rusqlite::Result<_>>()?;
+        let oldest = oldest_blocks(connection, bounds, self.blocks.rows())?;
         let mut bytes = 0;
         let slice: Vec<&Old> = oldest
             .iter()
@@ -371,6 +356,72 @@ impl Retention {
         }
         Ok(self.runs_after.is_some().then_some(Removed::Rows(0)))
     }
+}
+
+/// The oldest blocks that may go. Those before a page that can't be read come first, by themselves; then all that it
+/// hides, as if it were one block.
+fn oldest_blocks(
+    connection: &Connection,
+    bounds: &Bounds,
+    limit: usize,
+) -> rusqlite::Result<Vec<Old>> {
+    let mut statement = connection.prepare_cached(OLDEST_BLOCKS)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![
+        signed(bounds.first_traffic),
+        signed(bounds.derived_traffic),
+        limit
+    ])?;
+    let mut found = Vec::new();
+    loop {
+        match rows.next().and_then(|row| row.map(old_block).transpose()) {
+            Ok(Some(block)) => found.push(block),
+            Ok(None) => return Ok(found),
+            Err(error) if is_damage(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if found.is_empty() {
+        found.extend(hidden_blocks(connection, bounds)?);
+    }
+    Ok(found)
+}
+
+fn old_block(row: &Row<'_>) -> rusqlite::Result<Old> {
+    let (first, count) = (unsigned(row, 0)?, unsigned(row, 1)?);
+    // A row that is damaged may hold anything.
+    let bytes: Option<i64> = row.get(4)?;
+    Ok(Old {
+        first,
+        last: first.saturating_add(count).saturating_sub(1),
+        from: Timestamp(row.get(2)?),
+        until: Timestamp(row.get(3)?),
+        bytes: sizes::on_disk(u64::try_from(bytes.unwrap_or(0)).unwrap_or(0)),
+    })
+}
+
+/// What lies between the first kept number and the next block that can be read; none if there is none yet, or if it
+/// was not derived from up to there. Of its times no more is known than that they were before that block's.
+fn hidden_blocks(connection: &Connection, bounds: &Bounds) -> rusqlite::Result<Option<Old>> {
+    let mut statement = connection.prepare_cached(NEXT_BLOCK)?;
+    let mut after = bounds.first_traffic.saturating_sub(1);
+    while after < bounds.derived_traffic {
+        let next = statement
+            .query_row([signed(after)], |row| Ok((unsigned(row, 0)?, Timestamp(row.get(1)?))))
+            .optional();
+        match next {
+            Ok(Some((next, at))) => {
+                let (first, last) = (bounds.first_traffic, next.saturating_sub(1));
+                let may_go = (first..=bounds.derived_traffic).contains(&last);
+                return Ok(may_go.then_some(Old { first, last, from: at, until: at, bytes: 0 }));
+            }
+            Ok(None) => return Ok(None),
+            // No block is longer than that.
+            Err(error) if is_damage(&error) => after = after.saturating_add(BLOCK as u64),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Makes the newest snapshot that is old enough the beginning of what is kept.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _};
 
+use super::rows;
+
 /// What a log takes on the disk, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sizes {
@@ -32,12 +34,16 @@ macro_rules! block_bytes {
 pub(super) use block_bytes;
 
 const BOUNDS: &str = "SELECT coalesce(min(first), 0), coalesce(max(first), 0) FROM traffic";
+/// The same where the first or the last page of traffic can't be read.
+const BOUNDS_BY_THE_LOG: &str = "SELECT first_traffic, next_traffic FROM log";
 const COUNT_OF_LAST: &str = "SELECT count FROM traffic WHERE first = ?1";
 const SAMPLE: &str = concat!(
     "SELECT count, ",
     block_bytes!(),
     " FROM traffic WHERE first >= ?1 ORDER BY first LIMIT ?2"
 );
+
+const SNAPSHOTS: &str = "SELECT coalesce(sum(bytes), 0) FROM snapshots";
 
 /// Blocks looked at: enough for some percent of error where old and new ones differ.
 const SAMPLES: i64 = 64;
@@ -58,7 +64,8 @@ pub(super) fn on_disk(payload: u64) -> u64 {
     local + (payload - local).div_ceil(USABLE - 4) * USABLE
 }
 
-/// About the bytes that all traffic takes.
+/// About the bytes that all traffic takes. Pages that can't be read are left out of the sample: damage in old traffic
+/// must stop neither the status nor retention.
 pub(super) fn traffic(connection: &Connection) -> rusqlite::Result<u64> {
     let sample = |from: i64, limit: i64| -> rusqlite::Result<Vec<(u64, u64)>> {
         let mut select = connection.prepare_cached(SAMPLE)?;
@@ -69,21 +76,28 @@ pub(super) fn traffic(connection: &Connection) -> rusqlite::Result<u64> {
         })?;
         rows.collect()
     };
-    let few = sample(0, SAMPLES)?;
-    if few.len() < usize::try_from(SAMPLES).unwrap_or(0) {
+    let few = unless_damaged(sample(0, SAMPLES))?;
+    if let Some(few) = few.filter(|few| few.len() < usize::try_from(SAMPLES).unwrap_or(0)) {
         return Ok(few.iter().map(|(_, bytes)| bytes).sum());
     }
-    let (first, last): (i64, i64) =
-        connection.prepare_cached(BOUNDS)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let in_last: Option<i64> =
-        connection.prepare_cached(COUNT_OF_LAST)?.query_row([last], |row| row.get(0)).optional()?;
+    let bounds = |sql: &str| {
+        connection.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+    };
+    let (first, last): (i64, i64) = match unless_damaged(bounds(BOUNDS))? {
+        Some(bounds) => bounds,
+        None => bounds(BOUNDS_BY_THE_LOG)?,
+    };
+    let in_last: Option<i64> = unless_damaged(
+        connection.prepare_cached(COUNT_OF_LAST)?.query_row([last], |row| row.get(0)).optional(),
+    )?
+    .flatten();
     let span = last.saturating_sub(first);
     let (mut events, mut bytes) = (0_u64, 0_u64);
     for step in 0..SAMPLES {
         // In order of the numbers, so that every stretch of events counts as much as it holds.
         let at = first
             + i64::try_from(i128::from(span) * i128::from(step) / i128::from(SAMPLES)).unwrap_or(0);
-        for (count, taken) in sample(at, 1)? {
+        for (count, taken) in unless_damaged(sample(at, 1))?.unwrap_or_default() {
             events += count;
             bytes += taken;
         }
@@ -91,6 +105,15 @@ pub(super) fn traffic(connection: &Connection) -> rusqlite::Result<u64> {
     let all = u64::try_from(span + in_last.unwrap_or(0)).unwrap_or(0);
     Ok(u64::try_from(u128::from(bytes) * u128::from(all) / u128::from(events.max(1)))
         .unwrap_or(u64::MAX))
+}
+
+/// None if the pages that were to be read are damaged.
+fn unless_damaged<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if rows::is_damage(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Pages of the file, and how many of them are free.
@@ -109,8 +132,7 @@ pub(super) fn sizes(connection: &Connection, path: &Path) -> rusqlite::Result<Si
     let (pages, free) = pages(connection)?;
     let (all, free) = (pages * page, free * page);
     let snapshots: i64 =
-        connection
-            .query_row("SELECT coalesce(sum(bytes), 0) FROM snapshots", [], |row| row.get(0))?;
+        unless_damaged(connection.query_row(SNAPSHOTS, [], |row| row.get(0)))?.unwrap_or(0);
     let used = all.saturating_sub(free);
     let traffic = traffic(connection)?.min(used);
     let snapshots = u64::try_from(snapshots).unwrap_or(0).min(used - traffic);

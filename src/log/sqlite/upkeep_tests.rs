@@ -380,6 +380,34 @@ fn damage_does_not_stop_retention() {
     log.append_traffic(&lookups(2_000..2_001)).unwrap();
 }
 
+/// A page of the table itself is broken, so that its rows can't even be found.
+#[test]
+fn a_page_that_hides_blocks_stops_neither_retention_nor_sizes() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    let mut events = lookups(0..4_000);
+    events[2_048..2_304].iter_mut().for_each(|event| event.caller = "marked".into());
+    log.append_traffic(&events).unwrap();
+    drop(log);
+    let mut bytes = std::fs::read(disk.database()).unwrap();
+    let is_leaf = |page: &[u8]| page[0] == 13 && page.windows(6).any(|part| part == b"marked");
+    let page = bytes.chunks(4_096).position(is_leaf).unwrap();
+    bytes[4_096 * page..4_096 * (page + 1)].fill(0xff);
+    std::fs::write(disk.database(), bytes).unwrap();
+
+    let log = disk.log();
+    derived(&disk, 0, u64::MAX);
+    let sizes = Reader::open(&disk.database()).unwrap().sizes().unwrap();
+    assert!(sizes.traffic > 0);
+    let mut upkeep = log.upkeep().unwrap();
+    let young = Budgets { traffic_until: lookup(300).at, ..EVERYTHING };
+    retain(&mut upkeep, &young, 100);
+    assert_eq!(untold(&mut upkeep)["traffic"], (1, 256));
+    retain(&mut upkeep, &NOTHING, 100);
+    assert_eq!(upkeep.retain(&NOTHING), Ok(None));
+    assert_eq!(untold(&mut upkeep)["traffic"], (1, 3_840));
+}
+
 #[test]
 fn a_snapshot_ends_when_it_is_told_to_and_counts_for_nothing_then() {
     let disk = Disk::new();
