@@ -13,13 +13,16 @@ use rusqlite::Connection;
 use crate::domain::event::{Event, Outcome};
 use crate::domain::{Change, Seq};
 use crate::log::ReadError;
-use crate::log::codec::{self, Columns};
+use crate::log::codec::{self, Columns, FORMAT};
 use crate::log::sqlite::Reader;
 use crate::log::sqlite::rows;
 use crate::log::sqlite::writer::decode_change;
 
 /// Changes read at once.
 const CHANGES: u64 = 8_192;
+
+/// How the payload of a registration or an update begins that changed nothing, in [`FORMAT`].
+const UNCHANGED: &[u8] = br#"{"outcome":"unchanged","#;
 
 /// Between two names: a character that no name has.
 const BETWEEN: u8 = 0x1F;
@@ -95,8 +98,10 @@ impl Found {
 
     fn is_overtaken(&mut self, columns: &Columns<'_>) -> bool {
         let [namespace, service, instance, _] = columns.names;
-        if service.is_empty() {
-            // The registry's own: it changes nothing but the head.
+        // The registry's own, and what found everything as it was asked for, change nothing but the head.
+        if service.is_empty()
+            || (columns.numbers.3 == FORMAT && columns.data.starts_with(UNCHANGED))
+        {
             return true;
         }
         let length = join(&mut self.name, [namespace, service, instance]);
