@@ -39,10 +39,26 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Writes a table without blanks at the ends of its lines.
+/// Writes a table without the blanks around its lines; those that align a first cell stay.
 pub(crate) fn write_table(out: &mut dyn Write, table: &Table) -> io::Result<()> {
     for line in table.lines() {
-        writeln!(out, "{}", line.trim())?;
+        // One blank is the margin of every line.
+        writeln!(out, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_their_headers_also_when_the_first_has_none() {
+        let mut table = table(&["", "INSTANCE", "EVENT"]);
+        table.add_row(vec!["+", "orders/orders-1", "14"]).add_row(vec!["", "b", ""]);
+        let mut out = Vec::new();
+        write_table(&mut out, &table).expect("memory");
+        let text = String::from_utf8(out).expect("text");
+        assert_eq!(text, "   INSTANCE         EVENT\n+  orders/orders-1  14\n   b\n");
+    }
 }

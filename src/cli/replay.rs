@@ -53,7 +53,7 @@ Examples:
   rollcall replay ./rollcall-data
   rollcall replay ./rollcall-data --from -90m --to -60m --speed 10x
   rollcall replay backup.db --from @1200 --to @1300 --paused --listen 127.0.0.1:7700
-  curl -X PATCH -d '{\"at\":\"@1234\"}' http://127.0.0.1:7656/v1/replay")]
+  curl -X PATCH -H 'content-type: application/json' -d '{\"at\":\"@1234\"}' http://127.0.0.1:7656/v1/replay")]
 pub(super) struct Args {
     /// A data directory, or the file of a log or a backup
     data: PathBuf,

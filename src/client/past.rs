@@ -41,6 +41,11 @@ impl Client {
         self.past(&["services"], query).await
     }
 
+    /// One event, by its id.
+    pub async fn event(&self, id: &str) -> Result<Past, Error> {
+        self.past(&["events", id], &[]).await
+    }
+
     /// The events of a trace.
     pub async fn trace(&self, trace_id: &str) -> Result<Past, Error> {
         self.past(&["traces", trace_id], &[]).await

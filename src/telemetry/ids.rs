@@ -13,7 +13,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not the right number of characters.
-    #[error("an id of {expected} hexadecimal digits was expected, this has {found} bytes")]
+    #[error("must be {expected} hexadecimal digits, has {found} characters")]
     Length {
         /// Digits that the id has.
         expected: usize,
@@ -21,10 +21,10 @@ pub enum IdError {
         found: usize,
     },
     /// A character that is not a lower-case hexadecimal digit.
-    #[error("an id consists of lower-case hexadecimal digits")]
+    #[error("must consist of lower-case hexadecimal digits")]
     Digit,
     /// All digits are zero, which the W3C reserves for "no id".
-    #[error("an id is never all zeros")]
+    #[error("must not be all zeros")]
     Zero,
 }
 

@@ -392,6 +392,11 @@ async fn from_the_name_of_a_service_to_who_was_handed_its_dead_instance() {
         ("history nobody nobody-1", 1, "not known"),
         ("diff --from @5 --to @4", 2, "from"),
         ("impact orders --seq 3", 2, "seq"),
+        ("impact orders --seq 999999", 1, "event is not in the log"),
+        ("why orders --seq 1", 2, "started"),
+        ("trace 0af7", 2, "must be 32 hexadecimal digits, has 4"),
+        ("verify ./nowhere", 3, "there is no log at ./nowhere"),
+        ("events --data ./nowhere", 3, "there is no log at ./nowhere"),
         ("impact orders orders-2", 1, ""),
     ] {
         let ended = ask(&server, line);

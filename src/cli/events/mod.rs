@@ -254,6 +254,11 @@ pub(super) fn line(event: &Event) -> String {
                     port.unwrap_or_default()
                 ));
             }
+            // An event inside an event: when it was tells it apart, the rest is in the JSON.
+            Value::Object(event) if event.get("at").is_some_and(Value::is_string) => {
+                let at = event["at"].as_str().unwrap_or_default();
+                line.push_str(&format!("  {name}={at}"));
+            }
             Value::String(text) => line.push_str(&format!("  {name}={text:?}")),
             other => line.push_str(&format!("  {name}={other}")),
         }

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use super::events;
+use super::event_line;
 use crate::cli::{Error, Registry};
 use crate::client::{Client, Event};
 
@@ -108,18 +108,10 @@ fn seq_of(event: &Event) -> Option<u64> {
 
 /// The instance whose departure a change is; for a command that was given `--seq` and no instance.
 pub(super) async fn instance_of_change(client: &Client, seq: u64) -> Result<String, Error> {
-    let query =
-        [("since", format!("@{seq}")), ("until", format!("@{seq}")), ("limit", "1".to_owned())];
-    let page = client.events(&query).await?;
-    let found = page.events.first().filter(|event| seq_of(event) == Some(seq));
-    found.and_then(instance_of).map(str::to_owned).ok_or_else(|| {
-        Error::Usage(format!(
-            "--seq {seq} is no change of an instance: {}",
-            match found {
-                Some(event) => events::line(event),
-                None => "there is no such event".to_owned(),
-            }
-        ))
+    let event = client.event(&seq.to_string()).await?.body;
+    let instance = event.get("instance").and_then(serde_json::Value::as_str).map(str::to_owned);
+    instance.ok_or_else(|| {
+        Error::Usage(format!("--seq {seq} is no change of an instance: {}", event_line(&event)))
     })
 }
 

@@ -85,7 +85,11 @@ pub(super) fn show_impact(out: &mut dyn Write, impact: &Value) -> io::Result<()>
     let (kind, at) = (text(impact, "/departure/kind"), text(impact, "/departure/at"));
     writeln!(out, "{instance} {kind} at {at} (event {})", text(impact, "/departure/id"))?;
     let sign = |name: &str| text(impact, &format!("/last_sign_of_life/{name}"));
-    let mut line = format!("its last sign of life was a {} at {}", sign("kind"), sign("at"));
+    let kind = match sign("kind").as_str() {
+        "registered" => "its registration".to_owned(),
+        other => format!("a {other}"),
+    };
+    let mut line = format!("its last sign of life was {kind} at {}", sign("at"));
     if !sign("trace_id").is_empty() {
         line.push_str(&format!(", trace {}", sign("trace_id")));
     }

@@ -89,7 +89,14 @@ fn tell_missing(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
             none if none.is_empty() => none,
             events => format!(" ({events})"),
         };
-        writeln!(out, "  {} to {}: {why}{events}", text(gap, "/from"), text(gap, "/until"))?;
+        let until = text(gap, "/until");
+        match text(gap, "/from") {
+            // The epoch stands for the beginning, whenever that was.
+            from if from.starts_with("1970-01-01T00:00:00") => {
+                writeln!(out, "  all before {until}: {why}{events}")?;
+            }
+            from => writeln!(out, "  {from} to {until}: {why}{events}")?,
+        }
     }
     Ok(())
 }

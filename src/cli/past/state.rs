@@ -119,6 +119,9 @@ async fn services(
     }
     match args.registry.output {
         Output::Json => output::json(out, &json!({ "services": services }))?,
+        Output::Table if services.is_empty() => {
+            writeln!(errors, "no service was known then")?;
+        }
         Output::Table => {
             let header = ["NAMESPACE", "SERVICE", "INSTANCES", "HEALTHY", "REVISION"];
             let fields = ["/namespace", "/service", "/instances", "/healthy", "/revision"];

@@ -94,6 +94,14 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// Nothing is there to be read.
+    #[error(
+        "there is no log at {path}: name the data directory of a registry, or the file of a log"
+    )]
+    Missing {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// Another process has the directory.
     #[error(
         "{path} is in use by another registry: stop it, or give this one a directory of its own (--data)"

@@ -32,6 +32,10 @@ pub(super) fn storage(error: rusqlite::Error) -> ReadError {
 impl Reader {
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+        // SQLite's own words would be "error code 14", and no remedy.
+        if path.try_exists().is_ok_and(|there| !there) {
+            return Err(OpenError::Missing { path: path.to_owned() });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
