@@ -48,7 +48,7 @@ pub struct Minute {
     pub last: u64,
     /// JSON array: the texts of this row; entry 0 is null.
     pub names: String,
-    /// The counts: see [`Count`]. Numbers of seven bits a byte, the low ones first.
+    /// The counts: see `Count`. Numbers of seven bits a byte, the low ones first.
     pub counts: Vec<u8>,
     /// CRC-32 over all of the above.
     pub checksum: u32,

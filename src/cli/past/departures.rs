@@ -47,11 +47,11 @@ impl Departures {
         Self { service: service.to_owned(), events }
     }
 
-    /// The newest departure; with `without_goodbye`, the newest expiry if there is one: who said goodbye was taken
-    /// from the lists at once, and nobody was misled for long.
-    pub(super) fn newest(&self, without_goodbye: bool) -> Option<Departure<'_>> {
+    /// The newest expiry if there is one, else the newest departure: who said goodbye was taken from the lists at
+    /// once, and nobody was misled for long. Every command chooses so, or two of them would tell of two instances.
+    pub(super) fn newest(&self) -> Option<Departure<'_>> {
         let expired = self.events.iter().find(|event| event.kind == "expired");
-        let chosen = expired.filter(|_| without_goodbye).or(self.events.first())?;
+        let chosen = expired.or(self.events.first())?;
         Some(Departure { event: chosen, instance: instance_of(chosen)?, seq: seq_of(chosen)? })
     }
 
@@ -135,9 +135,8 @@ mod tests {
             event("50", "deregistered", "orders-3"),
         ];
         let departures = Departures::among("orders", events);
-        let chosen = departures.newest(true).unwrap();
+        let chosen = departures.newest().unwrap();
         assert_eq!((chosen.instance, chosen.seq), ("orders-2", 41));
-        assert_eq!(departures.newest(false).unwrap().instance, "orders-3");
         let mut told = Vec::new();
         departures.tell(&mut told, &chosen).unwrap();
         let told = String::from_utf8(told).unwrap();
@@ -150,7 +149,7 @@ mod tests {
         );
         assert!(told.contains("orders-3 deregistered at") && told.contains("(--seq 9)"), "{told}");
         let said_goodbye = Departures::among("orders", vec![event("50", "deregistered", "a")]);
-        assert_eq!(said_goodbye.newest(true).unwrap().seq, 50);
-        assert!(Departures::among("orders", Vec::new()).newest(true).is_none());
+        assert_eq!(said_goodbye.newest().unwrap().seq, 50);
+        assert!(Departures::among("orders", Vec::new()).newest().is_none());
     }
 }

@@ -52,7 +52,7 @@ pub(in crate::cli) async fn impact(
         (None, Some(seq)) => (instance_of_change(&client, seq).await?, Some(seq)),
         (None, None) => {
             let departures = Departures::of(&client, &args.registry, &args.service).await?;
-            let Some(newest) = departures.newest(true) else {
+            let Some(newest) = departures.newest() else {
                 writeln!(errors, "{}", departures.nobody())?;
                 return Ok(Exit::No);
             };

@@ -37,7 +37,7 @@ pub(in crate::cli) struct HistoryArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Says in a sentence why an instance left, with who, when, from where and the arithmetic; or why it stands as it does.
-Without an instance it takes the one that left the service last, and says so.
+Without an instance it takes the one that left the service last without goodbye, else the one that left last, and says so.
 
 Examples:
   rollcall why orders
@@ -48,7 +48,7 @@ Exit code 1: there never was such an instance, or nobody has left the service.")
 pub(in crate::cli) struct WhyArgs {
     /// The service
     service: String,
-    /// The instance; without it, the one that left last
+    /// The instance; without it, the one that left last without goodbye
     instance: Option<String>,
     /// The change by which it left, if it left more than once
     #[arg(long)]
@@ -141,7 +141,7 @@ pub(in crate::cli) async fn why(
         (None, Some(seq)) => (instance_of_change(&client, seq).await?, Some(seq)),
         (None, None) => {
             let departures = Departures::of(&client, &args.registry, service).await?;
-            let Some(newest) = departures.newest(false) else {
+            let Some(newest) = departures.newest() else {
                 writeln!(errors, "{}", departures.nobody())?;
                 return Ok(Exit::No);
             };

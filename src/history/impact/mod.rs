@@ -18,7 +18,7 @@
 //!   does Prometheus' discovery, where the version that it saw takes the place of the revision.
 //! - **A caller held it until** the first answer of a revision that knows of the departure: to a lookup of the service,
 //!   to a read of the instance, or through one of the caller's streams.
-//! - **Streams** hold what they were told, see [`streams`]. A long poll that waited across the departure held the
+//! - **Streams** hold what they were told, see `streams.rs`. A long poll that waited across the departure held the
 //!   revision that it named.
 //!
 //! Where retention has taken the events themselves, the counts by minute speak: with revision and filter they are as
