@@ -62,9 +62,9 @@ impl SqliteArchive {
     /// The past of the database at `path`.
     ///
     /// # Errors
-    /// [`OpenError`] if it can't be opened for reading.
+    /// [`OpenError`] if it can't be opened for reading, also if its schema is older than this program's.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let first = Reader::open(path)?;
+        let first = Reader::open_current(path)?;
         let idle = Mutex::new(vec![first]);
         let shared = Shared { path: path.to_owned(), idle };
         Ok(Self { shared: Arc::new(shared) })
