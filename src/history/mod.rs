@@ -36,4 +36,5 @@ pub use lives::{Flap, InstanceHistory, LifeStory, RAW_MAX, lives};
 pub use moment::{Moment, Version};
 pub use policy::Policy;
 pub use record::{EventId, Record};
+pub use walk::Unseen;
 pub use why::{Alive, Answer, Which, Why, why};

@@ -10,8 +10,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::events::{INSTANT, Missing, moment};
+use super::events::Missing;
 use super::faults::Faults;
+use super::instants::{self, CHARS_MAX, INSTANT, Present};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -31,8 +32,8 @@ pub(super) const GRAPH: Operation = Operation {
     id: "graph",
     summary: "Who looked up whom, how often and with what success; callers that are not registered too.",
     query: &[
-        Parameter::new("since", SINCE, Shape::Text(64)),
-        Parameter::new("until", INSTANT, Shape::Text(64)),
+        Parameter::new("since", SINCE, Shape::Text(CHARS_MAX)),
+        Parameter::new("until", INSTANT, Shape::Text(CHARS_MAX)),
         ANY_NAMESPACE,
         Parameter::new(
             "format",
@@ -46,6 +47,9 @@ pub(super) const GRAPH: Operation = Operation {
 };
 
 const SINCE: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`); an hour before `until` if absent.";
+
+/// The ends of the stretch.
+const STRETCH: [&str; 2] = ["since", "until"];
 
 /// The forms of the answer, the first one being preferred.
 #[derive(Clone, Copy)]
@@ -121,10 +125,8 @@ pub(super) async fn graph(
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &GRAPH, &mut faults);
-    let (now, head) = (api.clock.wall(), api.projection.head());
-    let mut read =
-        |name: &str| query.get(name).and_then(|t| moment(name, t, now, head, &mut faults));
-    let (since, until) = (read("since"), read("until"));
+    let present @ Present { now, head } = api.present();
+    let [since, until] = instants::read_stretch(STRETCH, &query, present, &mut faults);
     let until = until.unwrap_or(Moment::At(now));
     let namespace = query.namespace(&mut faults);
     faults.check()?;
@@ -146,9 +148,7 @@ pub(super) async fn graph(
         })
         .await?;
     if graph.since > graph.until {
-        let mut faults = Faults::default();
-        faults.invalid("since", "must not be after until");
-        faults.check()?;
+        return Err(instants::backwards(STRETCH, [graph.since, graph.until].map(Moment::At)));
     }
     Ok(match form {
         Form::Json => json_response(StatusCode::OK, json(&graph), head),

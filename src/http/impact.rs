@@ -190,10 +190,7 @@ fn refused(api: &Api, target: &Target, refusal: &Refusal) -> Problem {
     match refusal {
         Refusal::NoDeparture => {
             let lives = match target {
-                Target::Newest(InstanceKey { service, instance }) => api
-                    .projection
-                    .service(service.namespace.as_str(), service.service.as_str())
-                    .is_some_and(|view| view.entry(instance.as_str()).is_some()),
+                Target::Newest(key) => api.living(key).is_ok(),
                 Target::NewestOf(_) | Target::Event { .. } => false,
             };
             Problem::NoDeparture { lives }

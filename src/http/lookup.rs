@@ -128,14 +128,14 @@ pub(super) async fn lookup(
     let head = api.projection.head();
     // Nearly every lookup has no query, and its service is known: no name has to be made or checked then.
     let plain = request.uri().query().is_none_or(str::is_empty);
-    if plain && let Some(view) = api.projection.service("default", path.service()) {
+    if plain && let Some(view) = api.projection.service("default", path.get("service")) {
         scope.about(&view.key.service, None);
         let found = default_answer(&api, &view, request.headers());
         return finish(&api, &scope, &view, head, (String::new(), None), found).await;
     }
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
-    let key = path.service_key(query.namespace(&mut faults), &mut faults);
+    let key = path.service(&query, &mut faults);
     let filter = read_filter(&query, &mut faults);
     let wait = longpoll::read(&query, head, &mut faults);
     let leases = query.get("include").is_some();
@@ -337,7 +337,7 @@ pub(super) async fn instance(
     let head = api.projection.head();
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &READ_INSTANCE, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let key = path.instance(&query, &mut faults);
     let at = past::moment(&api, &query, &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::faults::FieldError;
 use crate::domain::{Rejection, Seq};
-use crate::history::{self, Version};
+use crate::history::{self, Unseen, Version};
 use crate::registrar::Refused;
 use crate::rfc3339;
 use crate::telemetry::names::ErrorType;
@@ -32,6 +32,8 @@ pub(super) enum Problem {
     UnknownService,
     /// The instance does not live.
     UnknownInstance,
+    /// Nothing that is kept tells of the instance; `service_lives` if its service is known now.
+    Unseen { service_lives: bool, unseen: Unseen },
     /// The path has no such method.
     MethodNotAllowed,
     /// The answer exists in no form that `accept` allows.
@@ -100,6 +102,13 @@ impl Problem {
             Self::UnknownPath => (404, "unknown-path", "There is nothing at this path"),
             Self::UnknownService => (404, "unknown-service", "The service is not known"),
             Self::UnknownInstance => (404, "unknown-instance", "The instance is not registered"),
+            // The same names as in the present: who handles those handles these.
+            Self::Unseen { service_lives: false, .. } => {
+                (404, "unknown-service", "The log tells of no such service")
+            }
+            Self::Unseen { service_lives: true, .. } => {
+                (404, "unknown-instance", "The log tells of no such instance")
+            }
             Self::MethodNotAllowed => {
                 (405, "method-not-allowed", "The path does not have this method")
             }
@@ -153,6 +162,7 @@ impl Problem {
             Self::UnknownInstance => {
                 "it never was, or it has left; a client that heartbeats registers again".into()
             }
+            Self::Unseen { unseen, .. } => unseen_detail(unseen),
             Self::MethodNotAllowed => "the header allow names those that it has".into(),
             Self::NotAcceptable { produces } => format!("it is {produces} only"),
             Self::BodyTimeout { seconds } => {
@@ -217,6 +227,7 @@ impl Problem {
             | Self::UnknownPath
             | Self::UnknownService
             | Self::UnknownInstance
+            | Self::Unseen { .. }
             | Self::MethodNotAllowed
             | Self::NotAcceptable { .. }
             | Self::BodyTimeout { .. }
@@ -244,8 +255,11 @@ impl Problem {
                 members.insert("errors".into(), errors);
             }
             Self::HistoryGone { oldest } => {
-                let at = rfc3339::format(oldest.at);
-                members.insert("oldest".into(), json!({"seq": oldest.seq.0, "at": at}));
+                members.insert("oldest".into(), version(oldest));
+            }
+            Self::Unseen { unseen, .. } => {
+                members.insert("oldest".into(), version(&unseen.oldest));
+                members.insert("newest".into(), version(&unseen.newest));
             }
             Self::OtherIncarnation { current, .. } | Self::InUse { incarnation: current } => {
                 members.insert("incarnation".into(), current.0.into());
@@ -286,6 +300,30 @@ impl Problem {
             Self::LogFailed { .. } | Self::Stopping => Some("5"),
             _ => None,
         }
+    }
+}
+
+fn version(Version { seq, at }: &Version) -> Value {
+    json!({"seq": seq.0, "at": rfc3339::format(*at)})
+}
+
+/// Whether it never was, or may have been and is no longer told of.
+fn unseen_detail(Unseen { compacted, oldest, newest }: &Unseen) -> String {
+    let until = format!("version {} of {}", newest.seq, rfc3339::format(newest.at));
+    let since = format!("version {} of {}", oldest.seq, rfc3339::format(oldest.at));
+    match (oldest.seq, compacted) {
+        (Seq::ZERO, _) => format!(
+            "it was never registered: the log holds everything from its beginning to {until}; check the names and \
+             the namespace"
+        ),
+        (_, false) => format!(
+            "it was never registered: the log reaches from {since} to {until}, and its service was not known before \
+             that"
+        ),
+        (_, true) => format!(
+            "the log reaches from {since} to {until} and tells of no life of it in that time; if it had left before, \
+             retention has taken what told of it"
+        ),
     }
 }
 
@@ -350,6 +388,13 @@ impl From<Refused> for Problem {
     }
 }
 
+#[cfg(test)]
+fn unseen(oldest: u64, compacted: bool) -> Problem {
+    let version = |seq| Version { seq: Seq(seq), at: crate::testing::START };
+    let unseen = Unseen { compacted, oldest: version(oldest), newest: version(240) };
+    Problem::Unseen { service_lives: true, unseen }
+}
+
 /// One of each, for the table and for the OpenAPI document.
 #[cfg(test)]
 fn examples() -> Vec<Problem> {
@@ -364,6 +409,7 @@ fn examples() -> Vec<Problem> {
         Problem::UnknownPath,
         Problem::UnknownService,
         Problem::UnknownInstance,
+        unseen(0, false),
         Problem::MethodNotAllowed,
         Problem::NotAcceptable { produces: "application/json" },
         Problem::BodyTimeout { seconds: 10 },
@@ -413,6 +459,7 @@ mod tests {
                 "404 unknown-path",
                 "404 unknown-service",
                 "404 unknown-instance",
+                "404 unknown-instance",
                 "405 method-not-allowed",
                 "406 not-acceptable",
                 "408 body-timeout",
@@ -449,5 +496,39 @@ mod tests {
             body(Problem::OtherIncarnation { current: Seq(41), given: Seq(7) })
                 .ends_with(r#""incarnation":41}"#)
         );
+    }
+
+    #[test]
+    fn what_the_log_does_not_tell_of_is_said_with_how_far_it_reaches() {
+        const AT: &str = "2026-11-21T08:00:00.000000Z";
+        for (oldest, compacted, expected) in [
+            (
+                0,
+                false,
+                format!(
+                    "never registered: the log holds everything from its beginning to version 240 of {AT}"
+                ),
+            ),
+            (
+                101,
+                false,
+                format!(
+                    "never registered: the log reaches from version 101 of {AT} to version 240 of {AT}"
+                ),
+            ),
+            (
+                101,
+                true,
+                format!(
+                    "the log reaches from version 101 of {AT} to version 240 of {AT} and tells of no life"
+                ),
+            ),
+        ] {
+            let problem = unseen(oldest, compacted);
+            assert!(problem.detail().contains(&expected), "{}", problem.detail());
+            let body: Value = serde_json::from_slice(&problem.body("0af7")).unwrap();
+            let range = [&body["oldest"]["seq"], &body["newest"]["seq"]];
+            assert_eq!(range, [&json!(oldest), &json!(240)]);
+        }
     }
 }

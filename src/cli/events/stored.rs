@@ -58,10 +58,7 @@ impl Stored {
             let (change, traffic) = cursor.split_once(',')?;
             Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
         });
-        let moment = |text: &str| {
-            Moment::parse(text, self.clock.wall())
-                .ok_or("must be RFC 3339, an age such as -5m, or a version such as @1234")
-        };
+        let moment = |text: &str| Moment::parse(text, self.clock.wall()).ok_or(Moment::FORMS);
         let since = filter("--since", window.since.map(str::to_owned).as_ref(), moment)?;
         let query = EventQuery { limit: window.limit, cursor, since, ..self.filters.clone() };
         let page =

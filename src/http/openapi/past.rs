@@ -95,9 +95,16 @@ pub(super) fn schemas(present: &Value) -> Value {
                 "lives": list(full(json!({
                     "incarnation": count, "from": instant, "until": maybe("string"),
                     "ended_by": nullable(&reference("Event")), "transitions": list(reference("Event")),
-                    "widest_gaps": list(full(json!({
-                        "at": {"type": "string", "format": "date-time", "description": "When it ended, with a sign of life."},
+                    "widest_gaps": list(object(&["at", "gap_ms"], json!({
+                        "at": {
+                            "type": "string", "format": "date-time",
+                            "description": "When it ended: with a sign of life, or with the life.",
+                        },
                         "gap_ms": count,
+                        "ended_by": {
+                            "type": "string", "const": "expired",
+                            "description": "Only where the life ended with this gap.",
+                        },
                     }))),
                 }))),
                 "left_out": full(json!({"lives": count, "transitions": count})),

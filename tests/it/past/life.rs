@@ -348,7 +348,10 @@ async fn a_registration_is_a_sign_of_life() {
     let life = &history(&server, "").await["lives"][0];
     let gaps: Vec<&Value> =
         life["widest_gaps"].as_array().unwrap().iter().map(|gap| &gap["gap_ms"]).collect();
-    assert_eq!(gaps, [9_000, 1_000]);
+    assert_eq!(gaps, [15_000, 9_000, 1_000]);
+    // The silence in which it expired is marked, and no other.
+    let marks = ["/widest_gaps/0/ended_by", "/widest_gaps/1/ended_by"];
+    assert_eq!(marks.map(|mark| life.pointer(mark)), [Some(&json!("expired")), None]);
     assert_eq!(life["transitions"].as_array().unwrap().len(), 2, "registered, expired");
     server.stop().await;
 }
