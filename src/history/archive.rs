@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::ops::{ControlFlow, RangeInclusive};
 
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
 use super::moment::{Moment, Version};
 use super::record::{EventId, Record};
 use crate::domain::event::{Compacted, Kind};
@@ -13,6 +15,7 @@ use crate::domain::{
     Change, InstanceId, InstanceKey, Millis, Namespace, Registry, Seq, ServiceKey, ServiceName,
     Timestamp,
 };
+use crate::rfc3339;
 
 /// Which end of the log comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -85,6 +88,20 @@ pub struct Missing {
     pub reason: Reason,
     /// The events, as far as their ids are known: `t1 to t256`; empty if not.
     pub events: Box<str>,
+}
+
+/// As every answer shows it.
+impl Serialize for Missing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("from", &rfc3339::format(self.from))?;
+        members.serialize_entry("until", &rfc3339::format(self.until))?;
+        members.serialize_entry("reason", self.reason.as_str())?;
+        if !self.events.is_empty() {
+            members.serialize_entry("events", &self.events)?;
+        }
+        members.end()
+    }
 }
 
 /// A page of events.

@@ -36,7 +36,7 @@ proptest! {
         let head = kept.changes.len();
         let from = cut * head / 100;
         let [before, after] = [from, head].map(|at| living(&kept.state(Seq(at as u64)).unwrap()));
-        let found = diff(&kept, [kept.at(from), kept.head()], Scope::default()).unwrap();
+        let found = diff(&kept, [kept.at(from), kept.head()], Scope::default(), 1_000).unwrap();
         let lives = |moved: &[Moved<Option<Record>>]| -> BTreeMap<InstanceKey, Seq> {
             let lives = moved.iter().map(|m| (m.instance.key.clone(), m.instance.incarnation));
             lives.collect()
@@ -54,13 +54,13 @@ proptest! {
             _ => false,
         });
         prop_assert_eq!(found.passed + found.came.len() as u64, begun.count() as u64);
-        prop_assert_eq!(diff(&kept, [kept.head(); 2], Scope::default()).unwrap(), Difference::default());
+        prop_assert_eq!(diff(&kept, [kept.head(); 2], Scope::default(), 1_000).unwrap(), Difference::default());
         // The same, service by service.
         let mut parts = (0, 0, 0);
         for service in [key("orders", "a"), key("web", "a"), crate::testing::key_in("staging", "orders", "a")] {
             let ServiceKey { namespace, service } = service.service;
             let scope = Scope { namespace: Some(namespace), service: Some(service) };
-            let part = diff(&kept, [kept.at(from), kept.head()], scope).unwrap();
+            let part = diff(&kept, [kept.at(from), kept.head()], scope, 1_000).unwrap();
             parts = (parts.0 + part.came.len(), parts.1 + part.left.len(), parts.2 + part.changed.len());
         }
         prop_assert_eq!(parts, (found.came.len(), found.left.len(), found.changed.len()));

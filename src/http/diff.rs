@@ -17,7 +17,7 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::wire::InstanceText;
 use super::{Shared, wire};
 use crate::domain::limits::NAME_CHARS_MAX;
-use crate::history::{self, Changed, Difference, Moment, Moved, Record, Value, Version};
+use crate::history::{self, Changed, Difference, LeftOut, Moment, Moved, Record, Value, Version};
 use crate::rfc3339;
 
 /// `GET /v1/diff`
@@ -34,6 +34,11 @@ pub(super) const DIFF: Operation = Operation {
         Parameter::new("to", INSTANT, Shape::Text(CHARS_MAX)),
         ANY_NAMESPACE,
         Parameter::new("service", "Those of this service.", Shape::Text(NAME_CHARS_MAX)),
+        Parameter::new(
+            "limit",
+            "Most entries of each list, the first ones by name; `left_out` says how many there are beyond.",
+            Shape::Count(1, 100_000, 10_000),
+        ),
     ],
     headers: &[],
     body: None,
@@ -58,6 +63,7 @@ pub(super) async fn diff(
     if query.get("from").is_none() {
         faults.invalid("from", "is required: the instant to compare with, such as -5m");
     }
+    let limit = usize::try_from(query.count("limit")).unwrap_or(usize::MAX);
     faults.check()?;
     let from = from.ok_or(Problem::Internal)?;
     drop(query);
@@ -78,7 +84,7 @@ pub(super) async fn diff(
     if from.seq > to.seq {
         return Err(instants::backwards(STRETCH, [from, to].map(|end| Moment::Version(end.seq))));
     }
-    let found = api.ask(move |archive| history::diff(archive, stretch, of)).await?;
+    let found = api.ask(move |archive| history::diff(archive, stretch, of, limit)).await?;
     Ok(json_response(StatusCode::OK, text(stretch, &found), to.seq))
 }
 
@@ -132,11 +138,21 @@ struct DiffText<'a> {
     changed: Vec<ChangedText<'a>>,
     passed: u64,
     reverted: u64,
+    truncated: bool,
+    left_out: LeftOutText,
+}
+
+#[derive(serde::Serialize)]
+struct LeftOutText {
+    came: u64,
+    left: u64,
+    changed: u64,
 }
 
 fn text(stretch: [Version; 2], found: &Difference<Option<Record>>) -> bytes::Bytes {
     let [from, to] =
         stretch.map(|Version { seq, at }| VersionText { seq: seq.0, at: rfc3339::format(at) });
+    let LeftOut { came, left, changed } = found.left_out;
     wire::json(&DiffText {
         from,
         to,
@@ -150,13 +166,15 @@ fn text(stretch: [Version; 2], found: &Difference<Option<Record>>) -> bytes::Byt
             .iter()
             .map(|Moved { instance, event }| Left { instance: InstanceText::of(instance), event })
             .collect(),
-        changed: found.changed.iter().map(changed).collect(),
+        changed: found.changed.iter().map(changed_text).collect(),
         passed: found.passed,
         reverted: found.reverted,
+        truncated: found.left_out != LeftOut::default(),
+        left_out: LeftOutText { came, left, changed },
     })
 }
 
-fn changed(Changed { key, fields, events }: &Changed) -> ChangedText<'_> {
+fn changed_text(Changed { key, fields, events }: &Changed) -> ChangedText<'_> {
     ChangedText {
         namespace: key.service.namespace.as_str(),
         service: key.service.service.as_str(),

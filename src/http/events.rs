@@ -17,8 +17,7 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
-use crate::history::{self, EventId, EventPage, EventQuery, Order, Position, Record};
-use crate::rfc3339;
+use crate::history::{EventId, EventPage, EventQuery, Missing, Order, Position, Record};
 use crate::telemetry::propagation::TraceId;
 
 /// `GET /v1/events`
@@ -82,8 +81,8 @@ struct Events<'a> {
     events: &'a [Record],
     next: Option<String>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -92,28 +91,6 @@ struct Trace<'a> {
     trace_url: Option<String>,
     #[serde(flatten)]
     page: Events<'a>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Missing {
-    from: String,
-    until: String,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    events: Box<str>,
-}
-
-impl Missing {
-    /// What is not there, as it is shown.
-    pub(super) fn of(missing: &[history::Missing]) -> Vec<Self> {
-        let shown = |gap: &history::Missing| Self {
-            from: rfc3339::format(gap.from),
-            until: rfc3339::format(gap.until),
-            reason: gap.reason.as_str(),
-            events: gap.events.clone(),
-        };
-        missing.iter().map(shown).collect()
-    }
 }
 
 pub(super) async fn events(
@@ -223,6 +200,6 @@ fn shown<'a>(api: &Api, page: &'a EventPage) -> Events<'a> {
     let next = page.next.map(|Position { change, traffic }| {
         api.cursors.write(List::Events, &format!("{change},{traffic}"))
     });
-    let missing = Missing::of(&page.missing);
+    let missing = &*page.missing;
     Events { events: &page.events, next, complete: missing.is_empty(), missing }
 }

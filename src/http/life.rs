@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::events::Missing;
 use super::faults::{Faults, FieldError};
 use super::instants::CHARS_MAX;
 use super::names::Path;
@@ -20,7 +19,8 @@ use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::{InstanceKey, Seq};
 use crate::history::{
-    self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Record, Unseen, Which, Why,
+    self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Missing, Record, Unseen, Which,
+    Why,
 };
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
@@ -84,8 +84,8 @@ struct HistoryText<'a> {
     flap_score: f64,
     gaps_exact_since: Option<String>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -134,7 +134,7 @@ pub(super) async fn history(
 }
 
 fn history_text(key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
-    let missing = Missing::of(&found.missing);
+    let missing = &*found.missing;
     wire::json(&HistoryText {
         namespace: key.service.namespace.as_str(),
         service: key.service.service.as_str(),
@@ -175,8 +175,8 @@ struct WhyText<'a> {
     last_heartbeat: Option<HeartbeatText>,
     registration: Option<RegistrationText<'a>>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -290,7 +290,7 @@ fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
 
 fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
     let url = |record: &Record| api.trace_url(record.trace);
-    let missing = Missing::of(&why.missing);
+    let missing = &*why.missing;
     wire::json(&WhyText {
         event: &why.event,
         summary: why.summary(),

@@ -87,6 +87,8 @@ pub(super) fn schemas(present: &Value) -> Value {
                 "type": "integer", "minimum": 0,
                 "description": "Instances that were changed in between and are again as they were.",
             },
+            "truncated": {"type": "boolean", "description": "Whether a list ends at `limit`; see `left_out`."},
+            "left_out": full(json!({"came": count, "left": count, "changed": count})),
         })),
         "InstanceHistory": object(
             &["namespace", "service", "instance", "lives", "left_out", "flap_score", "gaps_exact_since", "complete"],

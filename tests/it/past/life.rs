@@ -139,9 +139,10 @@ async fn lives_are_told_with_their_transitions_and_gaps() {
     );
     assert_eq!(
         gaps(&lives[1]),
-        of(&[("40", 10_000)]),
-        "the silence before an expiry is no gap between two"
+        of(&[("55", 15_021), ("40", 10_000)]),
+        "the silence in which it expired is one of them"
     );
+    assert_eq!(lives[1]["widest_gaps"][0]["ended_by"], "expired");
     // Three returns and a recovery within two minutes: more than the limit.
     assert_eq!(told["flap_score"], 1.0);
     assert_eq!((&told["complete"], &told["gaps_exact_since"]), (&json!(true), &Value::Null));
