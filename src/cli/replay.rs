@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +87,7 @@ pub(super) async fn run(
     let settings = Settings { listen: args.listen, data: args.data.clone(), ..settings };
     let _lines = logs::init_logs(settings.log_format, &settings.log_level, &Tracer::off())
         .map_err(|error| Error::failed("write log lines", error))?;
-    let replay = build(&args, &settings).await?;
+    let replay = build(&args, &app::within_the_system(settings)).await?;
     writeln!(out, "{}", replay.url())?;
     out.flush()?;
     let handle = replay.handle();
@@ -127,10 +126,7 @@ async fn build(args: &Args, settings: &Settings) -> Result<app::Replay, Error> {
     let moment = |flag: &str, text: &Option<String>| {
         let now = clock.wall();
         let read = |text: &String| match Moment::parse(text, now) {
-            None => {
-                let forms = "must be RFC 3339, an age such as -5m, or a version such as @1234";
-                Err(Error::Usage(format!("{flag} {forms}, was {text:?}")))
-            }
+            None => Err(Error::Usage(format!("{flag} {}, was {text:?}", Moment::FORMS))),
             Some(Moment::At(at)) if at > now => {
                 Err(Error::Usage(format!("{flag} must not be in the future, was {text:?}")))
             }
@@ -146,10 +142,7 @@ async fn build(args: &Args, settings: &Settings) -> Result<app::Replay, Error> {
     };
     let doing = format!("replay {}", args.data.display());
     let (archive, log_id) = open(&args.data, &doing)?;
-    let address = settings.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::failed(&doing, app::Error::Listen { address, source }))?;
+    let listener = app::listen(settings.listen).map_err(|error| Error::failed(&doing, error))?;
     let metrics = app::metrics(settings);
     let parts = app::ReplayParts { listener, clock, archive, log_id, metrics };
     let settings = settings.clone();

@@ -77,7 +77,7 @@ use instants::Present;
 use problem::Problem;
 pub use router::router;
 use scope::Scope;
-pub use server::serve;
+pub use server::{listen, serve};
 
 /// Settings of the HTTP server.
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            max_connections: 10_000,
+            max_connections: 16_384,
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
             slow_read: crate::telemetry::keep::SLOW_READ,

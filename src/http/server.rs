@@ -19,7 +19,7 @@ use axum::routing::future::RouteFuture;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +32,26 @@ use super::caller::Peer;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`, 4,096 on Linux). Libraries
+/// take 128: a herd that connects at once overflows that, and the system then drops what it had half let in, so that
+/// clients see a second's delay or a reset connection.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on `address`, for [`serve`].
+///
+/// # Errors
+/// The system's.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A registry that is started again must not wait until the connections of the last one are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `router` on `listener` until `stop` is cancelled, then finishes what was begun, within the time that
 /// the settings give it. Whether all of it was finished.

@@ -46,6 +46,16 @@ pub fn started(version: &str, data: &Path, url: &str, log_id: &dyn Display) {
     info!(version, data = %data.display(), url, log_id = %log_id, "rollcall {version} listens on {url}");
 }
 
+/// Fewer connections than the settings ask for.
+pub fn connections_limited(connections: u32, wanted: u32, needed: u64) {
+    warn!(
+        connections,
+        wanted,
+        "max_connections is {connections} instead of {wanted}, as far as the system lets this process open files: raise its \
+         limit to {needed} (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of a container), or lower the setting"
+    );
+}
+
 /// Replay goes on.
 pub fn replaying(done: u64, total: u64) {
     info!(done, total, "replayed {done} of {total} changes");
