@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::Arc;
 
 use super::moment::{Moment, Version};
 use super::record::{EventId, Record};
@@ -180,6 +181,8 @@ pub struct TrafficQuery {
     pub instance: Option<InstanceId>,
     /// Only what is about no service: reads over many, streams of many.
     pub unnamed: bool,
+    /// Only what this caller led to.
+    pub caller: Option<Arc<str>>,
     /// From this number on.
     pub from: Option<u64>,
     /// Up to this number.
@@ -200,6 +203,7 @@ impl TrafficQuery {
             && (self.service.is_none() || self.service == traffic.service)
             && (self.instance.is_none() || self.instance == traffic.instance)
             && !(self.unnamed && traffic.service.is_some())
+            && self.caller.as_ref().is_none_or(|caller| *caller == traffic.caller)
             && self.from.is_none_or(|from| *number >= from)
             && self.to.is_none_or(|to| *number <= to)
             && self.since.is_none_or(|since| traffic.at >= since)

@@ -37,6 +37,7 @@ fn wanted(query: &EventQuery) -> Wanted<'_> {
         caller: query.caller.as_deref(),
         trace_id: query.trace_id,
         seen: Some(seen),
+        unnamed: false,
         since: time(query.since),
         until: time(query.until),
     }

@@ -88,6 +88,8 @@ fn includes(query: &TrafficQuery, count: &Counted<'_>) -> bool {
     same(query.namespace.as_ref().map(|name| name.as_str()), count.namespace)
         && same(query.service.as_ref().map(|name| name.as_str()), count.service)
         && same(query.instance.as_ref().map(|name| name.as_str()), count.instance)
+        && !(query.unnamed && count.service.is_some())
+        && query.caller.as_ref().is_none_or(|caller| **caller == *count.caller)
         && query.from.is_none_or(|from| count.last >= from)
         && query.to.is_none_or(|to| count.first <= to)
 }
