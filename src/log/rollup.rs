@@ -219,7 +219,10 @@ impl Period {
     /// The one of so many microseconds that holds an event.
     fn of(at: i64, length: i64, number: u64) -> Self {
         let (begin, first) = (at.saturating_sub(at.rem_euclid(length)), number - number % PERIOD);
-        Self { ats: begin..begin.saturating_add(length), numbers: first..first.saturating_add(PERIOD) }
+        Self {
+            ats: begin..begin.saturating_add(length),
+            numbers: first..first.saturating_add(PERIOD),
+        }
     }
 
     fn holds(&self, at: i64, number: u64) -> bool {
@@ -368,7 +371,8 @@ impl Lookups {
         // For one more there is no place: what was not seen before in this minute needs no number either.
         let full = self.counts.len() - self.others >= DISTINCT_MAX;
         let texts = &mut self.texts;
-        let [namespace, service, instance, caller, filter] = parsed.positions.each_ref().map(|of| of[n]);
+        let [namespace, service, instance, caller, filter] =
+            parsed.positions.each_ref().map(|of| of[n]);
         let mut id = |position: u32| match full {
             true => texts.known_at(columns, position),
             false => texts.at(columns, position),
@@ -411,8 +415,7 @@ impl Lookups {
     fn other(&mut self, namespace: &str, service: &str, status: u16) -> Key {
         let caller = self.texts.id(OTHER);
         let (of_namespace, of_service) = (self.texts.known(namespace), self.texts.known(service));
-        let key =
-            |namespace, service| Key { namespace, service, caller, status, ..Key::default() };
+        let key = |namespace, service| Key { namespace, service, caller, status, ..Key::default() };
         let known = key(of_namespace, of_service);
         if self.rows.contains_key(&known) {
             known

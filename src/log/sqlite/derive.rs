@@ -406,7 +406,8 @@ fn describe(columns: &Columns<'_>, parsed: &Parsed, builder: &mut Builder) -> Op
     let seen = parsed.seen.iter().fold((u64::MAX, 0), |(from, to), seen| {
         (seen.min(&from).to_owned(), seen.max(&to).to_owned())
     });
-    let seen = (columns.seen_from().saturating_add(seen.0), columns.seen_from().saturating_add(seen.1));
+    let seen =
+        (columns.seen_from().saturating_add(seen.0), columns.seen_from().saturating_add(seen.1));
     let mut kinds = 0;
     for form in &parsed.forms {
         kinds |= segments::bit((*form)?.kind());
