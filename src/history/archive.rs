@@ -242,6 +242,15 @@ pub struct LookupCount {
     pub last_at: Timestamp,
 }
 
+/// What was counted, when all counts have been shown.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// The number of the last traffic event that is counted: what comes after it is only in [`Archive::traffic`].
+    pub through: u64,
+    /// Minutes of which the counts can't be read.
+    pub missing: Vec<Missing>,
+}
+
 /// The heartbeats of one life within an hour: what stays of them when they have gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatRun {
@@ -265,6 +274,9 @@ pub enum Error {
     /// The log does not answer. The text is for the operator's log, not for the one who asked.
     #[error("the log can't be read: {0}")]
     Unreadable(String),
+    /// What was asked for was written, and is damaged on the disk. The text is for the operator, too.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
     /// It is older than what is kept.
     #[error("history begins at version {}", oldest.seq)]
     Gone {
@@ -285,7 +297,8 @@ pub type Visit = ControlFlow<()>;
 /// The past of one registry. All calls block: an asynchronous caller gives them a thread of their own.
 ///
 /// Every call fails with [`Error::Unreadable`] if the log does not answer. Traffic that is damaged is told as
-/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known.
+/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known, and the call fails with
+/// [`Error::Damaged`].
 pub trait Archive: Send + Sync + Debug {
     /// The figures of the log.
     ///
@@ -314,8 +327,19 @@ pub trait Archive: Send + Sync + Debug {
     /// One event; none if it never was or is gone.
     ///
     /// # Errors
-    /// See the trait.
+    /// [`Error::Damaged`] if it should be there and can't be read.
     fn event(&self, id: EventId) -> Result<Option<Record>, Error>;
+
+    /// The same for those who can do without it: none also if it can't be read.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn event_if_readable(&self, id: EventId) -> Result<Option<Record>, Error> {
+        match self.event(id) {
+            Err(Error::Damaged(_)) => Ok(None),
+            answer => answer,
+        }
+    }
 
     /// The whole state after change `at`.
     ///
@@ -351,8 +375,7 @@ pub trait Archive: Send + Sync + Debug {
     ) -> Result<Vec<Missing>, Error>;
 
     /// Shows the counts of the lookups that `wanted` asks for (by minutes that begin in its time), oldest first, and
-    /// gives the number of the last traffic event that is counted in them: what comes after it is only in
-    /// [`Archive::traffic`].
+    /// says how far they reach and what of them can't be read.
     ///
     /// # Errors
     /// See the trait.
@@ -360,7 +383,7 @@ pub trait Archive: Send + Sync + Debug {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error>;
+    ) -> Result<Counted, Error>;
 
     /// The runs of heartbeats of an instance, oldest first, and the number of the last traffic event that is in them.
     ///
@@ -423,8 +446,8 @@ impl Archive for NoArchive {
         &self,
         _: &TrafficQuery,
         _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
-        Ok(0)
+    ) -> Result<Counted, Error> {
+        Ok(Counted::default())
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {

@@ -165,8 +165,8 @@ impl Archive for Kept {
         &self,
         _: &TrafficQuery,
         _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
-        Ok(0)
+    ) -> Result<Counted, Error> {
+        Ok(Counted::default())
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {

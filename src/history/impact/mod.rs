@@ -246,7 +246,7 @@ impl<'a> Search<'a> {
     fn number_before(&self, seq: Seq) -> Result<u64, Error> {
         // An event that can't be read counts as later: that only begins the search earlier.
         let is_earlier = |number: u64| -> Result<bool, Error> {
-            let event = self.archive.event(EventId::Traffic(number))?;
+            let event = self.archive.event_if_readable(EventId::Traffic(number))?;
             Ok(event.is_some_and(|event| event.seq < seq))
         };
         let (first, last) = (self.kept(), self.extent.last_traffic);
@@ -310,7 +310,7 @@ impl<'a> Search<'a> {
         let (after, departure) = (self.after, self.change.seq);
         let mut failed = None;
         wanted.namespace = Some(self.key.service.namespace.clone());
-        self.archive.lookup_counts(&wanted, &mut |row| {
+        let counted = self.archive.lookup_counts(&wanted, &mut |row| {
             let own = row.instance.as_deref().map(|own| own == instance.as_str());
             let Some(asked) = Asked::of(own, &row.filter) else {
                 return ControlFlow::Continue(());
@@ -337,6 +337,7 @@ impl<'a> Search<'a> {
             }
             ControlFlow::Continue(())
         })?;
+        self.missing.extend(counted.missing);
         failed.map_or(Ok(()), Err)
     }
 }
