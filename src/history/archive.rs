@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
@@ -197,6 +198,8 @@ pub struct TrafficQuery {
     pub instance: Option<InstanceId>,
     /// Only what is about no service: reads over many, streams of many.
     pub unnamed: bool,
+    /// Only what this caller led to.
+    pub caller: Option<Arc<str>>,
     /// From this number on.
     pub from: Option<u64>,
     /// Up to this number.
@@ -217,6 +220,7 @@ impl TrafficQuery {
             && (self.service.is_none() || self.service == traffic.service)
             && (self.instance.is_none() || self.instance == traffic.instance)
             && !(self.unnamed && traffic.service.is_some())
+            && self.caller.as_ref().is_none_or(|caller| *caller == traffic.caller)
             && self.from.is_none_or(|from| *number >= from)
             && self.to.is_none_or(|to| *number <= to)
             && self.since.is_none_or(|since| traffic.at >= since)
@@ -255,6 +259,15 @@ pub struct LookupCount {
     pub last_at: Timestamp,
 }
 
+/// What was counted, when all counts have been shown.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// The number of the last traffic event that is counted: what comes after it is only in [`Archive::traffic`].
+    pub through: u64,
+    /// Minutes of which the counts can't be read.
+    pub missing: Vec<Missing>,
+}
+
 /// The heartbeats of one life within an hour: what stays of them when they have gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatRun {
@@ -278,6 +291,9 @@ pub enum Error {
     /// The log does not answer. The text is for the operator's log, not for the one who asked.
     #[error("the log can't be read: {0}")]
     Unreadable(String),
+    /// What was asked for was written, and is damaged on the disk. The text is for the operator, too.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
     /// It is older than what is kept.
     #[error("history begins at version {}", oldest.seq)]
     Gone {
@@ -298,7 +314,8 @@ pub type Visit = ControlFlow<()>;
 /// The past of one registry. All calls block: an asynchronous caller gives them a thread of their own.
 ///
 /// Every call fails with [`Error::Unreadable`] if the log does not answer. Traffic that is damaged is told as
-/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known.
+/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known, and the call fails with
+/// [`Error::Damaged`].
 pub trait Archive: Send + Sync + Debug {
     /// The figures of the log.
     ///
@@ -327,8 +344,19 @@ pub trait Archive: Send + Sync + Debug {
     /// One event; none if it never was or is gone.
     ///
     /// # Errors
-    /// See the trait.
+    /// [`Error::Damaged`] if it should be there and can't be read.
     fn event(&self, id: EventId) -> Result<Option<Record>, Error>;
+
+    /// The same for those who can do without it: none also if it can't be read.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn event_if_readable(&self, id: EventId) -> Result<Option<Record>, Error> {
+        match self.event(id) {
+            Err(Error::Damaged(_)) => Ok(None),
+            answer => answer,
+        }
+    }
 
     /// The whole state after change `at`.
     ///
@@ -364,8 +392,7 @@ pub trait Archive: Send + Sync + Debug {
     ) -> Result<Vec<Missing>, Error>;
 
     /// Shows the counts of the lookups that `wanted` asks for (by minutes that begin in its time), oldest first, and
-    /// gives the number of the last traffic event that is counted in them: what comes after it is only in
-    /// [`Archive::traffic`].
+    /// says how far they reach and what of them can't be read.
     ///
     /// # Errors
     /// See the trait.
@@ -373,7 +400,7 @@ pub trait Archive: Send + Sync + Debug {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error>;
+    ) -> Result<Counted, Error>;
 
     /// The runs of heartbeats of an instance, oldest first, and the number of the last traffic event that is in them.
     ///
@@ -436,8 +463,8 @@ impl Archive for NoArchive {
         &self,
         _: &TrafficQuery,
         _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
-        Ok(0)
+    ) -> Result<Counted, Error> {
+        Ok(Counted::default())
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {

@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
-use super::archive::{Archive, Error, LookupCount, Missing, Reason, TrafficQuery};
+use super::archive::{Archive, Counted, Error, LookupCount, Missing, Reason, TrafficQuery};
 use super::moment::{Moment, Version};
 use super::stretch::{self, MINUTE};
 use crate::domain::event::Kind;
@@ -187,11 +187,11 @@ impl Sum {
             return self.add_events(archive, &wanted, None);
         }
         let whole = self.wanted(first, Timestamp(end.0 - MINUTE));
-        let counted = archive.lookup_counts(&whole, &mut |row| {
-            self.add_row(&row);
-            ControlFlow::Continue(())
-        })?;
-        let mut missing = Vec::new();
+        let Counted { through: counted, mut missing } =
+            archive.lookup_counts(&whole, &mut |row| {
+                self.add_row(&row);
+                ControlFlow::Continue(())
+            })?;
         for (from, to) in [(since, Timestamp(first.0 - 1)), (end, until)] {
             if from <= to {
                 let mut edge = self.wanted(from, to);
@@ -226,13 +226,13 @@ impl Sum {
             self.add_event(&event);
             ControlFlow::Continue(())
         })?;
-        let missing: Vec<Missing> = stretch::of_the_file(missing).collect();
+        let mut missing: Vec<Missing> = stretch::of_the_file(missing).collect();
         if missing.iter().any(|missing| missing.reason == Reason::Retention) {
             let kept = archive.extent()?.first_traffic;
             let begin = wanted.since.map(stretch::minute_of);
             let minutes = TrafficQuery { since: begin, from: None, to: None, ..wanted.clone() };
             let (since, until) = (wanted.since, wanted.until);
-            archive.lookup_counts(&minutes, &mut |row| {
+            let counts = archive.lookup_counts(&minutes, &mut |row| {
                 // Rows of which a part is still there have been counted by that part.
                 let gone = kept == 0 || row.last < kept;
                 let within = Some(row.last_at) >= since && until.is_none_or(|u| row.first_at <= u);
@@ -241,6 +241,7 @@ impl Sum {
                 }
                 ControlFlow::Continue(())
             })?;
+            missing.extend(counts.missing);
         }
         Ok(missing)
     }

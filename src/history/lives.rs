@@ -261,7 +261,7 @@ fn gaps(
         0 | 1 => None,
         // If it is damaged, nothing is known to be exact.
         first => {
-            let event = archive.event(EventId::Traffic(first))?;
+            let event = archive.event_if_readable(EventId::Traffic(first))?;
             Some(event.map_or(extent.newest.at, |event| event.at))
         }
     };

@@ -27,8 +27,8 @@ mod why;
 mod tests;
 
 pub use archive::{
-    Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,
-    NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
+    Archive, Counted, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
+    Missing, NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
 };
 pub use diff::{Changed, Diff, Difference, LeftOut, Moved, Scope, Value, diff};
 pub use gaps::Gap;

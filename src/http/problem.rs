@@ -66,6 +66,8 @@ pub(super) enum Problem {
     InvalidFields { errors: Vec<FieldError> },
     /// A fault of the registry.
     Internal,
+    /// What was asked for is in the log, and the file is damaged there.
+    LogDamaged,
     /// Replay is still running.
     NotReady { phase: String },
     /// The log can't be written.
@@ -133,6 +135,7 @@ impl Problem {
                 (422, "invalid-fields", "Fields are missing or out of range")
             }
             Self::Internal => (500, "internal", "The registry has made a mistake"),
+            Self::LogDamaged => (500, "log-damaged", "The log is damaged there"),
             Self::NotReady { .. } => (503, "not-ready", "The registry is not ready yet"),
             Self::LogFailed { .. } => (503, "log-failed", "The log can't be written"),
             Self::LogSlow => (503, "log-slow", "The log is slow"),
@@ -194,6 +197,10 @@ impl Problem {
             Self::UnsupportedMediaType { accepted } => format!("send {accepted}"),
             Self::InvalidFields { .. } => "nothing was done; see errors for each field".into(),
             Self::Internal => "the cause is in the registry's own log under this trace id".into(),
+            Self::LogDamaged => {
+                "it was written, and what the disk gives back is not what was; `rollcall verify` names all such places"
+                    .into()
+            }
             Self::NotReady { phase } => phase.clone(),
             Self::LogFailed { cause } => {
                 format!("changes are refused until it can: {cause}; lookups and heartbeats go on")
@@ -215,7 +222,7 @@ impl Problem {
     /// Why the registry failed, for metrics; none where the caller was wrong.
     pub(super) fn error_type(&self) -> ErrorType {
         match self {
-            Self::Internal => ErrorType::Internal,
+            Self::Internal | Self::LogDamaged => ErrorType::Internal,
             Self::NotReady { .. } | Self::Stopping => ErrorType::NotReady,
             Self::LogFailed { .. } => ErrorType::LogFailed,
             Self::LogSlow | Self::Busy => ErrorType::LogSlow,
@@ -367,6 +374,10 @@ impl From<history::Error> for Problem {
                 let error = FieldError { field: "at".into(), message: message.into() };
                 Self::InvalidFields { errors: vec![error] }
             }
+            history::Error::Damaged(cause) => {
+                tracing::error!(error.r#type = "log_damaged", "the log is damaged: {cause}");
+                Self::LogDamaged
+            }
             history::Error::Unreadable(cause) => {
                 tracing::error!(error.r#type = "log_unreadable", "the log can't be read: {cause}");
                 Self::Internal
@@ -424,6 +435,7 @@ fn examples() -> Vec<Problem> {
         Problem::UnsupportedMediaType { accepted: "application/json" },
         Problem::InvalidFields { errors },
         Problem::Internal,
+        Problem::LogDamaged,
         Problem::NotReady { phase: "replaying".into() },
         Problem::LogFailed { cause: "disk full".into() },
         Problem::LogSlow,
@@ -474,6 +486,7 @@ mod tests {
                 "415 unsupported-media-type",
                 "422 invalid-fields",
                 "500 internal internal",
+                "500 log-damaged internal",
                 "503 not-ready retry-after 1 not_ready",
                 "503 log-failed retry-after 5 log_failed",
                 "503 log-slow retry-after 1 log_slow",

@@ -14,8 +14,8 @@ use crate::domain::{
     Change, Command, InstanceKey, Registry, Seq, ServiceKey, Timestamp, TraceRef, decide, fold,
 };
 use crate::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Order, Reason, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Order, Reason, Record, Subject, TrafficQuery, Version, Visit,
 };
 use crate::log::codec;
 
@@ -314,7 +314,7 @@ impl Archive for Past {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         let mut rows: BTreeMap<_, LookupCount> = BTreeMap::new();
         for Numbered { number, traffic } in &self.traffic {
             let Detail::Lookup { filter, revision, status, .. } = &traffic.detail else { continue };
@@ -358,7 +358,7 @@ impl Archive for Past {
                 break;
             }
         }
-        Ok(self.counted)
+        Ok(Counted { through: self.counted, missing: Vec::new() })
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {

@@ -43,6 +43,7 @@ const NEXT_BLOCK: &str =
 const DELETE_BLOCKS: &str = "DELETE FROM traffic WHERE first >= ?1 AND first <= ?2";
 const DELETE_TRAFFIC_SEGMENTS: &str =
     "DELETE FROM traffic_segments WHERE first <= ?1 AND last <= ?1";
+const DELETE_TRAFFIC_TRACES: &str = "DELETE FROM traffic_traces WHERE first <= ?1 AND last <= ?1";
 const RAISE_TRAFFIC: &str = "UPDATE log SET first_traffic = ?1";
 
 const OLD_CHANGES: &str = "SELECT seq, at, octet_length(data) + coalesce(octet_length(service), 0) \
@@ -50,6 +51,7 @@ const OLD_CHANGES: &str = "SELECT seq, at, octet_length(data) + coalesce(octet_l
      FROM changes WHERE seq >= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3";
 const DELETE_CHANGES: &str = "DELETE FROM changes WHERE seq >= ?1 AND seq <= ?2";
 const DELETE_CHANGE_SEGMENTS: &str = "DELETE FROM change_segments WHERE first <= ?1 AND last <= ?1";
+const DELETE_CHANGE_TRACES: &str = "DELETE FROM change_traces WHERE first <= ?1 AND last <= ?1";
 const FIRST_CHANGE_AT: &str = "SELECT at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1";
 const RAISE_CHANGES: &str = "UPDATE log SET first_seq = ?1";
 
@@ -214,6 +216,7 @@ impl Retention {
                 slice.last().map_or(0, |block| block.first),
             )?;
             transaction.prepare_cached(DELETE_TRAFFIC_SEGMENTS)?.execute([signed(removed.last)])?;
+            transaction.prepare_cached(DELETE_TRAFFIC_TRACES)?.execute([signed(removed.last)])?;
             transaction.prepare_cached(RAISE_TRAFFIC)?.execute([signed(removed.last + 1)])?;
             note(transaction, &removed)
         });
@@ -261,6 +264,7 @@ impl Retention {
         let done = write(connection, gate, |transaction| {
             delete(transaction, DELETE_CHANGES, removed.first, removed.last)?;
             transaction.prepare_cached(DELETE_CHANGE_SEGMENTS)?.execute([signed(removed.last)])?;
+            transaction.prepare_cached(DELETE_CHANGE_TRACES)?.execute([signed(removed.last)])?;
             transaction
                 .prepare_cached(ADD_BYTES)?
                 .execute(params![Class::Changes.as_str(), signed(removed.bytes)])?;

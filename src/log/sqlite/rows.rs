@@ -53,6 +53,7 @@ pub(super) const SELECT_MARKS: &str = "SELECT next_seq, next_traffic, first_seq,
      segmented_traffic, counted_lookups, counted_heartbeats FROM log";
 pub(super) const MOVE_TRAFFIC: &str = "UPDATE log SET next_traffic = ?2 WHERE next_traffic = ?1";
 pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
+pub(super) const FIRST_CHANGE_AT: &str = "SELECT at FROM changes ORDER BY seq LIMIT 1";
 pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
      coalesce((SELECT last_at FROM traffic ORDER BY first DESC LIMIT 1), 0))";
 

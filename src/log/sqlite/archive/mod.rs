@@ -32,8 +32,8 @@ use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
 use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey, Timestamp};
 use crate::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
 };
 use crate::log::ReadError;
 
@@ -54,7 +54,10 @@ struct Shared {
 
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
-        Self::Unreadable(error.to_string())
+        match error {
+            ReadError::Damaged { .. } => Self::Damaged(error.to_string()),
+            ReadError::Storage(_) => Self::Unreadable(error.to_string()),
+        }
     }
 }
 
@@ -171,7 +174,7 @@ impl Archive for SqliteArchive {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         self.read(|reader| rollups::lookup_counts(reader, wanted, visit))
     }
 
