@@ -39,7 +39,7 @@ const NAME: &str = "retention";
 struct Latencies {
     change: Vec<Duration>,
     traffic: Vec<Duration>,
-    /// Slices of deriving, of retention, of giving space back.
+    /// How long slices held the write lock: of deriving, of retention, of giving space back.
     background: [Vec<Duration>; 3],
 }
 
@@ -119,7 +119,7 @@ impl Writer {
     }
 }
 
-/// The keeper's work until there is none, with the keeper's pauses. How long each slice took.
+/// The keeper's work until there is none, with the keeper's pauses. How long each slice held the lock.
 fn keep(mut upkeep: SqliteUpkeep, dir: &Path, working: &AtomicBool) -> [Vec<Duration>; 3] {
     let budgets = Budgets {
         traffic_until: Timestamp(i64::MIN),
@@ -127,24 +127,29 @@ fn keep(mut upkeep: SqliteUpkeep, dir: &Path, working: &AtomicBool) -> [Vec<Dura
         changes_until: Timestamp(i64::MIN),
         rollups_until: Timestamp(i64::MIN),
     };
-    let derive = slices(1, || upkeep.derive().expect("there is nothing in its way"));
+    let derive = slices(1, &mut upkeep, |upkeep| upkeep.derive().expect("nothing is in its way"));
     // The last hour is not rolled up yet, and what is not rolled up is not removed: here it counts as if it were.
     rolled_up(dir);
-    let retain =
-        slices(1, || upkeep.retain(&budgets).expect("there is nothing in its way").is_some());
-    let reclaim = slices(4, || upkeep.reclaim().expect("there is nothing in its way"));
+    let retain = slices(1, &mut upkeep, |upkeep| {
+        upkeep.retain(&budgets).expect("nothing is in its way").is_some()
+    });
+    let reclaim = slices(4, &mut upkeep, |upkeep| upkeep.reclaim().expect("nothing is in its way"));
     working.store(false, Relaxed);
     [derive, retain, reclaim]
 }
 
 /// Slices until there is none left, with a pause after each of `rest` times its length.
-fn slices(rest: u32, mut work: impl FnMut() -> bool) -> Vec<Duration> {
-    let mut took = Vec::new();
+fn slices(
+    rest: u32,
+    upkeep: &mut SqliteUpkeep,
+    mut work: impl FnMut(&mut SqliteUpkeep) -> bool,
+) -> Vec<Duration> {
+    let mut held = Vec::new();
     loop {
-        let (more, elapsed) = timed(&mut work);
-        took.push(elapsed);
+        let (more, elapsed) = timed(|| work(upkeep));
+        held.push(upkeep.longest_hold());
         if !more {
-            return took;
+            return held;
         }
         thread::sleep(elapsed * rest);
     }
@@ -180,8 +185,8 @@ fn print(alone: Latencies, beside: Latencies) {
     row("retention: 2,048 of traffic, nobody beside", alone.traffic);
     row("retention: 2,048 of traffic, keeper beside", beside.traffic);
     let [derive, retain, reclaim] = beside.background;
-    row("retention: a slice of deriving", derive);
-    row("retention: a slice of removing", retain);
-    row("retention: a slice of giving space back", reclaim);
+    row("retention: lock held by deriving", derive);
+    row("retention: lock held by removing", retain);
+    row("retention: lock held by giving back", reclaim);
     let _ = writeln!(out, "(times, then p50, p99, p99.9 and the longest in milliseconds)\n");
 }

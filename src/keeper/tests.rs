@@ -54,6 +54,10 @@ impl Script {
 impl Upkeep for Script {
     fn heed(&mut self, _: Arc<AtomicBool>) {}
 
+    fn longest_hold(&mut self) -> Duration {
+        Duration::from_millis(3)
+    }
+
     fn standing(&mut self) -> Result<Standing, Failed> {
         self.call("standing", |state| state.standing)
     }

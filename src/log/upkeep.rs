@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::domain::event::{Compacted, HeartbeatRef};
 use crate::domain::{Instance, Millis, Seq, ServiceKey, Timestamp, TraceRef};
@@ -90,6 +91,10 @@ pub struct Failed(pub Arc<str>);
 pub trait Upkeep: Send + Debug {
     /// From now on long work ends early, with [`Failed`], once `stop` is true.
     fn heed(&mut self, stop: Arc<AtomicBool>);
+
+    /// How long the work held the log's write lock at most in one piece, since this was last asked; the wait for it is
+    /// not counted.
+    fn longest_hold(&mut self) -> Duration;
 
     /// Where the log stands.
     ///

@@ -14,7 +14,6 @@ use super::gate::Gate;
 use super::retention::{self, Pace, Retention};
 use super::snapshots::Slices;
 use super::{OpenError, rows, sizes, snapshots};
-use crate::clock::Stopwatch;
 use crate::domain::event::Compacted;
 use crate::domain::{Millis, Seq, Timestamp};
 use crate::log::ReadError;
@@ -50,7 +49,7 @@ impl SqliteUpkeep {
             connect(path).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
-            gate,
+            gate: gate.for_another(),
             restart,
             connection: Some(connection),
             memory: Memory {
@@ -113,12 +112,11 @@ pub(super) fn write<T>(
     gate: &Gate,
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<(T, Duration)> {
-    let _turn = gate.enter();
-    let held = Stopwatch::start();
+    let turn = gate.enter();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let done = work(&transaction)?;
     transaction.commit()?;
-    Ok((done, held.elapsed()))
+    Ok((done, turn.elapsed()))
 }
 
 /// Work of many slices in one call: each in its turn, with a pause after it that is as long as it was.
@@ -151,6 +149,10 @@ impl Slices for Paced<'_> {
 impl Upkeep for SqliteUpkeep {
     fn heed(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
+    }
+
+    fn longest_hold(&mut self) -> Duration {
+        self.gate.longest_turn()
     }
 
     fn standing(&mut self) -> Result<Standing, Failed> {
