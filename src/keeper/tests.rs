@@ -339,12 +339,14 @@ fn ages_become_instants_and_traffic_goes_with_its_changes() {
     let expected = Budgets {
         traffic_until: ago(5),
         traffic_bytes: 7,
+        traffic_ended: Timestamp(START.0 - 5 * 3_600_000_000 / 8),
         changes_until: ago(9),
         rollups_until: ago(9),
     };
     assert_eq!(budgets(&policy, START), expected);
     let short = Policy { changes_age: hours(2), ..policy };
     assert_eq!(budgets(&short, START).traffic_until, ago(2));
+    assert_eq!(budgets(&short, START).traffic_ended.0, START.0 - 2 * 3_600_000_000 / 8);
     let ever = budgets(&Policy::default(), START);
     assert_eq!(
         (ever.traffic_until, ever.changes_until),

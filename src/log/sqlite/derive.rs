@@ -80,6 +80,8 @@ struct State {
     beats: Beats,
     /// Runs that wait to be written, period by period, each with the number up to which it reaches.
     runs: VecDeque<(VecDeque<Run>, u64)>,
+    /// The number at which retention ended a period last, as far as that has been done here.
+    ended: u64,
 }
 
 /// What one transaction writes.
@@ -169,6 +171,7 @@ impl State {
             lookups: Lookups::default(),
             beats: Beats::default(),
             runs: VecDeque::new(),
+            ended: 0,
         })
     }
 
@@ -211,14 +214,17 @@ impl State {
         let mut any = false;
         for block in &blocks {
             let end = block.first.saturating_add(block.count as u64);
-            let complete = block.count >= BLOCK || end < now.next_traffic;
+            let complete =
+                block.count >= BLOCK || end < now.next_traffic || end <= now.ended_traffic + 1;
             if !complete || slice.minutes.len() >= MINUTES {
                 break;
             }
+            self.end_period(now.ended_traffic, block.first, &mut slice);
             self.block(block, &mut slice);
             self.next = end.max(self.next.saturating_add(1));
             any = true;
         }
+        any |= self.end_period(now.ended_traffic, self.next, &mut slice);
         slice.moves = slice.moves || !slice.traffic.is_empty() || !slice.minutes.is_empty();
         Ok(any.then_some(slice))
     }
@@ -256,6 +262,24 @@ impl State {
             let closed = closed.into_iter().map(|(runs, through)| (runs.into(), through));
             self.runs.extend(closed);
         }
+    }
+
+    /// Ends the periods at the number `ended` if it lies before `next`, the number of what is taken next; whether it did.
+    fn end_period(&mut self, ended: u64, next: u64, slice: &mut Slice) -> bool {
+        if ended <= self.ended || next <= ended {
+            return false;
+        }
+        self.ended = ended;
+        // After a start some of it may have been done, and what came after it, too.
+        if self.marks.counted_lookups < ended {
+            slice.minutes.extend(self.lookups.end());
+            self.marks.counted_lookups = ended;
+            slice.moves = true;
+        }
+        if self.marks.counted_heartbeats < ended {
+            self.runs.push_back((self.beats.end().into(), ended));
+        }
+        true
     }
 
     fn end_segment(&mut self, slice: &mut Slice) {

@@ -50,7 +50,7 @@ pub(super) const SELECT_BLOCKS_AMONG: &str = "SELECT first, count, first_at, las
 pub(super) const SELECT_FIRST_AFTER: &str =
     "SELECT first FROM traffic WHERE first > ? ORDER BY first LIMIT 1";
 pub(super) const SELECT_MARKS: &str = "SELECT next_seq, next_traffic, first_seq, first_traffic, derived_seq, \
-     segmented_traffic, counted_lookups, counted_heartbeats FROM log";
+     segmented_traffic, counted_lookups, counted_heartbeats, ended_traffic FROM log";
 pub(super) const MOVE_TRAFFIC: &str = "UPDATE log SET next_traffic = ?2 WHERE next_traffic = ?1";
 pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
 pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
@@ -321,6 +321,8 @@ pub(super) struct Marks {
     pub(super) counted_lookups: u64,
     /// The last one whose period is in the runs.
     pub(super) counted_heartbeats: u64,
+    /// No block and no period reaches from this one to the next: see V3 of the schema.
+    pub(super) ended_traffic: u64,
 }
 
 pub(super) fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
@@ -334,6 +336,7 @@ pub(super) fn marks(connection: &Connection) -> rusqlite::Result<Marks> {
             segmented_traffic: unsigned(row, 5)?,
             counted_lookups: unsigned(row, 6)?,
             counted_heartbeats: unsigned(row, 7)?,
+            ended_traffic: unsigned(row, 8)?,
         })
     })
 }

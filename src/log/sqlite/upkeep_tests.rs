@@ -22,6 +22,7 @@ use crate::testing::{START, cases, trace};
 const EVERYTHING: Budgets = Budgets {
     traffic_until: Timestamp(i64::MIN),
     traffic_bytes: u64::MAX,
+    traffic_ended: Timestamp(i64::MIN),
     changes_until: Timestamp(i64::MIN),
     rollups_until: Timestamp(i64::MIN),
 };
@@ -30,6 +31,7 @@ const EVERYTHING: Budgets = Budgets {
 const NOTHING: Budgets = Budgets {
     traffic_until: Timestamp(i64::MAX),
     traffic_bytes: 0,
+    traffic_ended: Timestamp(i64::MIN),
     changes_until: Timestamp(i64::MAX),
     rollups_until: Timestamp(i64::MAX),
 };
@@ -122,6 +124,7 @@ proptest! {
         let budgets = Budgets {
             traffic_until: lookup(until).at,
             traffic_bytes: bytes,
+            traffic_ended: Timestamp(i64::MIN),
             changes_until: Timestamp(i64::MAX),
             rollups_until: Timestamp(i64::MIN),
         };
