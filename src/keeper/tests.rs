@@ -316,6 +316,20 @@ async fn the_budgets_are_enforced_now_and_then_and_told_once_an_hour() {
     assert!(page.contains(counted), "{page}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ended_is_derived_from_and_goes_at_once() {
+    let mut rig = Rig::new().await;
+    rig.script.0.lock().retain = [Removed::Ended, removed(1, 256)].into();
+    assert!(rig.keeper.turn(), "there is something to do at once");
+    let calls = rig.script.0.lock().calls.clone();
+    assert_eq!((rig.script.calls("retain"), rig.script.calls("reclaim")), (1, 0), "{calls:?}");
+    rig.turn(1);
+    assert_eq!(rig.script.0.lock().calls[calls.len()], "derive");
+    assert_eq!((rig.script.calls("retain"), rig.script.calls("reclaim")), (3, 1));
+    rig.turn(1);
+    assert_eq!(rig.script.calls("retain"), 3, "it is not due again");
+}
+
 /// Deriving that never comes to an end leaves the others their turn, and the thread ends when it is told to.
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_work_starves_nobody_and_can_be_stopped() {
