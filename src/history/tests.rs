@@ -91,6 +91,7 @@ impl Archive for Kept {
             first_change: self.gone as u64 + 1,
             first_traffic: (self.traffic_gone + 1).min(last_traffic),
             last_traffic,
+            ..Extent::default()
         })
     }
 

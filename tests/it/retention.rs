@@ -48,6 +48,16 @@ async fn old_traffic_goes_and_the_registry_says_so() {
     let budgets =
         json!({"traffic_age": "1m", "traffic_bytes": 2_147_483_648_u64, "changes_age": "2160h"});
     assert_eq!(kept["budgets"], budgets);
+    let covered = &kept["covered"];
+    assert_eq!(
+        (&covered["traffic"]["first"], &covered["traffic"]["last"]),
+        (&json!("t1"), &json!("t600"))
+    );
+    assert!(covered["traffic"]["bytes"].as_u64() > Some(10_000), "{covered}");
+    assert_eq!(
+        (&covered["changes"]["first"], &covered["counts_from"]),
+        (&json!("1"), &Value::Null)
+    );
     assert_eq!((&kept["first_traffic"], &kept["first_change"]), (&json!(1), &json!(1)));
     assert_eq!(
         (&kept["oldest"], &kept["compactions"]),
@@ -186,6 +196,7 @@ async fn the_last_traffic_of_a_silent_registry_goes_too() {
         kept(&server).await
     };
     let gone = eventually("it is gone", later, |kept| kept["first_traffic"] == 31).await;
+    assert_eq!(gone["covered"]["traffic"], Value::Null);
     assert_eq!(gone["compactions"][0]["last"], "t30");
     // What it came to is there, and the answer says what it no longer knows.
     let (_, graph) = server.call("GET", "/v1/graph?since=-1h", None).await;

@@ -119,12 +119,14 @@ impl Deriver {
             None => State::new(connection, self.sizes)?,
         };
         // Read before the blocks: what ends before it is complete.
+        let mut ended = connection.prepare_cached(rows::SELECT_ENDED)?;
+        let ended = ended.query_row([], |row| rows::unsigned(row, 0))?;
         let now = rows::marks(connection)?;
         let slice = match state.runs.is_empty() {
             false => Some(state.write_runs(connection)?),
             true => match state.changes(connection, &now)? {
                 Some(slice) => Some(slice),
-                None => state.traffic(connection, &now)?,
+                None => state.traffic(connection, &now, ended)?,
             },
         };
         self.state = Some(state);
@@ -193,7 +195,13 @@ impl State {
         Ok(Some(slice))
     }
 
-    fn traffic(&mut self, connection: &Connection, now: &Marks) -> rusqlite::Result<Option<Slice>> {
+    /// The next blocks of traffic that will not change any more: `ended` is where retention ended the last one.
+    fn traffic(
+        &mut self,
+        connection: &Connection,
+        now: &Marks,
+        ended: u64,
+    ) -> rusqlite::Result<Option<Slice>> {
         let from = self.next.max(now.first_traffic);
         let blocks = match read_blocks(connection, from) {
             Ok(blocks) => blocks,
@@ -215,16 +223,16 @@ impl State {
         for block in &blocks {
             let end = block.first.saturating_add(block.count as u64);
             let complete =
-                block.count >= BLOCK || end < now.next_traffic || end <= now.ended_traffic + 1;
+                block.count >= BLOCK || end < now.next_traffic || end <= ended.saturating_add(1);
             if !complete || slice.minutes.len() >= MINUTES {
                 break;
             }
-            self.end_period(now.ended_traffic, block.first, &mut slice);
+            self.end_period(ended, block.first, &mut slice);
             self.block(block, &mut slice);
             self.next = end.max(self.next.saturating_add(1));
             any = true;
         }
-        any |= self.end_period(now.ended_traffic, self.next, &mut slice);
+        any |= self.end_period(ended, self.next, &mut slice);
         slice.moves = slice.moves || !slice.traffic.is_empty() || !slice.minutes.is_empty();
         Ok(any.then_some(slice))
     }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::traffic::{Detail, Traffic};
 use crate::domain::{Seq, Timestamp};
-use crate::history::{Archive as _, EventQuery, TrafficQuery, Visit};
+use crate::history::{Archive as _, EventQuery, Missing, Reason, TrafficQuery, Visit};
 use crate::log::contract::{Disk, Place as _};
 use crate::log::upkeep::{Budgets, Removed, Upkeep as _};
 use crate::log::verify::verify;
@@ -135,6 +135,38 @@ fn beat(n: usize, lives: usize) -> Traffic {
         detail: Detail::Heartbeat { incarnation: Seq(1), load: None, health: None, note: None },
         ..lookup(n)
     }
+}
+
+/// Everything but the newest goes, told or not; the answer knows from the very first on.
+#[test]
+fn the_beginning_of_what_went_is_remembered_longer_than_who_told_it() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    let mut upkeep = log.upkeep().unwrap();
+    let archive = SqliteArchive::open(log.path()).unwrap();
+    log.append_traffic(&lookups(0..600)).unwrap();
+    for rest in [600, 900] {
+        while turn(&mut upkeep, &NO_TRAFFIC) {}
+        let [told] = upkeep.untold().unwrap()[..] else { panic!("one of traffic") };
+        // By an event that has gone itself since.
+        upkeep.told(&told, Seq(1)).unwrap();
+        log.append_traffic(&lookups(rest..rest + 300)).unwrap();
+    }
+    let missing = |since: Option<Timestamp>| {
+        let wanted = TrafficQuery { since, ..TrafficQuery::default() };
+        archive.traffic(&wanted, &mut |_| Visit::Continue(())).unwrap()
+    };
+    let whole = Missing {
+        from: lookup(0).at,
+        until: lookup(900).at,
+        reason: Reason::Retention,
+        events: "t1 to t900".into(),
+    };
+    assert_eq!(missing(None), [whole.clone()]);
+    // Asked for more than there ever was.
+    assert_eq!(missing(Some(Timestamp(START.0 - 1_000))), [whole.clone()]);
+    let some = Missing { from: lookup(700).at, ..whole };
+    assert_eq!(missing(Some(lookup(700).at)), [some]);
 }
 
 /// How often each life beat, by the roll-ups.

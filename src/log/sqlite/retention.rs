@@ -66,15 +66,16 @@ const OLD_MINUTES: &str =
     "SELECT minute, part FROM lookup_minutes WHERE minute < ?1 ORDER BY minute, part LIMIT ?2";
 const DELETE_MINUTES: &str =
     "DELETE FROM lookup_minutes WHERE minute < ?1 OR (minute = ?1 AND part <= ?2)";
+const RAISE_MINUTES: &str = "UPDATE log SET first_minute = max(coalesce(first_minute, ?1), ?1)";
 const SOME_RUNS: &str = "SELECT namespace, service, instance, incarnation, hour FROM heartbeat_runs \
      WHERE (namespace, service, instance, incarnation, hour) > (?1, ?2, ?3, ?4, ?5) \
      ORDER BY namespace, service, instance, incarnation, hour LIMIT ?6";
 const DELETE_RUN: &str = "DELETE FROM heartbeat_runs WHERE namespace = ?1 AND service = ?2 AND instance = ?3 \
      AND incarnation = ?4 AND hour = ?5";
 
-/// Adds to what is not told yet; what has been told makes room.
-const NOTE: &str = "INSERT INTO compactions (class, first, last, first_at, last_at, bytes, told) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0) ON CONFLICT (class) DO UPDATE SET \
+/// Adds to what is not told yet; what has been told makes room. When the very first of it happened stays.
+const NOTE: &str = "INSERT INTO compactions (class, first, last, first_at, last_at, bytes, told, began_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?4) ON CONFLICT (class) DO UPDATE SET \
      first = iif(told = 0, first, excluded.first), first_at = iif(told = 0, first_at, excluded.first_at), \
      bytes = iif(told = 0, bytes, 0) + excluded.bytes, last = excluded.last, last_at = excluded.last_at, told = 0";
 const ADD_BYTES: &str = "UPDATE compactions SET bytes = bytes + ?2 WHERE class = ?1 AND told = 0";
@@ -323,6 +324,7 @@ impl Retention {
             .collect::<rusqlite::Result<_>>()?;
         let Some(&(minute, part)) = old.last() else { return Ok(0) };
         let (_, held) = write(connection, gate, |transaction| {
+            transaction.prepare_cached(RAISE_MINUTES)?.execute([minute.saturating_add(1)])?;
             transaction.prepare_cached(DELETE_MINUTES)?.execute([minute, part])
         })?;
         self.rollups.learn(held, old.len());
