@@ -69,6 +69,8 @@ words! {
     Reason {
         /// Retention took it; what is left of traffic are the roll-ups.
         Retention = "retention",
+        /// This log was made of a part of another one, and that part begins later.
+        NotImported = "not_imported",
         /// The log could not be written then.
         LogGap = "log_gap",
         /// The process ended without order: the last moments of traffic may not have reached the log.
@@ -160,6 +162,18 @@ pub struct Extent {
     pub first_traffic: u64,
     /// The last traffic event.
     pub last_traffic: u64,
+    /// Whether what lies before the oldest state never was in this log: see [`Reason::NotImported`].
+    pub imported: bool,
+    /// The counts of minutes that began before this are gone.
+    pub counted_from: Timestamp,
+}
+
+impl Extent {
+    /// Why nothing before the oldest state can be told.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        if self.imported { Reason::NotImported } else { Reason::Retention }
+    }
 }
 
 /// Whose changes are wanted.

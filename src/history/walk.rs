@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::archive::{Archive, Error, Extent, Missing, Reason};
+use super::archive::{Archive, Error, Extent, Missing};
 use super::moment::Version;
 use crate::domain::event::{Event, Outcome};
 use crate::domain::fold;
@@ -123,7 +123,7 @@ impl Walk {
             missing.push(Missing {
                 from: Version::default().at,
                 until: oldest.at,
-                reason: Reason::Retention,
+                reason: extent.reason(),
                 events: Box::default(),
             });
             if let Some(instance) = service.instances.get(&key.instance) {

@@ -9,7 +9,8 @@
 //! Both gather a *period* and give it out when an event of the next one comes: times and numbers only grow together,
 //! so that it is complete then. Where a period ends depends on nothing but the events, so that after a crash the
 //! same rows are made again. A period also ends after [`PERIOD`] numbers, so that at any rate of traffic no more
-//! than some 250 MB of it wait for their roll-up.
+//! than some 250 MB of it wait for their roll-up. Where no next event comes, or not soon enough for what is to be kept,
+//! retention ends the period ([`Lookups::end`], [`Beats::end`]) at a number that is written down before.
 //! Pure, and careful with time: derived in the background on the machine that serves. No allocation per event.
 
 use std::collections::HashMap;
@@ -426,6 +427,11 @@ impl Lookups {
         }
     }
 
+    /// Ends the present period; what comes next begins another one, also within the same minute.
+    pub fn end(&mut self) -> Option<Minute> {
+        self.close()
+    }
+
     /// The row of the period that has ended; none if there was no lookup in it.
     fn close(&mut self) -> Option<Minute> {
         let begins = self.period.take()?.ats.start;
@@ -597,6 +603,11 @@ impl Beats {
                 self.runs.push((life, run));
             }
         }
+    }
+
+    /// Ends the present period; what comes next begins another one, whose runs are added to these.
+    pub fn end(&mut self) -> Vec<Run> {
+        self.close()
     }
 
     /// The runs of the period that has ended, in the order of the table.

@@ -85,6 +85,17 @@ pub fn removal_passed_over(place: &str, cause: &dyn Error) {
     );
 }
 
+/// Free space could not be given back to the file system, because a page that would have to move is damaged. Said once a
+/// start: the space is used for what comes next.
+pub fn space_not_returned(free_pages: u64, cause: &dyn Error) {
+    warn!(
+        free_pages,
+        "{free_pages} free pages can't be given back to the file system, the file is damaged there: {}; what comes next \
+         fills them; `rollcall verify` names the damage, `rollcall export` and `import` make a whole file",
+        Chain(cause)
+    );
+}
+
 /// A kind of background work began to fail. Once a failure: it is tried again.
 pub fn upkeep_failing(work: Work, cause: &dyn Error) {
     let name = work.as_str();

@@ -31,6 +31,8 @@ pub(crate) struct Past {
     pub(crate) first_traffic: u64,
     /// The last one that the counts by minute know.
     pub(crate) counted: u64,
+    /// The counts of minutes before this are forgotten.
+    pub(crate) counted_from: Timestamp,
     /// Milliseconds since the beginning.
     pub(crate) elapsed: u64,
     /// How many changes are forgotten; the state after the last of them is kept.
@@ -205,6 +207,8 @@ impl Archive for Past {
             first_change: self.changes_gone as u64 + 1,
             first_traffic: if self.first_traffic > last_traffic { 0 } else { self.first_traffic },
             last_traffic,
+            counted_from: self.counted_from,
+            ..Extent::default()
         })
     }
 
@@ -320,6 +324,7 @@ impl Archive for Past {
             let Detail::Lookup { filter, revision, status, .. } = &traffic.detail else { continue };
             let minute = Timestamp(traffic.at.0 - traffic.at.0.rem_euclid(60_000_000));
             if *number > self.counted
+                || minute < self.counted_from
                 || wanted.since.is_some_and(|since| minute < since)
                 || wanted.until.is_some_and(|until| minute > until)
                 || (wanted.service.is_some() && wanted.service != traffic.service)

@@ -52,6 +52,7 @@ impl Archive for InMemory {
             first_change: kept.first_change.max(1),
             first_traffic: kept.first_traffic.max(1),
             last_traffic: kept.traffic.len() as u64,
+            ..Extent::default()
         })
     }
 

@@ -68,7 +68,7 @@ pub(super) fn schemas(present: &Value) -> Value {
         })),
         "Missing": object(&["from", "until", "reason"], json!({
             "from": instant, "until": instant, "events": text,
-            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
+            "reason": word(&["retention", "not_imported", "log_gap", "crash", "damaged"]),
         })),
         "Diff": full(json!({
             "from": version, "to": version,

@@ -85,6 +85,8 @@ struct State {
     beats: Beats,
     /// Runs that wait to be written, period by period, each with the number up to which it reaches.
     runs: VecDeque<(VecDeque<Run>, u64)>,
+    /// The number at which retention ended a period last, as far as that has been done here.
+    ended: u64,
 }
 
 /// What one transaction writes.
@@ -122,12 +124,14 @@ impl Deriver {
             None => State::new(connection, self.sizes)?,
         };
         // Read before the blocks: what ends before it is complete.
+        let mut ended = connection.prepare_cached(rows::SELECT_ENDED)?;
+        let ended = ended.query_row([], |row| rows::unsigned(row, 0))?;
         let now = rows::marks(connection)?;
         let slice = match state.runs.is_empty() {
             false => Some(state.write_runs(connection)?),
             true => match state.changes(connection, &now)? {
                 Some(slice) => Some(slice),
-                None => state.traffic(connection, &now)?,
+                None => state.traffic(connection, &now, ended)?,
             },
         };
         self.state = Some(state);
@@ -175,6 +179,7 @@ impl State {
             lookups: Lookups::default(),
             beats: Beats::default(),
             runs: VecDeque::new(),
+            ended: 0,
         })
     }
 
@@ -196,7 +201,13 @@ impl State {
         Ok(Some(slice))
     }
 
-    fn traffic(&mut self, connection: &Connection, now: &Marks) -> rusqlite::Result<Option<Slice>> {
+    /// The next blocks of traffic that will not change any more: `ended` is where retention ended the last one.
+    fn traffic(
+        &mut self,
+        connection: &Connection,
+        now: &Marks,
+        ended: u64,
+    ) -> rusqlite::Result<Option<Slice>> {
         let from = self.next.max(now.first_traffic);
         let blocks = match read_blocks(connection, from) {
             Ok(blocks) => blocks,
@@ -217,14 +228,17 @@ impl State {
         let mut any = false;
         for block in &blocks {
             let end = block.first.saturating_add(block.count as u64);
-            let complete = block.count >= BLOCK || end < now.next_traffic;
+            let complete =
+                block.count >= BLOCK || end < now.next_traffic || end <= ended.saturating_add(1);
             if !complete || slice.minutes.len() >= MINUTES {
                 break;
             }
+            self.end_period(ended, block.first, &mut slice);
             self.block(block, &mut slice);
             self.next = end.max(self.next.saturating_add(1));
             any = true;
         }
+        any |= self.end_period(ended, self.next, &mut slice);
         slice.moves = slice.moves || !slice.traffic.is_empty() || !slice.minutes.is_empty();
         Ok(any.then_some(slice))
     }
@@ -263,6 +277,24 @@ impl State {
         self.beats.take(&columns, parsed, self.marks.counted_heartbeats, &mut closed);
         let closed = closed.into_iter().map(|(runs, through)| (runs.into(), through));
         self.runs.extend(closed);
+    }
+
+    /// Ends the periods at the number `ended` if it lies before `next`, the number of what is taken next; whether it did.
+    fn end_period(&mut self, ended: u64, next: u64, slice: &mut Slice) -> bool {
+        if ended <= self.ended || next <= ended {
+            return false;
+        }
+        self.ended = ended;
+        // After a start some of it may have been done, and what came after it, too.
+        if self.marks.counted_lookups < ended {
+            slice.minutes.extend(self.lookups.end());
+            self.marks.counted_lookups = ended;
+            slice.moves = true;
+        }
+        if self.marks.counted_heartbeats < ended {
+            self.runs.push_back((self.beats.end().into(), ended));
+        }
+        true
     }
 
     fn end_segment(&mut self, slice: &mut Slice) {

@@ -22,6 +22,8 @@ mod export;
 mod gate;
 mod import;
 mod lines;
+#[cfg(test)]
+mod period_tests;
 mod reader;
 mod retention;
 mod rows;
