@@ -27,6 +27,9 @@ pub(crate) const EVENT: &str = "event.txt";
 
 const LIST: &str = "/v1/services/service-00000/instances";
 
+/// How long after a crowd has left memory is looked at.
+const GIVEN_BACK: Duration = Duration::from_secs(12);
+
 /// How the servers are asked.
 #[derive(Debug, Clone, Copy)]
 struct Paths {
@@ -48,6 +51,17 @@ struct Measured {
     first: Vec<Duration>,
     last: Vec<Duration>,
     idle_bytes: Option<u64>,
+    resident: Resident,
+}
+
+/// Resident bytes of a server as crowds come and go.
+#[derive(Debug, Default)]
+struct Resident {
+    before: Option<u64>,
+    /// While the first crowd waits, before anything was told.
+    waiting: Option<u64>,
+    /// [`GIVEN_BACK`] after each crowd has left.
+    left: Vec<u64>,
 }
 
 /// Measures both servers in turn and prints the figures.
@@ -96,19 +110,20 @@ async fn measure(
     options: &Options,
     count: impl Fn(SocketAddr) -> Result<usize, Failure>,
 ) -> Result<Measured, Failure> {
-    let before = server.resident_bytes();
+    let mut measured = Measured::default();
+    measured.resident.before = server.resident_bytes();
     let mut writer = Client::open(server.address)?;
     let mut crowd = Crowd::gather(server.address, paths.poll, paths.stream, options).await?;
     let all = options.watchers + options.streams;
-    let mut measured = Measured::default();
     // One round warms up.
     for round in 0..=options.rounds {
         tokio::task::block_in_place(|| {
             await_that("all wait", || Ok(count(server.address)? == all))
         })?;
         if round == 0
-            && let (Some(before), Some(now)) = (before, server.resident_bytes())
+            && let (Some(before), Some(now)) = (measured.resident.before, server.resident_bytes())
         {
+            measured.resident.waiting = Some(now);
             measured.idle_bytes = Some(now.saturating_sub(before) / all as u64);
         }
         let body = format!(
@@ -138,7 +153,21 @@ async fn measure(
         }
         crowd.again();
     }
-    Ok(measured)
+    loop {
+        crowd.leave().await;
+        tokio::task::block_in_place(|| {
+            await_that("all have left", || Ok(count(server.address)? == 0))
+        })?;
+        tokio::time::sleep(GIVEN_BACK).await;
+        measured.resident.left.extend(server.resident_bytes());
+        if measured.resident.left.len() >= options.crowds {
+            return Ok(measured);
+        }
+        crowd = Crowd::gather(server.address, paths.poll, paths.stream, options).await?;
+        tokio::task::block_in_place(|| {
+            await_that("all wait", || Ok(count(server.address)? == all))
+        })?;
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement of real time")]
@@ -153,7 +182,8 @@ fn show(options: &Options, rollcall: Measured, bare: Measured) -> Result<(), Fai
         out,
         "{watchers} long polls and {streams} streams, {rounds} rounds: median (lowest to highest)"
     )?;
-    let mut line = |what: &str, mut times: Vec<Duration>| -> Result<f64, Failure> {
+    let mut line = |what: &str, times: &[Duration]| -> Result<f64, Failure> {
+        let mut times = times.to_vec();
         times.sort_unstable();
         let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
         let median = ms(times.get(times.len() / 2));
@@ -161,16 +191,29 @@ fn show(options: &Options, rollcall: Measured, bare: Measured) -> Result<(), Fai
         writeln!(out, "{what:<28} {median:8.2} ms ({low:.2} to {high:.2})")?;
         Ok(median)
     };
-    line("rollcall, ack to first byte", rollcall.first)?;
-    let ours = line("rollcall, ack to last", rollcall.last)?;
-    line("bare, ack to first byte", bare.first)?;
-    let theirs = line("bare, ack to last", bare.last)?;
+    line("rollcall, ack to first byte", &rollcall.first)?;
+    let ours = line("rollcall, ack to last", &rollcall.last)?;
+    line("bare, ack to first byte", &bare.first)?;
+    let theirs = line("bare, ack to last", &bare.last)?;
     writeln!(out, "last, rollcall over bare     {:8.2}", ours / theirs)?;
-    for (name, measured) in [("rollcall", rollcall.idle_bytes), ("bare", bare.idle_bytes)] {
-        if let Some(bytes) = measured {
+    for (name, measured) in [("rollcall", &rollcall), ("bare", &bare)] {
+        if let Some(bytes) = measured.idle_bytes {
             #[expect(clippy::cast_precision_loss, reason = "some kilobytes")]
             let kib = bytes as f64 / 1024.0;
             writeln!(out, "{name}, resident per idle watcher {kib:5.1} KiB")?;
+        }
+        let Resident { before, waiting, left } = &measured.resident;
+        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+        let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+        let left: Vec<String> = left.iter().copied().map(megabytes).collect();
+        if let (Some(before), Some(waiting)) = (before, waiting) {
+            let (before, waiting) = (megabytes(*before), megabytes(*waiting));
+            writeln!(
+                out,
+                "{name}, resident MB: {before} before, {waiting} while all wait, {} s after each crowd has left: {}",
+                GIVEN_BACK.as_secs(),
+                left.join(", "),
+            )?;
         }
     }
     Ok(())
