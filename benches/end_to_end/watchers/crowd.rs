@@ -67,7 +67,7 @@ impl Crowd {
     }
 
     /// Hangs up.
-    pub(super) async fn leave(mut self) {
+    pub(super) async fn leave(&mut self) {
         self.tasks.shutdown().await;
     }
 
