@@ -123,7 +123,7 @@ pub(super) async fn lookup(
     State(api): State<Shared>,
     scope: Scope,
     path: Path,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
     let head = api.projection.head();
     // Nearly every lookup has no query, and its service is known: no name has to be made or checked then.
@@ -152,6 +152,12 @@ pub(super) async fn lookup(
     if let Some(at) = at {
         return past::lookup(&api, &scope, at, key, &filter, request.headers()).await;
     }
+    // A crowd may wait: of the request that waits, nothing is kept but what its answer needs.
+    let headers = match wait {
+        Some(_) => etag::detached(request.headers()),
+        None => std::mem::take(request.headers_mut()),
+    };
+    drop((path, request));
     let waited = match wait {
         Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
         None => None,
@@ -162,7 +168,7 @@ pub(super) async fn lookup(
     let Some(view) = view else {
         return Err(unknown(&api, &scope, key, None, head, text, held).await);
     };
-    let found = found(&api, &view, &filter, &text, leases, request.headers());
+    let found = found(&api, &view, &filter, &text, leases, &headers);
     let response = finish(&api, &scope, &view, head, (text, held), found).await?;
     if let Some(waited) = waited {
         waited.told(&api);
