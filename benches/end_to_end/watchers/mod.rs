@@ -69,7 +69,6 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         pin_driver()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let bodies = tempfile::tempdir_in(&options.dir)?;
     let registry = |start: &dyn Fn(&Path) -> Result<Server, Failure>| {
         let dir = tempfile::tempdir_in(&options.dir)?;
