@@ -144,7 +144,6 @@ impl<'a> Columns<'a> {
     }
 
     /// All trace ids, 16 bytes each.
-    #[must_use]
     pub fn trace_ids(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.block.trace_ids.chunks_exact(16)
     }

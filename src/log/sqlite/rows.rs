@@ -131,7 +131,7 @@ pub(super) fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<S
 }
 
 /// Bytes, in the same way.
-fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
+pub(super) fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),

@@ -144,10 +144,11 @@ fn minutes(
             Ok(Minute {
                 minute: row.get(0)?,
                 part: row.get::<_, i64>(1)?.cast_unsigned(),
-                last: row.get::<_, i64>(2)?.cast_unsigned(),
-                names: row.get(3)?,
-                counts: row.get(4)?,
-                checksum: u32::try_from(row.get::<_, i64>(5)?).unwrap_or(0),
+                last: rows::number(row, 2)?,
+                // Whatever stands there: the checksum tells.
+                names: rows::text(row, 3)?.unwrap_or_default(),
+                counts: rows::bytes(row, 4)?.unwrap_or_default(),
+                checksum: rows::number(row, 5)?,
             })
         },
     )?;

@@ -306,7 +306,7 @@ fn a_damaged_minute_is_stepped_over_and_named() {
 #[test]
 fn a_minute_on_a_damaged_page_is_stepped_over_and_named() {
     let disk = minutes(100);
-    let needle = format!("\"{}-x", 42 * 60 + 20);
+    let needle = format!("\"{}-x", 42 * 60 + 55);
     // The first place is in the traffic itself.
     let file = std::fs::read(disk.database()).unwrap();
     let place = file.windows(needle.len()).rposition(|window| window == needle.as_bytes());
