@@ -177,7 +177,7 @@ fn exported() -> Targets {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::mpsc::{Receiver, sync_channel};
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -249,7 +249,7 @@ mod tests {
             line.unwrap().parse::<u64>().unwrap()
         };
         assert_eq!(dropped(), 0);
-        let (told, stuck) = channel();
+        let (told, stuck) = sync_channel(1);
         let (mut writer, guard) = lossy(Stuck(stuck), 4, &metrics);
         for _ in 0..100 {
             writer.write_all(b"a line\n").unwrap();

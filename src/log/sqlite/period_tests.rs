@@ -162,9 +162,9 @@ fn the_beginning_of_what_went_is_remembered_longer_than_who_told_it() {
         reason: Reason::Retention,
         events: "t1 to t900".into(),
     };
-    assert_eq!(missing(None), [whole.clone()]);
+    assert_eq!(missing(None), std::slice::from_ref(&whole));
     // Asked for more than there ever was.
-    assert_eq!(missing(Some(Timestamp(START.0 - 1_000))), [whole.clone()]);
+    assert_eq!(missing(Some(Timestamp(START.0 - 1_000))), std::slice::from_ref(&whole));
     let some = Missing { from: lookup(700).at, ..whole };
     assert_eq!(missing(Some(lookup(700).at)), [some]);
 }
