@@ -8,8 +8,8 @@ use rollcall::domain::command::{Deregister, Precondition, Register, Update};
 use rollcall::domain::instance::Endpoint;
 use rollcall::domain::traffic::{Detail, Traffic};
 use rollcall::domain::{
-    Change, Command, InstanceId, InstanceKey, Millis, Mode, Namespace, Registry, Seq, ServiceKey,
-    ServiceName, Timestamp, TraceRef, decide, fold,
+    Change, Command, Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, Registry, Seq,
+    ServiceKey, ServiceName, Timestamp, TraceRef, decide, fold,
 };
 
 /// The instant at which histories begin: 2026-11-21T08:00:00Z.
@@ -59,7 +59,9 @@ fn register(key: InstanceKey, rng: &mut Rng) -> Command {
             .into_iter()
             .collect(),
         mode: None,
-        ttl: Millis::from_millis(15_000),
+        ttl: Some(Millis::from_millis(15_000)),
+        detector: Detector::Fixed,
+        check: None,
         precondition: Precondition::None,
     })
 }
@@ -68,6 +70,7 @@ fn update(key: InstanceKey, mode: Option<Mode>, weight: Option<u16>) -> Command 
     Command::Update(Update {
         key,
         mode,
+        drain_until: None,
         weight,
         tags: None,
         metadata: None,

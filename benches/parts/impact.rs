@@ -11,8 +11,8 @@ use rollcall::domain::event::{Arithmetic, HeartbeatRef, Overdue};
 use rollcall::domain::instance::{Endpoint, Metadata};
 use rollcall::domain::traffic::{Detail, Traffic};
 use rollcall::domain::{
-    Change, Command, InstanceId, InstanceKey, Millis, Namespace, Registry, Seq, ServiceKey,
-    Timestamp, TraceRef, decide, fold,
+    Change, Command, Detector, InstanceId, InstanceKey, Millis, Namespace, Registry, Seq,
+    ServiceKey, Timestamp, TraceRef, decide, fold,
 };
 use rollcall::history::graph::{self, Question};
 use rollcall::history::impact::{self, Target};
@@ -105,7 +105,9 @@ fn day(events: usize) -> (tempfile::TempDir, SqliteArchive, InstanceKey) {
             tags: Box::default(),
             metadata: Metadata::default(),
             mode: None,
-            ttl: Millis::from_millis(15_000),
+            ttl: Some(Millis::from_millis(15_000)),
+            detector: Detector::Fixed,
+            check: None,
             precondition: Precondition::None,
         });
         change(&mut log, &mut registry, &register, BEGIN);

@@ -1,9 +1,13 @@
 //! What may be asked of the registry. Imperative: an event says what came of it.
 
+use std::sync::Arc;
+
+use super::check::{Check, Detector};
 use super::event::{Note, Overdue};
+use super::health::{Evidence, Flaps, ProbeVerdict};
 use super::ids::{InstanceKey, Seq};
 use super::instance::{Endpoint, Health, Metadata, Mode};
-use super::time::Millis;
+use super::time::{Millis, Timestamp};
 
 /// A wish, already checked for form: names are names, numbers are in range.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +24,12 @@ pub enum Command {
     MarkLate(Overdue),
     /// The ttl has passed without a heartbeat.
     Expire(Overdue),
+    /// A probe's verdict.
+    Judge(Judge),
+    /// The damping of flaps begins or ends.
+    Damp(Damp),
+    /// A life ends because a deadline of its own has passed.
+    Retire(Retire),
     /// An event about the registry itself.
     Note(Note),
     /// A hash of the state, taken when this is decided and not before: others may come in between.
@@ -61,8 +71,12 @@ pub struct Register {
     /// What is wanted of it; without one the living instance keeps its own, so that the restart of a
     /// process does not undo an operator's drain.
     pub mode: Option<Mode>,
-    /// How long one heartbeat lasts.
-    pub ttl: Millis,
+    /// How long one heartbeat lasts; none for an instance that is only probed.
+    pub ttl: Option<Millis>,
+    /// By which rule a silence counts as a death.
+    pub detector: Detector,
+    /// How the registry is to probe it, if it is.
+    pub check: Option<Arc<Check>>,
     /// What must hold.
     pub precondition: Precondition,
 }
@@ -74,6 +88,8 @@ pub struct Update {
     pub key: InstanceKey,
     /// The new mode.
     pub mode: Option<Mode>,
+    /// With mode `draining`: when the drain ends and the instance is taken out.
+    pub drain_until: Option<Timestamp>,
     /// The new weight.
     pub weight: Option<u16>,
     /// The new labels, all of them.
@@ -116,4 +132,58 @@ pub struct Heartbeat {
     pub incarnation: Option<Seq>,
     /// What it says of itself; none leaves that as it was.
     pub health: Option<Health>,
+}
+
+/// What the prober has found out about an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judge {
+    /// Who.
+    pub key: InstanceKey,
+    /// Which life of it.
+    pub incarnation: Seq,
+    /// The verdict now.
+    pub verdict: ProbeVerdict,
+    /// The probe that decided it.
+    pub evidence: Evidence,
+}
+
+/// Begins or ends the damping of an instance that flaps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Damp {
+    /// Who.
+    pub key: InstanceKey,
+    /// Which life of it.
+    pub incarnation: Seq,
+    /// Whether it is held at `unstable` from now on.
+    pub flapping: bool,
+    /// Why.
+    pub flaps: Flaps,
+}
+
+/// Takes an instance out of the registry, for the registry's own reasons.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retire {
+    /// Who.
+    pub key: InstanceKey,
+    /// Which life of it.
+    pub incarnation: Seq,
+    /// Which deadline has passed.
+    pub ground: Ground,
+    /// The change that began it; none is the registration.
+    pub cause: Option<Seq>,
+}
+
+/// Which deadline of its own an instance has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// The end of its drain.
+    Drained {
+        /// Which was to be then.
+        until: Timestamp,
+    },
+    /// It was failed by its check for as long as that allows.
+    Failed {
+        /// For how long.
+        after: Millis,
+    },
 }

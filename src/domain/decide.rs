@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::command::{
-    Command, Deregister, Heartbeat, MetadataPatch, Precondition, Register, Update,
+    Command, Damp, Deregister, Ground, Heartbeat, Judge, MetadataPatch, Precondition, Register,
+    Retire, Update,
 };
 use super::event::{Change, Event, Note, Outcome, Overdue, StatusReason};
+use super::health::{ProbeVerdict, Signals};
 use super::ids::{InstanceKey, Seq};
-use super::instance::{Health, Instance, Metadata, Mode, Status};
+use super::instance::{Health, Instance, Metadata, Mode};
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
 use super::registry::Registry;
 use super::time::Timestamp;
@@ -102,6 +104,9 @@ pub fn decide(
         Command::Heartbeat(heartbeat) => decide_heartbeat(registry, heartbeat),
         Command::MarkLate(overdue) => Ok(decide_late(registry, overdue)),
         Command::Expire(overdue) => Ok(decide_expire(registry, overdue)),
+        Command::Judge(judge) => Ok(decide_judge(registry, judge)),
+        Command::Damp(damp) => Ok(decide_damp(registry, damp)),
+        Command::Retire(retire) => Ok(decide_retire(registry, retire)),
         Command::Note(note) => Ok(Some(Decision::of(Event::Note(note.clone())))),
         Command::Checkpoint => Ok(Some(Decision::of(Event::Note(Note::Checkpoint {
             digest: registry.digest(),
@@ -153,10 +158,15 @@ fn decide_register(
         living.endpoint.address == register.endpoint.address
             && living.endpoint.port == register.endpoint.port
     });
-    let status = match same_life.map(|living| living.status) {
-        Some(Status::Failed) => Status::Failed,
-        Some(Status::Healthy | Status::Unstable) | None => Status::Healthy,
-    };
+    // A registration is a sign of life; it says nothing of what the instance reported, nor of what a probe found.
+    let before = same_life.map(|living| living.signals).unwrap_or_default();
+    let known = same_life.filter(|living| living.check == register.check);
+    let probe = register
+        .check
+        .as_ref()
+        .map(|_| known.and_then(|living| living.signals.probe).unwrap_or(ProbeVerdict::Pending));
+    let signals = Signals { late: false, probe, ..before };
+    let mode = register.mode.or(living.map(|l| l.mode)).unwrap_or(Mode::Active);
     let candidate = Instance {
         key: register.key.clone(),
         incarnation: same_life.map_or(seq, |living| living.incarnation),
@@ -166,9 +176,13 @@ fn decide_register(
         weight: register.weight.or(living.map(|l| l.weight)).unwrap_or(WEIGHT_DEFAULT),
         tags: register.tags.clone(),
         metadata: register.metadata.clone(),
-        mode: register.mode.or(living.map(|l| l.mode)).unwrap_or(Mode::Active),
-        status,
+        mode,
+        drain_until: living.filter(|_| mode == Mode::Draining).and_then(|l| l.drain_until),
+        status: signals.status(),
+        signals,
         ttl: register.ttl,
+        detector: register.detector,
+        check: register.check.clone(),
         registered_at: same_life.map_or(now.max(registry.at()), |living| living.registered_at),
         revision: living.map_or(seq, |living| living.revision),
     };
@@ -188,10 +202,12 @@ fn decide_update(registry: &Registry, update: &Update) -> Result<Decision, Rejec
     let living = require(registry, &update.key, update.precondition)?;
     if let Update { mode: Some(to), weight: None, tags: None, metadata: None, .. } = update {
         let key = living.key.clone();
-        return Ok(Decision::of(Event::ModeChanged { key, from: living.mode, to: *to }));
+        let until = drain_until(living, *to, update.drain_until);
+        return Ok(Decision::of(Event::ModeChanged { key, from: living.mode, to: *to, until }));
     }
     let mut next = Instance::clone(living);
     next.mode = update.mode.unwrap_or(next.mode);
+    next.drain_until = drain_until(living, next.mode, update.drain_until);
     next.weight = update.weight.unwrap_or(next.weight);
     next.tags = update.tags.clone().unwrap_or(next.tags);
     next.metadata = match &update.metadata {
@@ -204,6 +220,7 @@ fn decide_update(registry: &Registry, update: &Update) -> Result<Decision, Rejec
     }
     let fields: Vec<&'static str> = [
         ("mode", next.mode != living.mode),
+        ("drain_until", next.drain_until != living.drain_until),
         ("weight", next.weight != living.weight),
         ("tags", next.tags != living.tags),
         ("metadata", next.metadata != living.metadata),
@@ -235,13 +252,14 @@ fn decide_heartbeat(
     {
         return Err(Rejection::OtherIncarnation { current: living.incarnation, given });
     }
-    let (to, reason) = match (heartbeat.health, living.status) {
-        (Some(Health::Failing), _) => (Status::Failed, StatusReason::SelfReport),
-        (Some(Health::Passing), Status::Failed) => (Status::Healthy, StatusReason::SelfReport),
-        (None, Status::Failed) => (Status::Failed, StatusReason::SelfReport),
-        (_, Status::Healthy | Status::Unstable) => (Status::Healthy, StatusReason::Recovery),
+    let (reported_failing, reason) = match heartbeat.health {
+        Some(health) if health.contradicts(living.signals) => {
+            (health == Health::Failing, StatusReason::SelfReport)
+        }
+        _ => (living.signals.reported_failing, StatusReason::Recovery),
     };
-    Ok(status_changed(living, to, reason, |event| {
+    let signals = Signals { late: false, reported_failing, ..living.signals };
+    Ok(signalled(living, signals, reason, |event| {
         if let Event::StatusChanged { health, .. } = event {
             *health = heartbeat.health;
         }
@@ -250,10 +268,8 @@ fn decide_heartbeat(
 
 fn decide_late(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
     let living = overdue_instance(registry, overdue)?;
-    if living.status != Status::Healthy {
-        return None;
-    }
-    status_changed(living, Status::Unstable, StatusReason::LateHeartbeat, |event| {
+    let signals = Signals { late: true, ..living.signals };
+    signalled(living, signals, StatusReason::LateHeartbeat, |event| {
         if let Event::StatusChanged { overdue: arithmetic, .. } = event {
             *arithmetic = Some(overdue.arithmetic);
         }
@@ -266,26 +282,85 @@ fn decide_expire(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
     Some(Decision::caused_by(event, living.incarnation))
 }
 
-fn overdue_instance<'a>(registry: &'a Registry, overdue: &Overdue) -> Option<&'a Arc<Instance>> {
-    registry.instance(&overdue.key).filter(|living| living.incarnation == overdue.incarnation)
+fn decide_judge(registry: &Registry, judge: &Judge) -> Option<Decision> {
+    let living = life(registry, &judge.key, judge.incarnation)?;
+    // Without a check there is nothing left to judge.
+    let _check = living.check.as_ref()?;
+    let signals = Signals { probe: Some(judge.verdict), ..living.signals };
+    signalled(living, signals, StatusReason::Probe, |event| {
+        if let Event::StatusChanged { probe, .. } = event {
+            *probe = Some(judge.evidence.clone());
+        }
+    })
 }
 
-fn status_changed(
+fn decide_damp(registry: &Registry, damp: &Damp) -> Option<Decision> {
+    let living = life(registry, &damp.key, damp.incarnation)?;
+    let signals = Signals { flapping: damp.flapping, ..living.signals };
+    let reason = if damp.flapping { StatusReason::Flapping } else { StatusReason::Settled };
+    signalled(living, signals, reason, |event| {
+        if let Event::StatusChanged { flaps, .. } = event {
+            *flaps = Some(damp.flaps);
+        }
+    })
+}
+
+fn decide_retire(registry: &Registry, retire: &Retire) -> Option<Decision> {
+    let living = life(registry, &retire.key, retire.incarnation)?;
+    let reason = match retire.ground {
+        Ground::Drained { until } if living.drain_until == Some(until) => {
+            "its drain ended at the deadline that was set".to_owned()
+        }
+        Ground::Failed { after }
+            if living.signals.probe == Some(ProbeVerdict::Failing)
+                && living.check.as_ref()?.deregister_after == Some(after) =>
+        {
+            format!("its check had been failing for {after} (check.deregister_after)")
+        }
+        Ground::Drained { .. } | Ground::Failed { .. } => return None,
+    };
+    let event = Event::Deregistered { key: living.key.clone(), reason: Some(reason.into()) };
+    Some(Decision::caused_by(event, retire.cause.unwrap_or(living.incarnation)))
+}
+
+fn overdue_instance<'a>(registry: &'a Registry, overdue: &Overdue) -> Option<&'a Arc<Instance>> {
+    life(registry, &overdue.key, overdue.incarnation)
+}
+
+/// The living instance, if it is still this life of it.
+fn life<'a>(
+    registry: &'a Registry,
+    key: &InstanceKey,
+    incarnation: Seq,
+) -> Option<&'a Arc<Instance>> {
+    registry.instance(key).filter(|living| living.incarnation == incarnation)
+}
+
+/// When the drain of `living` ends once its mode is `to`: as is said now, else as was said before.
+fn drain_until(living: &Instance, to: Mode, said: Option<Timestamp>) -> Option<Timestamp> {
+    said.or(living.drain_until).filter(|_| to == Mode::Draining)
+}
+
+/// The event of signals that change; none if they are what they were.
+fn signalled(
     living: &Instance,
-    to: Status,
+    signals: Signals,
     reason: StatusReason,
     complete: impl FnOnce(&mut Event),
 ) -> Option<Decision> {
-    if living.status == to {
+    if living.signals == signals {
         return None;
     }
     let mut event = Event::StatusChanged {
         key: living.key.clone(),
         from: living.status,
-        to,
+        to: signals.status(),
+        signals,
         reason,
         health: None,
         overdue: None,
+        probe: None,
+        flaps: None,
     };
     complete(&mut event);
     Some(Decision::caused_by(event, living.incarnation))

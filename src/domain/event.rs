@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::ids::{InstanceKey, Seq, TraceRef};
+use super::health::{Evidence, Flaps, Signals};
+use super::ids::{InstanceKey, Seq, ServiceKey, TraceRef};
 use super::instance::{Health, Instance, Mode, Status, words};
 use super::time::{Millis, Timestamp};
 
@@ -18,10 +19,16 @@ words! {
         ModeChanged = "mode_changed",
         /// The registry's belief changed.
         StatusChanged = "status_changed",
+        /// Something speaks for or against an instance, or no longer, and its status stays what it was.
+        SignalsChanged = "signals_changed",
         /// Left with a goodbye.
         Deregistered = "deregistered",
         /// Left without one.
         Expired = "expired",
+        /// Too many leases ran out at once: nobody expires for a while.
+        GuardEntered = "guard_entered",
+        /// That while is over.
+        GuardLeft = "guard_left",
         /// The registry opened its log.
         Started = "started",
         /// Replay is done.
@@ -69,6 +76,9 @@ impl Kind {
             | Self::Updated
             | Self::ModeChanged
             | Self::StatusChanged
+            | Self::SignalsChanged
+            | Self::GuardEntered
+            | Self::GuardLeft
             | Self::Deregistered
             | Self::Expired
             | Self::Started
@@ -101,6 +111,12 @@ words! {
         SelfReport = "self_report",
         /// A heartbeat came back.
         Recovery = "recovery",
+        /// A probe's verdict changed.
+        Probe = "probe",
+        /// It had changed too often.
+        Flapping = "flapping",
+        /// It was quiet for long enough.
+        Settled = "settled",
     }
 }
 
@@ -148,21 +164,29 @@ pub enum Event {
         from: Mode,
         /// The mode now; the same when the patch changed nothing.
         to: Mode,
+        /// When the drain ends and the instance is taken out, if it drains with a deadline.
+        until: Option<Timestamp>,
     },
-    /// The registry's belief changed.
+    /// What speaks for or against an instance changed, and with it, mostly, the registry's belief.
     StatusChanged {
         /// About whom.
         key: InstanceKey,
         /// The status before.
         from: Status,
-        /// The status now.
+        /// The status now; the same if only the signals changed, which makes it a [`Kind::SignalsChanged`].
         to: Status,
+        /// The signals now.
+        signals: Signals,
         /// Why.
         reason: StatusReason,
         /// What the instance said, if it was that.
         health: Option<Health>,
         /// The arithmetic, if it was lateness.
         overdue: Option<Arithmetic>,
+        /// The probe, if it was that.
+        probe: Option<Evidence>,
+        /// The flaps, if it was those.
+        flaps: Option<Flaps>,
     },
     /// An instance left with a goodbye.
     Deregistered {
@@ -207,6 +231,62 @@ pub enum Note {
     },
     /// Retention took old events.
     Compacted(Compacted),
+    /// The guard holds.
+    GuardEntered(GuardEntered),
+    /// The guard lets go.
+    GuardLeft(GuardLeft),
+}
+
+/// What a guard watches over: a service, or with none the whole registry.
+pub type Guarded = Option<ServiceKey>;
+
+/// The figures by which a guard decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct GuardInputs {
+    /// Leases past two thirds of their ttl, or what their detector takes for that.
+    pub late: u64,
+    /// Leases that ran out within the last ttl.
+    pub gone: u64,
+    /// Leases that live, the late ones among them.
+    pub living: u64,
+}
+
+/// Too many leases ran out at once to be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardEntered {
+    /// Over whom.
+    pub over: Guarded,
+    /// By which figures.
+    pub inputs: GuardInputs,
+    /// How long it holds at most.
+    pub limit: Millis,
+}
+
+words! {
+    /// Why a guard let go.
+    GuardEnd {
+        /// Enough of the late ones came back.
+        Recovered = "recovered",
+        /// It had held for as long as it may.
+        Elapsed = "elapsed",
+        /// The registry stopped; leases begin anew when it starts.
+        Stopped = "stopped",
+    }
+}
+
+/// The guard let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardLeft {
+    /// Over whom.
+    pub over: Guarded,
+    /// By which figures.
+    pub inputs: GuardInputs,
+    /// Why.
+    pub end: GuardEnd,
+    /// How long it held.
+    pub held_for: Millis,
+    /// Whose expiry it held back and who are late still.
+    pub held: u64,
 }
 
 /// What retention took: a stretch of one class, from its oldest end.
@@ -309,6 +389,7 @@ impl Event {
             Self::Registered { .. } => Kind::Registered,
             Self::Updated { .. } => Kind::Updated,
             Self::ModeChanged { .. } => Kind::ModeChanged,
+            Self::StatusChanged { from, to, .. } if from == to => Kind::SignalsChanged,
             Self::StatusChanged { .. } => Kind::StatusChanged,
             Self::Deregistered { .. } => Kind::Deregistered,
             Self::Expired { .. } => Kind::Expired,
@@ -317,6 +398,8 @@ impl Event {
             Self::Note(Note::LogGap(_)) => Kind::LogGap,
             Self::Note(Note::Checkpoint { .. }) => Kind::Checkpoint,
             Self::Note(Note::Compacted(_)) => Kind::Compacted,
+            Self::Note(Note::GuardEntered(_)) => Kind::GuardEntered,
+            Self::Note(Note::GuardLeft(_)) => Kind::GuardLeft,
         }
     }
 
@@ -332,6 +415,18 @@ impl Event {
             | Self::Deregistered { key, .. }
             | Self::Expired { key, .. } => Some(key),
             Self::Note(_) => None,
+        }
+    }
+
+    /// Which service it is about; none for what concerns all of the registry.
+    #[must_use]
+    pub fn service(&self) -> Option<&ServiceKey> {
+        match self {
+            Self::Note(
+                Note::GuardEntered(GuardEntered { over, .. })
+                | Note::GuardLeft(GuardLeft { over, .. }),
+            ) => over.as_ref(),
+            other => other.key().map(|key| &key.service),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::event::{Change, Event, Outcome};
+use super::health::Signals;
 use super::ids::{InstanceKey, Seq};
 use super::instance::Instance;
 use super::registry::{PreImage, Registry};
@@ -21,12 +22,21 @@ pub fn fold(registry: &mut Registry, change: &Change) -> PreImage {
         Event::Registered { instance, .. } | Event::Updated { instance, .. } => {
             registry.set(&instance.key, Some(Arc::clone(instance)), change.seq, &mut before);
         }
-        Event::ModeChanged { from, to, .. } if from == to => {}
-        Event::ModeChanged { key, to, .. } => {
-            modify(registry, key, change.seq, &mut before, |instance| instance.mode = *to);
+        Event::ModeChanged { key, from, to, until } => {
+            let same = registry.instance(key).is_none_or(|i| from == to && i.drain_until == *until);
+            if !same {
+                modify(registry, key, change.seq, &mut before, |instance| {
+                    (instance.mode, instance.drain_until) = (*to, *until);
+                });
+            }
         }
-        Event::StatusChanged { key, to, .. } => {
-            modify(registry, key, change.seq, &mut before, |instance| instance.status = *to);
+        Event::StatusChanged { key, from, to, signals, .. } if from == to => {
+            signal(registry, key, *signals, &mut before);
+        }
+        Event::StatusChanged { key, to, signals, .. } => {
+            modify(registry, key, change.seq, &mut before, |instance| {
+                (instance.status, instance.signals) = (*to, *signals);
+            });
         }
         Event::Deregistered { key, .. } | Event::Expired { key, .. } => {
             if registry.instance(key).is_some() {
@@ -35,6 +45,15 @@ pub fn fold(registry: &mut Registry, change: &Change) -> PreImage {
         }
     }
     before
+}
+
+/// Notes signals that leave the status as it is: nothing that a lookup answers moves, and no revision does.
+fn signal(registry: &mut Registry, key: &InstanceKey, signals: Signals, before: &mut PreImage) {
+    let revision = registry.service(&key.service).map(|service| service.revision);
+    if let (Some(instance), Some(revision)) = (registry.instance(key), revision) {
+        let instance = Instance { signals, ..Instance::clone(instance) };
+        registry.set(key, Some(Arc::new(instance)), revision, before);
+    }
 }
 
 fn modify(

@@ -1,7 +1,10 @@
 //! An instance as registered, and the words for the state that it can be in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use super::check::{Check, Detector};
+use super::health::Signals;
 use super::ids::{InstanceKey, Seq};
 use super::limits::{ADDRESS_CHARS_MAX, DNS_LABEL_CHARS_MAX, PROTOCOL_CHARS_MAX};
 use super::time::{Millis, Timestamp};
@@ -55,9 +58,9 @@ words! {
     Status {
         /// Lease fresh, nothing speaks against it.
         Healthy = "healthy",
-        /// Two thirds of the ttl have passed without a heartbeat: offered only if nothing better is left.
+        /// Something speaks against it (see [`Signals`]): offered only if nothing better is left.
         Unstable = "unstable",
-        /// The instance itself reported `failing`: offered to nobody.
+        /// Its probe fails, or it says so itself: offered to nobody.
         Failed = "failed",
     }
 }
@@ -73,15 +76,18 @@ words! {
 }
 
 impl Health {
-    /// Whether saying this changes what the registry believes.
+    /// Whether saying this changes what is known of the instance.
     #[must_use]
-    pub fn contradicts(self, status: Status) -> bool {
+    pub fn contradicts(self, signals: Signals) -> bool {
         match self {
-            Self::Failing => status != Status::Failed,
-            Self::Passing => status == Status::Failed,
+            Self::Failing => !signals.reported_failing,
+            Self::Passing => signals.reported_failing,
         }
     }
 }
+
+/// The ttl of an instance that is only probed.
+pub const NO_TTL: &str = "none";
 
 /// Where an instance is called.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -216,10 +222,18 @@ pub struct Instance {
     pub metadata: Metadata,
     /// What is wanted of it.
     pub mode: Mode,
-    /// What is believed of it.
+    /// When the drain ends and it is taken out; none unless it drains with a deadline.
+    pub drain_until: Option<Timestamp>,
+    /// What is believed of it: [`Signals::status`] of the next.
     pub status: Status,
-    /// How long one heartbeat lasts.
-    pub ttl: Millis,
+    /// What that follows from.
+    pub signals: Signals,
+    /// How long one heartbeat lasts; none for an instance that is only probed.
+    pub ttl: Option<Millis>,
+    /// By which rule a silence counts as a death.
+    pub detector: Detector,
+    /// How the registry probes it, if it does.
+    pub check: Option<Arc<Check>>,
     /// When this life began.
     pub registered_at: Timestamp,
     /// The `seq` of the last change of anything in here.
@@ -228,10 +242,16 @@ pub struct Instance {
 
 impl Instance {
     /// The recommended interval between heartbeats: a quarter of the ttl, so that a single lost one
-    /// changes nothing.
+    /// changes nothing; none for an instance that is only probed.
     #[must_use]
-    pub fn heartbeat_interval(&self) -> Millis {
-        Millis::from_millis(self.ttl.millis() / 4)
+    pub fn heartbeat_interval(&self) -> Option<Millis> {
+        self.ttl.map(|ttl| Millis::from_millis(ttl.millis() / 4))
+    }
+
+    /// The ttl in the words of the API.
+    #[must_use]
+    pub fn ttl_text(&self) -> String {
+        self.ttl.map_or_else(|| NO_TTL.to_owned(), |ttl| ttl.to_string())
     }
 }
 

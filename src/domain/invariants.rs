@@ -60,9 +60,12 @@ pub fn check_change(registry: &Registry, change: &Change) -> Result<(), Violatio
         Event::ModeChanged { from, .. } => ensure(living.is_some_and(|l| l.mode == *from), || {
             format!("change {seq}: the instance was not in mode {from}")
         }),
-        Event::StatusChanged { from, .. } => {
+        Event::StatusChanged { from, to, signals, .. } => {
             ensure(living.is_some_and(|l| l.status == *from), || {
                 format!("change {seq}: the instance was not {from}")
+            })?;
+            ensure(signals.status() == *to, || {
+                format!("change {seq}: {to} does not follow from what speaks for and against it")
             })
         }
         Event::Deregistered { .. } | Event::Expired { .. } => {
@@ -100,6 +103,9 @@ pub fn check_registry(registry: &Registry) -> Result<(), Violation> {
             count += 1;
             ensure(&instance.key.service == key && &instance.key.instance == id, || {
                 format!("instance {} stands under {key}/{id}", instance.key)
+            })?;
+            ensure(instance.signals.status() == instance.status, || {
+                format!("instance {}: its status does not follow from its signals", instance.key)
             })?;
             ensure(
                 instance.incarnation <= instance.revision && instance.revision <= service.revision,

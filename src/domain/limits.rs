@@ -46,3 +46,30 @@ pub const HEARTBEATS_PER_BATCH_MAX: usize = 1_000;
 pub const WAIT_MAX: Millis = Millis::from_millis(600_000);
 /// Wait of a long poll that names none.
 pub const WAIT_DEFAULT: Millis = Millis::from_millis(30_000);
+/// Longest path, expected text and gRPC service name of a check, in characters.
+pub const CHECK_TEXT_CHARS_MAX: usize = 256;
+/// Shortest interval and timeout of a check.
+pub const CHECK_INTERVAL_MIN: Millis = Millis::from_millis(100);
+/// Longest interval, timeout, initial delay and `deregister_after` of a check: a day.
+pub const CHECK_INTERVAL_MAX: Millis = Millis::from_millis(24 * 3_600_000);
+/// Interval of a check that names none.
+pub const CHECK_INTERVAL_DEFAULT: Millis = Millis::from_millis(10_000);
+/// Timeout of a check that names none.
+pub const CHECK_TIMEOUT_DEFAULT: Millis = Millis::from_millis(2_000);
+/// Most `failures` and `passes` of a check.
+pub const CHECK_COUNT_MAX: u32 = 100;
+/// `failures` of a check that names none.
+pub const CHECK_FAILURES_DEFAULT: u32 = 3;
+/// `passes` of a check that names none.
+pub const CHECK_PASSES_DEFAULT: u32 = 1;
+/// Longest text of what was wrong with a probe, in bytes; longer ones are cut.
+pub const PROBE_ERROR_BYTES_MAX: usize = 4 * 1024;
+/// φ at which the adaptive detector gives an instance up, if it names no threshold, in thousandths. At 8 it is wrong
+/// once in 10^8 silences, if gaps keep to the distribution that was seen (Hayashibara et al. 2004, section 4).
+pub const PHI_THRESHOLD_DEFAULT_MILLI: u32 = 8_000;
+/// Smallest threshold of the adaptive detector, in thousandths.
+pub const PHI_THRESHOLD_MIN_MILLI: u32 = 1_000;
+/// Largest threshold of the adaptive detector, in thousandths.
+pub const PHI_THRESHOLD_MAX_MILLI: u32 = 16_000;
+/// Longest deadline of a drain: a day.
+pub const DRAIN_DEADLINE_MAX: Millis = Millis::from_millis(24 * 3_600_000);

@@ -11,10 +11,12 @@
 //!                    └──▶ Rejection (a value, 4xx)       └── the same function, live and replayed
 //! ```
 
+pub mod check;
 pub mod command;
 pub mod decide;
 pub mod event;
 pub mod fold;
+pub mod health;
 pub mod ids;
 pub mod instance;
 pub mod invariants;
@@ -27,10 +29,12 @@ pub mod traffic;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Check, Detector};
 pub use command::Command;
 pub use decide::{Rejection, decide};
 pub use event::{Change, Event, Kind};
 pub use fold::fold;
+pub use health::Signals;
 pub use ids::{InstanceId, InstanceKey, Namespace, Seq, ServiceKey, ServiceName, TraceRef};
 pub use instance::{Instance, Mode, Status};
 pub use registry::Registry;

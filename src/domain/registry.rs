@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::check::{Check, Detector};
+use super::health::{ProbeVerdict, Signals};
 use super::ids::{InstanceId, InstanceKey, Seq, ServiceKey};
 use super::instance::Instance;
-use super::time::Timestamp;
+use super::time::{Millis, Timestamp};
 
 /// One service: it stays, once it was registered, also when nobody is left.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -203,8 +205,36 @@ pub fn digest_of(instance: &Instance) -> u64 {
     }
     text(h, instance.mode.as_str());
     text(h, instance.status.as_str());
-    number(h, instance.ttl.millis());
+    number(h, instance.ttl.map_or(u64::MAX, Millis::millis));
     h.write(&instance.registered_at.micros().to_le_bytes());
     number(h, instance.revision.0);
+    later_fields(h, instance);
     h.finish()
+}
+
+/// The fields that came later: each adds something only where it is not what instances were before it.
+fn later_fields(h: &mut Xxh3Default, instance: &Instance) {
+    let mut field = |name: &str, value: &dyn std::fmt::Debug| {
+        h.write(name.as_bytes());
+        h.write(format!("{value:?}").as_bytes());
+    };
+    let Signals { late, reported_failing, probe, flapping } = instance.signals;
+    if instance.signals != Signals::implied_by(instance.status) {
+        field("signals", &(late, reported_failing, probe.map(ProbeVerdict::as_str), flapping));
+    }
+    if let Detector::Phi { threshold_milli } = instance.detector {
+        field("phi", &threshold_milli);
+    }
+    if let Some(until) = instance.drain_until {
+        field("drain", &until.micros());
+    }
+    if let Some(check) = &instance.check {
+        let Check { kind, port, path, method, expect, service, tls, .. } = &**check;
+        field("check", &(kind.as_str(), port, path, method.as_str(), expect, service, tls));
+        let Check { interval, timeout, initial_delay, failures, passes, .. } = &**check;
+        let times = [interval, timeout, initial_delay].map(|time| time.millis());
+        let removed = check.deregister_after.map(Millis::millis);
+        field("rhythm", &(times, failures, passes, removed));
+        field("from", &check.registered_from.map(|from| from.to_string()));
+    }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::command::{MetadataPatch, Precondition, Register, Update};
+use super::check::{Check, CheckKind, CheckMethod};
+use super::command::{Damp, Ground, Judge, MetadataPatch, Precondition, Register, Retire, Update};
 use super::event::{Arithmetic, Note, Outcome, Overdue, StatusReason};
+use super::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use super::instance::Health;
 use super::invariants::{check_change, check_registry};
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
@@ -203,7 +205,7 @@ fn a_patch_of_the_mode_alone_is_a_mode_change() {
     let mut world = given(&[put(|_| {})]);
     let drain = patch(|u| u.mode = Some(Mode::Draining));
     let (from, to) = (Mode::Active, Mode::Draining);
-    assert_eq!(world.event(&drain), Event::ModeChanged { key: a(), from, to });
+    assert_eq!(world.event(&drain), Event::ModeChanged { key: a(), from, to, until: None });
     assert_eq!(world.instance(&a()).revision, Seq(2));
     let again = world.event(&drain);
     assert_eq!((again.kind(), again.outcome()), (Kind::ModeChanged, "unchanged"));
@@ -280,6 +282,94 @@ fn what_a_heartbeat_says_decides_between_healthy_and_failed() {
     }
 }
 
+/// A heartbeat does not heal what a probe found, nor a probe what the instance says of itself.
+#[test]
+fn each_voice_takes_back_only_what_it_said() {
+    use ProbeVerdict::{Failing, Passing, Pending, Suspect};
+    use Status::{Failed, Healthy, Unstable};
+    let judged = |verdict| {
+        let evidence = Evidence {
+            outcome: ProbeOutcome::Timeout,
+            status: None,
+            latency: Millis::from_millis(2_000),
+            error: Some("no answer within 2s".into()),
+            in_a_row: 1,
+        };
+        Command::Judge(Judge { key: a(), incarnation: Seq(1), verdict, evidence })
+    };
+    let says = |health| beat(Some(Seq(1)), Some(health));
+    let damp = |flapping| {
+        let flaps = Flaps { changes: 6, window: Millis::from_millis(60_000) };
+        Command::Damp(Damp { key: a(), incarnation: Seq(1), flapping, flaps })
+    };
+    let mut world = given(&[put(|r| r.check = Some(Arc::new(check())))]);
+    assert_eq!(world.instance(&a()).status, Unstable, "until its first passing probe");
+    let late = Command::MarkLate(overdue(1));
+    for (command, kind, then) in [
+        (judged(Passing), Some(Kind::StatusChanged), Healthy),
+        (judged(Passing), None, Healthy),
+        (judged(Suspect), Some(Kind::StatusChanged), Unstable),
+        (late, Some(Kind::SignalsChanged), Unstable),
+        (judged(Failing), Some(Kind::StatusChanged), Failed),
+        (says(Health::Passing), Some(Kind::SignalsChanged), Failed),
+        (says(Health::Failing), Some(Kind::SignalsChanged), Failed),
+        (judged(Passing), Some(Kind::SignalsChanged), Failed),
+        (damp(true), Some(Kind::StatusChanged), Unstable),
+        (says(Health::Passing), Some(Kind::SignalsChanged), Unstable),
+        (damp(false), Some(Kind::StatusChanged), Healthy),
+        (put(|r| r.check = None), Some(Kind::Registered), Healthy),
+        (judged(Failing), None, Healthy),
+        (put(|r| r.check = Some(Arc::new(check()))), Some(Kind::Registered), Unstable),
+    ] {
+        let before = world.instance(&a()).clone();
+        let change = world.when(&command).unwrap();
+        let after = world.instance(&a());
+        assert_eq!((change.map(|change| change.event.kind()), after.status), (kind, then));
+        let moves = before.status != after.status || before.check != after.check;
+        assert_eq!(before.revision != after.revision, moves, "{command:?}");
+    }
+    assert_eq!(world.instance(&a()).signals.probe, Some(Pending), "another check begins anew");
+}
+
+#[test]
+fn deadlines_of_its_own_take_an_instance_out_and_only_the_present_ones() {
+    let until = Timestamp(START.0 + 60_000_000);
+    let drained = |until| {
+        let ground = Ground::Drained { until };
+        Command::Retire(Retire { key: a(), incarnation: Seq(1), ground, cause: Some(Seq(2)) })
+    };
+    let drain = patch(|u| (u.mode, u.drain_until) = (Some(Mode::Draining), Some(until)));
+    let mut world = given(&[put(|_| {}), drain.clone()]);
+    assert_eq!(world.instance(&a()).drain_until, Some(until));
+    assert_eq!(world.when(&drained(Timestamp(1))), Ok(None), "another deadline");
+    world.event(&put(|_| {}));
+    assert_eq!(world.instance(&a()).drain_until, Some(until), "a restart does not undo it");
+    world.event(&patch(|u| u.mode = Some(Mode::Active)));
+    assert_eq!(world.when(&drained(until)), Ok(None), "the drain was called off");
+    world.event(&drain);
+    let change = world.when(&drained(until)).unwrap().unwrap();
+    assert_eq!((change.event.kind(), change.cause), (Kind::Deregistered, Some(Seq(2))));
+}
+
+fn check() -> Check {
+    Check {
+        kind: CheckKind::Tcp,
+        port: None,
+        path: "/".into(),
+        method: CheckMethod::Get,
+        expect: None,
+        service: "".into(),
+        tls: false,
+        interval: Millis::from_millis(10_000),
+        timeout: Millis::from_millis(2_000),
+        initial_delay: Millis::ZERO,
+        failures: 3,
+        passes: 1,
+        deregister_after: None,
+        registered_from: None,
+    }
+}
+
 #[test]
 fn only_the_life_that_is_meant_beats_is_late_or_expires() {
     let mut world = given(&[put(|_| {}), put(|r| r.endpoint.port = 9090)]);
@@ -343,9 +433,12 @@ fn what_does_not_follow_is_noticed() {
         key: a(),
         from: Status::Failed,
         to: Status::Healthy,
+        signals: Signals::default(),
         reason: StatusReason::Recovery,
         health: None,
         overdue: None,
+        probe: None,
+        flaps: None,
     };
     let checkpoint = Note::Checkpoint { digest: 1, instances: 1, services: 1 };
     for (what, wrong) in [
@@ -401,7 +494,8 @@ proptest! {
             let before = registry.clone();
             drop(fold(&mut registry, &change));
             for (key, service) in registry.services() {
-                let same = before.service(key).is_some_and(|old| old.instances == service.instances);
+                // What speaks for and against an instance is not looked up, only the status that follows.
+                let same = before.service(key).is_some_and(|old| seen(old) == seen(service));
                 let moved = before.service(key).is_none_or(|old| old.revision != service.revision);
                 prop_assert_eq!(moved, !same, "{} at {}", key, change.seq);
                 prop_assert!(!moved || service.revision == change.seq);
@@ -410,6 +504,12 @@ proptest! {
                 before.services().eq(registry.services()));
         }
     }
+}
+
+/// The instances of a service, as far as a lookup shows them.
+fn seen(service: &registry::Service) -> Vec<Instance> {
+    let shown = |i: &Arc<Instance>| Instance { signals: Signals::default(), ..Instance::clone(i) };
+    service.instances.values().map(shown).collect()
 }
 
 fn change_of(registry: &Registry, step: &Step, now: Timestamp) -> Option<Change> {

@@ -20,7 +20,7 @@ use super::moment::Version;
 use super::record::{EventId, Record};
 use super::walk::registry_of_service;
 use crate::domain::{
-    Change, Instance, InstanceKey, Millis, Namespace, Registry, Seq, ServiceKey, ServiceName, fold,
+    Change, Instance, InstanceKey, Namespace, Registry, Seq, ServiceKey, ServiceName, fold,
 };
 
 /// Whose differences are wanted. What is `None` lets all through.
@@ -206,7 +206,6 @@ impl Diff {
 fn different(before: &Instance, after: &Instance) -> Vec<(String, [Value; 2])> {
     let text = |text: &str| Value::Text(text.into());
     let maybe = |value: &Option<Box<str>>| value.as_deref().map_or(Value::Absent, text);
-    let ttl = |ttl: Millis| text(&ttl.to_string());
     let [b, a] = [before, after];
     let mut fields = vec![
         ("protocol".to_owned(), [text(&b.endpoint.protocol), text(&a.endpoint.protocol)]),
@@ -224,7 +223,7 @@ fn different(before: &Instance, after: &Instance) -> Vec<(String, [Value; 2])> {
     fields.extend([
         ("mode".to_owned(), [text(b.mode.as_str()), text(a.mode.as_str())]),
         ("status".to_owned(), [text(b.status.as_str()), text(a.status.as_str())]),
-        ("ttl".to_owned(), [ttl(b.ttl), ttl(a.ttl)]),
+        ("ttl".to_owned(), [b, a].map(|instance| text(&instance.ttl_text()))),
     ]);
     fields.retain(|(_, [before, after])| before != after);
     fields

@@ -207,7 +207,8 @@ impl Why {
         if overdue.is_none() && !search {
             return Ok(());
         }
-        let ttl = i64::try_from(self.instance.ttl.micros()).unwrap_or(i64::MAX);
+        let ttl =
+            self.instance.ttl.and_then(|ttl| i64::try_from(ttl.micros()).ok()).unwrap_or(i64::MAX);
         let since = match overdue {
             Some(_) => self.last_sign(change).map_or(self.from, |(at, _)| at),
             None => Timestamp(change.at.micros().saturating_sub(ttl)).max(self.from),

@@ -124,7 +124,7 @@ async fn renew(api: &Api, scope: &Scope, beat: Beat) -> Result<(Arc<Instance>, S
 
 /// Whether what the instance says of itself changes what the registry believes.
 fn flips(beat: &Beat, living: &Instance) -> bool {
-    beat.health.is_some_and(|health| health.contradicts(living.status))
+    beat.health.is_some_and(|health| health.contradicts(living.signals))
 }
 
 async fn renew_through_registrar(
@@ -165,8 +165,8 @@ async fn renew_through_registrar(
 
 #[expect(clippy::cast_precision_loss, reason = "a ttl is at most a day, 86,400,000 ms")]
 fn observe_gap(api: &Api, gap: Option<Millis>, lease: &Lease) {
-    if let Some(gap) = gap {
-        let ratio = gap.millis() as f64 / lease.ttl().millis().max(1) as f64;
+    if let (Some(gap), Some(ttl)) = (gap, lease.ttl()) {
+        let ratio = gap.millis() as f64 / ttl.millis().max(1) as f64;
         api.metrics.registry.heartbeat_gap_ratio.record(ratio);
     }
 }

@@ -26,7 +26,8 @@ use crate::domain::event::{Event, Outcome};
 use crate::domain::instance::{Endpoint, Metadata, check_address, check_protocol};
 use crate::domain::limits::{LABEL_CHARS_MAX, REASON_CHARS_MAX, WEIGHT_DEFAULT};
 use crate::domain::{
-    Command, InstanceId, InstanceKey, Mode, Namespace, Seq, ServiceKey, ServiceName, Timestamp,
+    Command, Detector, InstanceId, InstanceKey, Mode, Namespace, Seq, ServiceKey, ServiceName,
+    Timestamp,
 };
 use crate::registrar::Applied;
 
@@ -170,7 +171,7 @@ pub(super) async fn update(
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service.service, Some(&key.instance));
-    let update = Update { key, mode, weight, tags, metadata, precondition };
+    let update = Update { key, mode, weight, tags, metadata, drain_until: None, precondition };
     let applied = api.submit(&scope, Command::Update(update)).await?;
     answer_instance(&api, &applied, StatusCode::OK)
 }
@@ -333,7 +334,9 @@ fn complete(
         tags: form.tags,
         metadata: form.metadata,
         mode: form.mode,
-        ttl: form.ttl,
+        ttl: Some(form.ttl),
+        detector: Detector::Fixed,
+        check: None,
         precondition,
     })
 }

@@ -121,8 +121,8 @@ mod tests {
     use super::*;
     use crate::domain::instance::{Endpoint, Metadata};
     use crate::domain::{
-        InstanceId, InstanceKey, Millis, Mode, Namespace, Seq, ServiceKey, ServiceName, Status,
-        Timestamp,
+        Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, Seq, ServiceKey, ServiceName,
+        Signals, Status, Timestamp,
     };
 
     #[test]
@@ -142,8 +142,12 @@ mod tests {
             tags: ["canary".into(), "eu".into()].into(),
             metadata: Metadata::from_iter([("team.name-ü".into(), "a".into())]),
             mode: Mode::Active,
+            drain_until: None,
+            signals: Signals::implied_by(Status::Failed),
+            detector: Detector::Fixed,
+            check: None,
             status: Status::Failed,
-            ttl: Millis::from_millis(15_000),
+            ttl: Some(Millis::from_millis(15_000)),
             registered_at: Timestamp(0),
             revision: Seq(1),
         };

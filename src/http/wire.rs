@@ -9,7 +9,7 @@ use super::etag::Tags;
 use crate::clock::Clock;
 use crate::domain::instance::Metadata;
 use crate::domain::selection::Filter;
-use crate::domain::{Instance, Seq};
+use crate::domain::{Instance, Millis, Seq};
 use crate::lease::Lease;
 use crate::projection::{Answer, Entry, ServiceView};
 use crate::rfc3339;
@@ -70,7 +70,7 @@ impl<'a> InstanceText<'a> {
             metadata: &instance.metadata,
             mode: instance.mode.as_str(),
             status: instance.status.as_str(),
-            ttl: instance.ttl.to_string(),
+            ttl: instance.ttl_text(),
             registered_at: rfc3339::format(instance.registered_at),
             revision: instance.revision.0,
         }
@@ -87,7 +87,7 @@ pub(super) fn instance(instance: &Instance) -> Bytes {
 struct LeaseText {
     last_heartbeat_at: Option<String>,
     age_ms: u64,
-    expires_in_ms: u64,
+    expires_in_ms: Option<u64>,
     missed: u64,
 }
 
@@ -95,12 +95,12 @@ struct LeaseText {
 /// of the registry itself, which gives every lease a fresh ttl.
 fn lease(lease: &Lease, clock: &dyn Clock) -> LeaseText {
     let age = clock.monotonic().since(lease.counts_from(clock.awake_since()));
-    let (age_ms, ttl_ms) = (age.millis(), lease.ttl().millis());
+    let (age_ms, ttl_ms) = (age.millis(), lease.ttl().map(Millis::millis));
     LeaseText {
         last_heartbeat_at: lease.last_heartbeat_at().map(rfc3339::format),
         age_ms,
-        expires_in_ms: ttl_ms.saturating_sub(age_ms),
-        missed: age_ms / (ttl_ms / 4).max(1),
+        expires_in_ms: ttl_ms.map(|ttl_ms| ttl_ms.saturating_sub(age_ms)),
+        missed: ttl_ms.map_or(0, |ttl_ms| age_ms / (ttl_ms / 4).max(1)),
     }
 }
 
@@ -174,7 +174,7 @@ pub(super) struct Renewed {
     status: &'static str,
     mode: &'static str,
     ttl: String,
-    heartbeat_interval: String,
+    heartbeat_interval: Option<String>,
 }
 
 impl Renewed {
@@ -183,8 +183,8 @@ impl Renewed {
         Self {
             status: instance.status.as_str(),
             mode: instance.mode.as_str(),
-            ttl: instance.ttl.to_string(),
-            heartbeat_interval: instance.heartbeat_interval().to_string(),
+            ttl: instance.ttl_text(),
+            heartbeat_interval: instance.heartbeat_interval().map(|interval| interval.to_string()),
         }
     }
 }
@@ -203,8 +203,8 @@ mod tests {
     use crate::domain::TraceRef;
     use crate::domain::instance::Endpoint;
     use crate::domain::{
-        InstanceId, InstanceKey, Millis, Mode, Namespace, ServiceKey, ServiceName, Status,
-        Timestamp,
+        Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, ServiceKey, ServiceName,
+        Signals, Status, Timestamp,
     };
 
     fn orders(status: Status) -> Instance {
@@ -222,8 +222,12 @@ mod tests {
             tags: ["canary".into()].into(),
             metadata: Metadata::from_iter([("env".into(), "prod".into())]),
             mode: Mode::Active,
+            drain_until: None,
+            signals: Signals::implied_by(status),
+            detector: Detector::Fixed,
+            check: None,
             status,
-            ttl: Millis::from_millis(15_000),
+            ttl: Some(Millis::from_millis(15_000)),
             registered_at: Timestamp(1_795_248_000_000_000),
             revision: Seq(41),
         }

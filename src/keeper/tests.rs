@@ -166,7 +166,7 @@ impl Rig {
 
     async fn register(&self, instance: &str) -> Result<(), Refused> {
         // Nobody expires, however far the clock goes.
-        let ttl = Millis::from_millis(24 * 3_600_000);
+        let ttl = Some(Millis::from_millis(24 * 3_600_000));
         let command = Command::Register(Register { ttl, ..register(&key("orders", instance)) });
         let request = Request { command, caller: None, trace: TraceRef::default() };
         self.registrar.handle.submit(request).await.map(drop)

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use crate::clock::Monotonic;
 use crate::domain::event::HeartbeatRef;
-use crate::domain::{Millis, Status, Timestamp, TraceRef};
+use crate::domain::{Millis, Timestamp, TraceRef};
 use word::{Mark, Word};
 
 /// The atomics of the lease word: `tests/lease_race.rs` compiles the same source with loom's.
@@ -23,7 +23,7 @@ mod atomic {
 /// One lease.
 #[derive(Debug)]
 pub struct Lease {
-    ttl: Millis,
+    ttl: Option<Millis>,
     /// When it was granted in this run.
     granted_at: Monotonic,
     /// The trace of the registration that began this life.
@@ -42,7 +42,7 @@ pub struct Lease {
 impl Lease {
     /// A lease that begins at `now`, with the registration that happened in this trace.
     #[must_use]
-    pub fn granted(ttl: Millis, now: Monotonic, registration: TraceRef) -> Self {
+    pub fn granted(ttl: Option<Millis>, now: Monotonic, registration: TraceRef) -> Self {
         Self {
             ttl,
             granted_at: now,
@@ -58,7 +58,7 @@ impl Lease {
     /// The lease that follows this one when the same life goes on with another ttl. What is known of that life
     /// goes on, too.
     #[must_use]
-    pub fn regranted(&self, ttl: Millis, now: Monotonic) -> Self {
+    pub fn regranted(&self, ttl: Option<Millis>, now: Monotonic) -> Self {
         Self {
             last_wall: AtomicI64::new(self.last_wall.load(Relaxed)),
             last_heartbeat: Mutex::new(self.last_heartbeat()),
@@ -69,7 +69,7 @@ impl Lease {
     /// The place of a lease in a registry that shows the past: how it stood then is not known, so that no answer may
     /// show it.
     #[must_use]
-    pub fn for_show(ttl: Millis) -> Self {
+    pub fn for_show(ttl: Option<Millis>) -> Self {
         Self { for_show: true, ..Self::granted(ttl, Monotonic(0), TraceRef::default()) }
     }
 
@@ -83,16 +83,13 @@ impl Lease {
     /// run's clock, so that it counts from `now`: the grace of a fresh start.
     #[must_use]
     pub fn replayed(
-        ttl: Millis,
-        status: Status,
+        ttl: Option<Millis>,
+        late: bool,
         last_heartbeat: Option<HeartbeatRef>,
         registration: TraceRef,
         now: Monotonic,
     ) -> Self {
-        let mark = match status {
-            Status::Unstable => Mark::Late,
-            Status::Healthy | Status::Failed => Mark::Open,
-        };
+        let mark = if late { Mark::Late } else { Mark::Open };
         Self {
             ttl,
             granted_at: now,
@@ -112,9 +109,9 @@ impl Lease {
         !self.replayed || reading.renewed_at() > self.granted_at.0
     }
 
-    /// The ttl that a renewal lasts.
+    /// How long a renewal lasts; none for an instance that is only probed, whose lease never runs out.
     #[must_use]
-    pub fn ttl(&self) -> Millis {
+    pub fn ttl(&self) -> Option<Millis> {
         self.ttl
     }
 
@@ -124,10 +121,16 @@ impl Lease {
         self.registration
     }
 
-    /// How long after a renewal the instance turns `unstable`: two thirds of the ttl.
+    /// How long after a renewal the instance turns `unstable`: two thirds of the ttl. None if it never does.
     #[must_use]
-    pub fn late_after(&self) -> Millis {
-        Millis::from_millis(self.ttl.millis().saturating_mul(2) / 3)
+    pub fn late_after(&self) -> Option<Millis> {
+        self.ttl.map(|ttl| Millis::from_millis(ttl.millis().saturating_mul(2) / 3))
+    }
+
+    /// How long after a renewal the lease runs out: the ttl. None if it never does.
+    #[must_use]
+    pub fn expires_after(&self) -> Option<Millis> {
+        self.ttl
     }
 
     /// The word, for the registrar and for tests.

@@ -427,6 +427,9 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
         | Kind::Recovered
         | Kind::LogGap
         | Kind::Checkpoint
+        | Kind::SignalsChanged
+        | Kind::GuardEntered
+        | Kind::GuardLeft
         | Kind::Compacted => return Err(format!("{kind} is a change, not traffic")),
     })
 }

@@ -5,24 +5,31 @@
 //! payload. Its version is [`FORMAT`]; payloads of every past version stay readable for ever.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use super::row::{Columns, Row, checksum};
+use crate::domain::check::{CheckKind, CheckMethod};
 use crate::domain::event::{
-    Arithmetic, Class, Compacted, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered,
-    StatusReason,
+    Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft, Guarded,
+    HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
-use crate::domain::instance::{Endpoint, Health, Metadata, Mode, Status};
+use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
+use crate::domain::instance::{Endpoint, Health, Metadata, Mode, NO_TTL, Status};
 use crate::domain::{
-    Change, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey, ServiceName,
-    Timestamp, TraceRef,
+    Change, Check, Detector, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey,
+    ServiceName, Signals, Timestamp, TraceRef,
 };
 use crate::rfc3339;
 
-/// The version of payload that is written.
-pub const FORMAT: u32 = 1;
+/// The newest version of payload. What needs nothing newer is written as the oldest that can say it, so that a log
+/// without checks, guards and damping can be read by the programs of before.
+pub const FORMAT: u32 = 2;
+
+/// The version of payload of before there were checks.
+const FORMAT_PLAIN: u32 = 1;
 
 /// What is wrong with a row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +76,83 @@ pub(super) struct StoredInstance {
     ttl: String,
     registered_at: String,
     revision: u64,
+    // From format 2 on, and only where they say something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drain_until: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signals: Option<StoredSignals>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    detector: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    phi_threshold: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<StoredCheck>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSignals {
+    late: bool,
+    reported_failing: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<String>,
+    flapping: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCheck {
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    path: Box<str>,
+    method: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expect: Option<Box<str>>,
+    service: Box<str>,
+    tls: bool,
+    interval: String,
+    timeout: String,
+    initial_delay: String,
+    failures: u32,
+    passes: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deregister_after: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registered_from: Option<IpAddr>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEvidence {
+    outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    latency_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Box<str>>,
+    in_a_row: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFlaps {
+    changes: u32,
+    window: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredGuardEntered {
+    late: u64,
+    gone: u64,
+    living: u64,
+    limit: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredGuardLeft {
+    reason: String,
+    late: u64,
+    gone: u64,
+    living: u64,
+    held_ms: u64,
+    held: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +172,8 @@ struct StoredUpdated {
 struct StoredMode {
     from: String,
     to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,6 +183,12 @@ struct StoredStatus {
     reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     health: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signals: Option<StoredSignals>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<StoredEvidence>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flaps: Option<StoredFlaps>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     overdue: Option<StoredOverdue>,
 }
@@ -180,22 +272,22 @@ struct StoredCheckpoint {
 /// Encodes a change as the row that `node` appends.
 #[must_use]
 pub fn encode(change: &Change, node: &str) -> Row {
-    let key = change.event.key();
+    let (key, service) = (change.event.key(), change.event.service());
     let name = |name: Option<&str>| name.map(ToOwned::to_owned);
     let ids = change.trace.is_some().then_some(change.trace);
     let mut row = Row {
         seq: change.seq.0,
         at: change.at.micros(),
         kind: change.event.kind().as_str().to_owned(),
-        namespace: name(key.map(|key| key.service.namespace.as_str())),
-        service: name(key.map(|key| key.service.service.as_str())),
+        namespace: name(service.map(|service| service.namespace.as_str())),
+        service: name(service.map(|service| service.service.as_str())),
         instance: name(key.map(|key| key.instance.as_str())),
         caller: name(change.caller.as_deref()),
         trace_id: ids.map(|ids| ids.trace_id.to_vec()),
         span_id: ids.map(|ids| ids.span_id.to_vec()),
         cause: change.cause.map(|cause| cause.0),
         node: node.to_owned(),
-        format: FORMAT,
+        format: format_of(&change.event),
         data: encode_event(&change.event),
         checksum: 0,
     };
@@ -216,18 +308,26 @@ pub fn encode_event(event: &Event) -> String {
             fields: fields.iter().map(ToString::to_string).collect(),
             instance: store_instance(instance),
         }),
-        Event::ModeChanged { from, to, .. } => {
-            serde_json::to_string(&StoredMode { from: from.to_string(), to: to.to_string() })
-        }
-        Event::StatusChanged { from, to, reason, health, overdue, .. } => {
-            serde_json::to_string(&StoredStatus {
-                from: from.to_string(),
-                to: to.to_string(),
-                reason: reason.to_string(),
-                health: health.map(|health| health.to_string()),
-                overdue: overdue.as_ref().map(store_overdue),
-            })
-        }
+        Event::ModeChanged { from, to, until, .. } => serde_json::to_string(&StoredMode {
+            from: from.to_string(),
+            to: to.to_string(),
+            until: until.map(rfc3339::format),
+        }),
+        Event::StatusChanged {
+            from, to, signals, reason, health, overdue, probe, flaps, ..
+        } => serde_json::to_string(&StoredStatus {
+            from: from.to_string(),
+            to: to.to_string(),
+            reason: reason.to_string(),
+            health: health.map(|health| health.to_string()),
+            signals: store_signals(*signals, *to),
+            probe: probe.as_ref().map(store_evidence),
+            flaps: flaps.map(|flaps| StoredFlaps {
+                changes: flaps.changes,
+                window: flaps.window.to_string(),
+            }),
+            overdue: overdue.as_ref().map(store_overdue),
+        }),
         Event::Deregistered { reason, .. } => {
             serde_json::to_string(&StoredDeregistered { reason: reason.clone() })
         }
@@ -251,6 +351,20 @@ pub fn encode_event(event: &Event) -> String {
             lookups: gap.lookups,
             heartbeats: gap.heartbeats,
         }),
+        Event::Note(Note::GuardEntered(entered)) => serde_json::to_string(&StoredGuardEntered {
+            late: entered.inputs.late,
+            gone: entered.inputs.gone,
+            living: entered.inputs.living,
+            limit: entered.limit.to_string(),
+        }),
+        Event::Note(Note::GuardLeft(left)) => serde_json::to_string(&StoredGuardLeft {
+            reason: left.end.to_string(),
+            late: left.inputs.late,
+            gone: left.inputs.gone,
+            living: left.inputs.living,
+            held_ms: left.held_for.millis(),
+            held: left.held,
+        }),
         Event::Note(Note::Compacted(compacted)) => serde_json::to_string(&StoredCompacted {
             class: compacted.class.to_string(),
             first: event_id(compacted.class, compacted.first),
@@ -270,6 +384,29 @@ pub fn encode_event(event: &Event) -> String {
     encoded.expect("these types hold nothing that JSON can't: string keys, no maps of other keys")
 }
 
+/// The oldest version of payload that can say all of `event`.
+fn format_of(event: &Event) -> u32 {
+    let plain = match event {
+        Event::Registered { instance, .. } | Event::Updated { instance, .. } => is_plain(instance),
+        Event::ModeChanged { until, .. } => until.is_none(),
+        Event::StatusChanged { from, to, signals, probe, flaps, .. } => {
+            from != to && *signals == Signals::implied_by(*to) && probe.is_none() && flaps.is_none()
+        }
+        Event::Deregistered { .. } | Event::Expired { .. } => true,
+        Event::Note(note) => !matches!(note, Note::GuardEntered(_) | Note::GuardLeft(_)),
+    };
+    if plain { FORMAT_PLAIN } else { FORMAT }
+}
+
+/// Whether an instance has nothing that came with format 2.
+pub(super) fn is_plain(instance: &Instance) -> bool {
+    instance.ttl.is_some()
+        && instance.check.is_none()
+        && instance.detector == Detector::Fixed
+        && instance.drain_until.is_none()
+        && instance.signals == Signals::implied_by(instance.status)
+}
+
 /// The id of an event, as the API writes it.
 fn event_id(class: Class, number: u64) -> String {
     match class {
@@ -285,6 +422,7 @@ fn number_of(id: &str) -> Result<u64, DecodeError> {
 
 pub(super) fn store_instance(instance: &Instance) -> StoredInstance {
     let text = |text: &str| Box::<str>::from(text);
+    let phi = instance.detector.threshold();
     StoredInstance {
         namespace: instance.key.service.namespace.to_string(),
         service: instance.key.service.service.to_string(),
@@ -300,9 +438,51 @@ pub(super) fn store_instance(instance: &Instance) -> StoredInstance {
         metadata: instance.metadata.iter().map(|(k, v)| (text(k), text(v))).collect(),
         mode: instance.mode.to_string(),
         status: instance.status.to_string(),
-        ttl: instance.ttl.to_string(),
+        ttl: instance.ttl_text(),
         registered_at: rfc3339::format(instance.registered_at),
         revision: instance.revision.0,
+        drain_until: instance.drain_until.map(rfc3339::format),
+        signals: store_signals(instance.signals, instance.status),
+        detector: phi.map(|_| instance.detector.as_str().to_owned()),
+        phi_threshold: phi,
+        check: instance.check.as_deref().map(store_check),
+    }
+}
+
+/// Signals, where they are not what the status alone tells.
+fn store_signals(signals: Signals, status: Status) -> Option<StoredSignals> {
+    let Signals { late, reported_failing, probe, flapping } = signals;
+    let probe = probe.map(|verdict| verdict.to_string());
+    let stored = StoredSignals { late, reported_failing, probe, flapping };
+    (signals != Signals::implied_by(status)).then_some(stored)
+}
+
+fn store_check(check: &Check) -> StoredCheck {
+    StoredCheck {
+        kind: check.kind.to_string(),
+        port: check.port,
+        path: check.path.clone(),
+        method: check.method.to_string(),
+        expect: check.expect.clone(),
+        service: check.service.clone(),
+        tls: check.tls,
+        interval: check.interval.to_string(),
+        timeout: check.timeout.to_string(),
+        initial_delay: check.initial_delay.to_string(),
+        failures: check.failures,
+        passes: check.passes,
+        deregister_after: check.deregister_after.map(|after| after.to_string()),
+        registered_from: check.registered_from,
+    }
+}
+
+fn store_evidence(evidence: &Evidence) -> StoredEvidence {
+    StoredEvidence {
+        outcome: evidence.outcome.to_string(),
+        status: evidence.status,
+        latency_ms: evidence.latency.millis(),
+        error: evidence.error.clone(),
+        in_a_row: evidence.in_a_row,
     }
 }
 
@@ -399,7 +579,7 @@ fn decode_event(row: &Row) -> Result<Event, DecodeError> {
         }
         Kind::Updated => {
             let stored: StoredUpdated = read(row)?;
-            const FIELDS: [&str; 4] = ["mode", "weight", "tags", "metadata"];
+            const FIELDS: [&str; 5] = ["mode", "drain_until", "weight", "tags", "metadata"];
             let known = |field: &String| FIELDS.into_iter().find(|known| known == field);
             Event::Updated {
                 outcome: word(Outcome::parse, &stored.outcome)?,
@@ -413,17 +593,22 @@ fn decode_event(row: &Row) -> Result<Event, DecodeError> {
                 key: key_of(row)?,
                 from: word(Mode::parse, &stored.from)?,
                 to: word(Mode::parse, &stored.to)?,
+                until: stored.until.map(|text| instant(&text)).transpose()?,
             }
         }
-        Kind::StatusChanged => {
+        Kind::StatusChanged | Kind::SignalsChanged => {
             let stored: StoredStatus = read(row)?;
+            let to = word(Status::parse, &stored.to)?;
             Event::StatusChanged {
                 key: key_of(row)?,
                 from: word(Status::parse, &stored.from)?,
-                to: word(Status::parse, &stored.to)?,
+                to,
+                signals: load_signals(stored.signals.as_ref(), to)?,
                 reason: word(StatusReason::parse, &stored.reason)?,
                 health: stored.health.map(|health| word(Health::parse, &health)).transpose()?,
                 overdue: stored.overdue.map(load_overdue).transpose()?,
+                probe: stored.probe.map(load_evidence).transpose()?,
+                flaps: stored.flaps.map(load_flaps).transpose()?,
             }
         }
         Kind::Deregistered => {
@@ -468,6 +653,26 @@ fn decode_event(row: &Row) -> Result<Event, DecodeError> {
                 services: stored.services,
             })
         }
+        Kind::GuardEntered => {
+            let stored: StoredGuardEntered = read(row)?;
+            let StoredGuardEntered { late, gone, living, limit } = stored;
+            Event::Note(Note::GuardEntered(GuardEntered {
+                over: guarded(row)?,
+                inputs: GuardInputs { late, gone, living },
+                limit: Millis::parse(&limit).map_err(payload)?,
+            }))
+        }
+        Kind::GuardLeft => {
+            let stored: StoredGuardLeft = read(row)?;
+            let StoredGuardLeft { late, gone, living, held_ms, held, .. } = stored;
+            Event::Note(Note::GuardLeft(GuardLeft {
+                over: guarded(row)?,
+                inputs: GuardInputs { late, gone, living },
+                end: word(GuardEnd::parse, &stored.reason)?,
+                held_for: Millis::from_millis(held_ms),
+                held,
+            }))
+        }
         Kind::Compacted => {
             let stored: StoredCompacted = read(row)?;
             Event::Note(Note::Compacted(Compacted {
@@ -507,6 +712,17 @@ fn key(namespace: &str, service: &str, instance: &str) -> Result<InstanceKey, De
     })
 }
 
+fn guarded(row: &Row) -> Result<Guarded, DecodeError> {
+    match (&row.namespace, &row.service) {
+        (Some(namespace), Some(service)) => Ok(Some(ServiceKey {
+            namespace: Namespace::new(namespace).map_err(payload)?,
+            service: ServiceName::new(service).map_err(payload)?,
+        })),
+        (None, None) => Ok(None),
+        _ => Err(payload("half of the service's name is missing")),
+    }
+}
+
 fn key_of(row: &Row) -> Result<InstanceKey, DecodeError> {
     match (&row.namespace, &row.service, &row.instance) {
         (Some(namespace), Some(service), Some(instance)) => key(namespace, service, instance),
@@ -515,6 +731,7 @@ fn key_of(row: &Row) -> Result<InstanceKey, DecodeError> {
 }
 
 pub(super) fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
+    let status = word(Status::parse, &stored.status)?;
     Ok(Instance {
         key: key(&stored.namespace, &stored.service, &stored.instance)?,
         incarnation: Seq(stored.incarnation),
@@ -529,11 +746,75 @@ pub(super) fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeEr
         tags: stored.tags,
         metadata: stored.metadata.into_iter().collect::<Metadata>(),
         mode: word(Mode::parse, &stored.mode)?,
-        status: word(Status::parse, &stored.status)?,
-        ttl: Millis::parse(&stored.ttl).map_err(payload)?,
+        drain_until: stored.drain_until.map(|text| instant(&text)).transpose()?,
+        status,
+        signals: load_signals(stored.signals.as_ref(), status)?,
+        ttl: match stored.ttl.as_str() {
+            NO_TTL => None,
+            text => Some(Millis::parse(text).map_err(payload)?),
+        },
+        detector: load_detector(stored.detector.as_deref(), stored.phi_threshold)?,
+        check: stored.check.map(load_check).transpose()?.map(Arc::new),
         registered_at: instant(&stored.registered_at)?,
         revision: Seq(stored.revision),
     })
+}
+
+fn load_signals(stored: Option<&StoredSignals>, status: Status) -> Result<Signals, DecodeError> {
+    let Some(stored) = stored else { return Ok(Signals::implied_by(status)) };
+    let probe = stored.probe.as_deref().map(|verdict| word(ProbeVerdict::parse, verdict));
+    Ok(Signals {
+        late: stored.late,
+        reported_failing: stored.reported_failing,
+        probe: probe.transpose()?,
+        flapping: stored.flapping,
+    })
+}
+
+fn load_detector(name: Option<&str>, threshold: Option<f64>) -> Result<Detector, DecodeError> {
+    match (name, threshold) {
+        (None | Some("fixed"), _) => Ok(Detector::Fixed),
+        (Some("phi"), Some(threshold)) => {
+            Detector::phi(threshold).ok_or_else(|| payload("the threshold of φ is out of bounds"))
+        }
+        (Some(name), _) => Err(payload(format!("unknown detector {name:?}"))),
+    }
+}
+
+fn load_check(stored: StoredCheck) -> Result<Check, DecodeError> {
+    let length = |text: &str| Millis::parse(text).map_err(payload);
+    Ok(Check {
+        kind: word(CheckKind::parse, &stored.kind)?,
+        port: stored.port,
+        path: stored.path,
+        method: word(CheckMethod::parse, &stored.method)?,
+        expect: stored.expect,
+        service: stored.service,
+        tls: stored.tls,
+        interval: length(&stored.interval)?,
+        timeout: length(&stored.timeout)?,
+        initial_delay: length(&stored.initial_delay)?,
+        failures: stored.failures,
+        passes: stored.passes,
+        deregister_after: stored.deregister_after.as_deref().map(length).transpose()?,
+        registered_from: stored.registered_from,
+    })
+}
+
+fn load_evidence(stored: StoredEvidence) -> Result<Evidence, DecodeError> {
+    Ok(Evidence {
+        outcome: word(ProbeOutcome::parse, &stored.outcome)?,
+        status: stored.status,
+        latency: Millis::from_millis(stored.latency_ms),
+        error: stored.error,
+        in_a_row: stored.in_a_row,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "like its neighbours, for `map`")]
+fn load_flaps(stored: StoredFlaps) -> Result<Flaps, DecodeError> {
+    let window = Millis::parse(&stored.window).map_err(payload)?;
+    Ok(Flaps { changes: stored.changes, window })
 }
 
 pub(super) fn load_heartbeat(stored: &StoredHeartbeat) -> Result<HeartbeatRef, DecodeError> {

@@ -22,8 +22,8 @@ use crate::domain::{
     fold,
 };
 
-/// The version of part that is written.
-pub const FORMAT: u32 = 1;
+/// The newest version of part; one without anything newer in it is written as the first.
+pub const FORMAT: u32 = 2;
 
 /// About how long a part gets before the next one begins: it is written in one go, while others wait.
 const PART_BYTES: usize = 128 * 1_024;
@@ -230,6 +230,8 @@ pub fn encode(seq: Seq, state: &ServiceState) -> Vec<Part> {
         }
     }
     let parts = texts.len() as u64;
+    let plain = state.instances.iter().all(|living| codec::is_plain(&living.instance));
+    let format = if plain { 1 } else { FORMAT };
     let part = |(part, text): (u64, String)| {
         let mut part = Part {
             seq: seq.0,
@@ -238,7 +240,7 @@ pub fn encode(seq: Seq, state: &ServiceState) -> Vec<Part> {
             revision: state.revision.0,
             part,
             parts,
-            format: FORMAT,
+            format,
             checksum: 0,
             instances: text + "]",
         };

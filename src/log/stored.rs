@@ -9,14 +9,17 @@ use serde_json::Value;
 use super::blocks::{self, BLOCK, Block};
 use super::codec::{self, DecodeError, FORMAT, Row};
 use crate::clock::Monotonic;
+use crate::domain::check::{Check, CheckKind, CheckMethod};
 use crate::domain::event::{
-    Arithmetic, Class, Compacted, Event, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered,
-    StatusReason,
+    Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft,
+    HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
+use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
 use crate::domain::invariants::check_change;
 use crate::domain::{
-    Change, Instance, InstanceKey, Millis, Mode, Registry, Seq, Status, Timestamp, fold,
+    Change, Detector, Instance, InstanceKey, Millis, Mode, Registry, Seq, Signals, Status,
+    Timestamp, fold,
 };
 use crate::lease::Lease;
 use crate::testing::traffic::traffic;
@@ -24,6 +27,8 @@ use crate::testing::{START, cases, key_in, metadata, trace};
 
 /// Rows as format 1 wrote them. Never edited; a new format gets a file of its own.
 const PAYLOADS_V1: &str = include_str!("../../tests/fixtures/payloads_v1.jsonl");
+/// Rows of what came with format 2.
+const PAYLOADS_V2: &str = include_str!("../../tests/fixtures/payloads_v2.jsonl");
 
 fn subject() -> InstanceKey {
     key_in("staging", "orders", "a-1")
@@ -40,8 +45,12 @@ fn full() -> Instance {
         tags: ["blue".into(), "a,b".into()].into(),
         metadata: metadata(&[("", "empty key"), ("team", "it's\\ours\n")]),
         mode: Mode::Standby,
+        drain_until: None,
         status: Status::Failed,
-        ttl: Millis::from_millis(1_500),
+        signals: Signals::implied_by(Status::Failed),
+        ttl: Some(Millis::from_millis(1_500)),
+        detector: Detector::Fixed,
+        check: None,
         registered_at: Timestamp(START.0 + 1),
         revision: Seq(2),
     }
@@ -54,6 +63,7 @@ fn plain() -> Instance {
         tags: [].into(),
         metadata: metadata(&[]),
         status: Status::Healthy,
+        signals: Signals::default(),
         ..full()
     }
 }
@@ -75,7 +85,18 @@ fn one_of_each() -> Vec<Event> {
     let never = Arithmetic { last_heartbeat: None, ..overdue };
     let status = |from, to, reason, health, overdue| {
         let key = subject();
-        Event::StatusChanged { key, from, to, reason, health, overdue }
+        let signals = Signals::implied_by(to);
+        Event::StatusChanged {
+            key,
+            from,
+            to,
+            signals,
+            reason,
+            health,
+            overdue,
+            probe: None,
+            flaps: None,
+        }
     };
     let registered =
         |outcome, instance| Event::Registered { outcome, instance: Arc::new(instance) };
@@ -96,7 +117,12 @@ fn one_of_each() -> Vec<Event> {
         registered(Unchanged, full()),
         updated(Replaced, vec!["mode", "weight", "tags", "metadata"]),
         updated(Unchanged, vec![]),
-        Event::ModeChanged { key: key.clone(), from: Mode::Active, to: Mode::Draining },
+        Event::ModeChanged {
+            key: key.clone(),
+            from: Mode::Active,
+            to: Mode::Draining,
+            until: None,
+        },
         status(Status::Healthy, Status::Unstable, StatusReason::LateHeartbeat, None, Some(overdue)),
         status(
             Status::Unstable,
@@ -131,9 +157,85 @@ fn one_of_each() -> Vec<Event> {
     ]
 }
 
+/// What came with format 2, in each shape that it has.
+fn one_of_each_since_checks() -> Vec<Event> {
+    let (key, millis) = (subject(), Millis::from_millis);
+    let check = Check {
+        kind: CheckKind::Http,
+        port: Some(8081),
+        path: "/health".into(),
+        method: CheckMethod::Head,
+        expect: Some("all \"well\"".into()),
+        service: "".into(),
+        tls: true,
+        interval: millis(10_000),
+        timeout: millis(2_000),
+        initial_delay: millis(500),
+        failures: 3,
+        passes: 2,
+        deregister_after: Some(millis(3_600_000)),
+        registered_from: Some([10, 0, 0, 7].into()),
+    };
+    let signals = Signals {
+        late: true,
+        reported_failing: false,
+        probe: Some(ProbeVerdict::Failing),
+        flapping: false,
+    };
+    let probed = Instance {
+        ttl: None,
+        detector: Detector::PHI,
+        check: Some(Arc::new(check)),
+        mode: Mode::Draining,
+        drain_until: Some(Timestamp(START.0 + 30_000_000)),
+        status: signals.status(),
+        signals,
+        ..full()
+    };
+    let evidence = Evidence {
+        outcome: ProbeOutcome::Rejected,
+        status: Some(503),
+        latency: millis(17),
+        error: Some("status 503".into()),
+        in_a_row: 3,
+    };
+    let moved = |from: Status, signals: Signals, reason, probe, flaps| Event::StatusChanged {
+        key: subject(),
+        from,
+        to: signals.status(),
+        signals,
+        reason,
+        health: None,
+        overdue: None,
+        probe,
+        flaps,
+    };
+    let flaps = Some(Flaps { changes: 6, window: millis(60_000) });
+    let flapping = Signals { flapping: true, ..signals };
+    let inputs = GuardInputs { late: 3, gone: 1, living: 5 };
+    let over = Some(key.service.clone());
+    let limit = millis(75_000);
+    let left = GuardLeft { over: None, inputs, end: GuardEnd::Elapsed, held_for: limit, held: 3 };
+    vec![
+        Event::Registered { outcome: Outcome::Replaced, instance: Arc::new(probed) },
+        Event::ModeChanged { key, from: Mode::Active, to: Mode::Draining, until: Some(START) },
+        moved(Status::Healthy, signals, StatusReason::Probe, Some(evidence), None),
+        moved(Status::Failed, signals, StatusReason::Recovery, None, None),
+        moved(Status::Failed, flapping, StatusReason::Flapping, None, flaps),
+        moved(Status::Unstable, signals, StatusReason::Settled, None, flaps),
+        Event::Note(Note::GuardEntered(GuardEntered { over: over.clone(), inputs, limit })),
+        Event::Note(Note::GuardEntered(GuardEntered { over: None, inputs, limit })),
+        Event::Note(Note::GuardLeft(left.clone())),
+        Event::Note(Note::GuardLeft(GuardLeft { over, end: GuardEnd::Recovered, ..left })),
+    ]
+}
+
 /// The changes of the fixture: the second half has no caller, trace and cause.
 fn fixture_changes() -> Vec<Change> {
-    let events = one_of_each();
+    changes_of(one_of_each())
+}
+
+fn changes_of(events: Vec<Event>) -> Vec<Change> {
     let half = events.len() as u64 / 2;
     (1..)
         .zip(events)
@@ -185,11 +287,15 @@ fn line_of(row: &Row) -> String {
 }
 
 #[test]
-fn rows_of_format_1_decode_for_ever() {
+fn rows_of_every_format_decode_for_ever() {
     let decoded: Vec<Change> =
         PAYLOADS_V1.lines().map(|line| codec::decode(&row_of(line)).unwrap()).collect();
     assert_eq!(decoded, fixture_changes());
-    let covered = |kind: Kind| decoded.iter().any(|change| change.event.kind() == kind);
+    let since: Vec<Change> =
+        PAYLOADS_V2.lines().map(|line| codec::decode(&row_of(line)).unwrap()).collect();
+    assert_eq!(since, changes_of(one_of_each_since_checks()));
+    let covered =
+        |kind: Kind| decoded.iter().chain(&since).any(|change| change.event.kind() == kind);
     for kind in Kind::ALL {
         let is_change = kind.class() == Class::Changes;
         assert_eq!(
@@ -202,12 +308,12 @@ fn rows_of_format_1_decode_for_ever() {
 
 /// Whoever changes what is written, adds a format and a fixture.
 #[test]
-fn what_is_written_today_is_format_1_to_the_letter() {
-    assert_eq!(FORMAT, 1, "give the new format a fixture, and compare with that one");
-    let written =
-        fixture_changes().into_iter().map(|change| line_of(&codec::encode(&change, "n1")));
-    for (written, stored) in written.zip(PAYLOADS_V1.lines()) {
-        assert_eq!(written, stored);
+fn what_is_written_today_is_the_oldest_format_that_can_say_it() {
+    assert_eq!(FORMAT, 2, "give the new format a fixture, and compare with that one");
+    let since = changes_of(one_of_each_since_checks());
+    for (changes, stored) in [(fixture_changes(), PAYLOADS_V1), (since, PAYLOADS_V2)] {
+        let written = changes.iter().map(|change| line_of(&codec::encode(change, "n1")));
+        assert!(written.eq(stored.lines()), "write a fixture of what is new, never edit one");
     }
 }
 
@@ -224,7 +330,7 @@ fn a_row_of_another_world_is_refused_with_the_reason() {
     changed.caller = Some("somebody else".into());
     assert!(matches!(codec::decode(&changed), Err(DecodeError::Checksum { .. })));
     for (edit, reason) in [
-        ((|row| row.format = 2) as fn(&mut Row), "format 2 is newer than this program"),
+        ((|row| row.format = 3) as fn(&mut Row), "format 3 is newer than this program"),
         (|row| row.kind = "lookup".into(), "lookup is traffic, not a change"),
         (|row| row.kind = "exploded".into(), "unknown kind \"exploded\""),
         (|row| row.data = row.data.replace("created", "cremated"), "unknown word \"cremated\""),

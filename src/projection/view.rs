@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::domain::registry::Service;
 use crate::domain::selection::{Filter, Tier, select};
-use crate::domain::{Instance, Millis, Seq, ServiceKey, Status};
+use crate::domain::{Instance, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// One instance in a view, with its lease and, once somebody needed it, its text.
@@ -74,7 +74,7 @@ impl ServiceView {
     /// how its leases stood then: all entries share one that is for show, and no answer may show it.
     #[must_use]
     pub fn of_the_past(key: ServiceKey, service: &Service) -> Self {
-        let lease = Arc::new(Lease::for_show(Millis::ZERO));
+        let lease = Arc::new(Lease::for_show(None));
         let entry = |instance| Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&lease)));
         Self::new(key, service.revision, service.instances.values().map(entry).collect())
     }

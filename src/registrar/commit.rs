@@ -169,7 +169,9 @@ impl Registrar {
     /// Puts new leases into the queue of deadlines.
     pub(super) fn watch(&mut self, granted: Vec<Grant>, now: Monotonic) {
         for Grant { instance, lease } in granted {
-            let due = now.plus(lease.late_after());
+            // One without an end is not watched.
+            let Some(late_after) = lease.late_after() else { continue };
+            let due = now.plus(late_after);
             let tracked =
                 Tracked { key: instance.key.clone(), incarnation: instance.incarnation, lease };
             self.deadlines.push(due, Arc::new(tracked));

@@ -105,6 +105,9 @@ pub(super) fn key_of(command: &Command) -> Option<&InstanceKey> {
         Command::Deregister(deregister) => Some(&deregister.key),
         Command::Heartbeat(heartbeat) => Some(&heartbeat.key),
         Command::MarkLate(overdue) | Command::Expire(overdue) => Some(&overdue.key),
+        Command::Judge(judge) => Some(&judge.key),
+        Command::Damp(damp) => Some(&damp.key),
+        Command::Retire(retire) => Some(&retire.key),
         Command::Note(_) | Command::Checkpoint => None,
     }
 }

@@ -201,7 +201,7 @@ impl Registrar {
         let published = self.publisher.publish(&self.registry, &all, |instance, _| {
             let Life { last_heartbeat, registration } =
                 lives.get(&instance.key).copied().unwrap_or_default();
-            Lease::replayed(instance.ttl, instance.status, last_heartbeat, registration, now)
+            Lease::replayed(instance.ttl, instance.signals.late, last_heartbeat, registration, now)
         });
         self.watch(published.granted, now);
         self.telemetry.shifted(&published.shifts);

@@ -29,6 +29,8 @@ pub(super) struct Due {
     before: Mark,
     seen: Reading,
     counts_from: Monotonic,
+    /// The silence that the lease allowed.
+    allowed: Millis,
     /// When the lease is to be looked at again once this is decided; never, for one that has run out.
     next: Option<Monotonic>,
 }
@@ -42,19 +44,22 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         && let Some(tracked) = queue.pop_due(now)
     {
         let lease = &tracked.lease;
+        let (Some(late_after), Some(expires_after)) = (lease.late_after(), lease.expires_after())
+        else {
+            continue;
+        };
         let seen = lease.word().read();
         if seen.mark() == Mark::Closed {
             continue;
         }
         let counts_from = Monotonic(seen.renewed_at()).max(awake_since);
-        let (late_at, expires_at) =
-            (counts_from.plus(lease.late_after()), counts_from.plus(lease.ttl()));
+        let (late_at, expires_at) = (counts_from.plus(late_after), counts_from.plus(expires_after));
         let verdict = match seen.mark() {
             _ if now >= expires_at => Verdict::Expired,
             Mark::Open if now >= late_at => Verdict::Late,
             // Only a renewal revives, not the grace that a stall gives.
             Mark::Late
-                if Monotonic(seen.renewed_at()).plus(lease.late_after()) > now
+                if Monotonic(seen.renewed_at()).plus(late_after) > now
                     && lease.renewed_in_this_run(seen) =>
             {
                 Verdict::Revived
@@ -75,7 +80,7 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         };
         if !lease.word().mark(seen, mark) {
             // Renewed between the two looks: it lives. Look again when its new deadline comes.
-            queue.push(now.plus(lease.late_after()), tracked);
+            queue.push(now.plus(late_after), tracked);
             continue;
         }
         let next = match verdict {
@@ -83,7 +88,8 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
             Verdict::Revived => Some(late_at),
             Verdict::Expired => None,
         };
-        found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from, next });
+        let allowed = if verdict == Verdict::Late { late_after } else { expires_after };
+        found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from, allowed, next });
     }
     found
 }
@@ -102,11 +108,9 @@ impl Due {
             let sign_of_life = last_heartbeat.map_or(registered_at, |heartbeat| heartbeat.at);
             clock.wall().since(sign_of_life).max(now.since(self.counts_from))
         };
-        let ttl = lease.ttl();
-        let deadline = match self.verdict {
-            Verdict::Late => self.counts_from.plus(lease.late_after()),
-            Verdict::Expired | Verdict::Revived => self.counts_from.plus(ttl),
-        };
+        // What has no ttl is never due.
+        let ttl = lease.ttl().unwrap_or_default();
+        let deadline = self.counts_from.plus(self.allowed);
         let interval = (ttl.millis() / 4).max(1);
         let overdue = Overdue {
             key: key.clone(),

@@ -76,7 +76,7 @@ impl Registrar {
         }
         entry.lease.word().renew_unless_closed(self.shared.clock.monotonic().0).ok()?;
         entry.lease.saw_heartbeat(self.shared.clock.wall());
-        if heartbeat.health.is_some_and(|health| health.contradicts(entry.instance.status)) {
+        if heartbeat.health.is_some_and(|health| health.contradicts(entry.instance.signals)) {
             // What it says of itself can't be written: it must not be told that it was heard.
             return None;
         }

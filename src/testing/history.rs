@@ -8,12 +8,15 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::{key_in, register, trace};
+use crate::domain::check::{Check, CheckKind, CheckMethod};
 use crate::domain::command::{
-    Deregister, Heartbeat, MetadataPatch, Precondition, Register, Update,
+    Damp, Deregister, Ground, Heartbeat, Judge, MetadataPatch, Precondition, Register, Retire,
+    Update,
 };
 use crate::domain::event::{Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
+use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
-use crate::domain::{Command, InstanceKey, Millis, Mode, Registry, Seq, Timestamp};
+use crate::domain::{Command, Detector, InstanceKey, Millis, Mode, Registry, Seq, Timestamp};
 
 /// One step of a history.
 #[derive(Clone, Debug)]
@@ -41,6 +44,12 @@ pub(crate) enum Wish {
     MarkLate(Life, Arithmetic),
     /// The ttl has passed.
     Expire(Life, Arithmetic),
+    /// A probe's verdict.
+    Judge(Life, ProbeVerdict),
+    /// The damping begins or ends.
+    Damp(Life, bool),
+    /// The end of its drain, or of the patience with its check.
+    Retire(Life, bool),
     /// A hash of the state.
     Checkpoint,
     /// A gap of the log.
@@ -106,6 +115,29 @@ impl Step {
             Wish::Expire(life, arithmetic) => {
                 Command::Expire(Overdue { key, incarnation: incarnation(life), arithmetic })
             }
+            Wish::Judge(life, verdict) => {
+                let evidence = Evidence {
+                    outcome: ProbeOutcome::Rejected,
+                    status: Some(503),
+                    latency: Millis::from_millis(12),
+                    error: Some("status 503".into()),
+                    in_a_row: 3,
+                };
+                Command::Judge(Judge { key, incarnation: incarnation(life), verdict, evidence })
+            }
+            Wish::Damp(life, flapping) => {
+                let flaps = Flaps { changes: 5, window: Millis::from_millis(60_000) };
+                Command::Damp(Damp { key, incarnation: incarnation(life), flapping, flaps })
+            }
+            Wish::Retire(life, drained) => {
+                let until = living.and_then(|living| living.drain_until).unwrap_or_default();
+                let ground = match drained {
+                    true => Ground::Drained { until },
+                    false => Ground::Failed { after: PATIENCE },
+                };
+                let incarnation = incarnation(life);
+                Command::Retire(Retire { key, incarnation, ground, cause: None })
+            }
             Wish::Checkpoint => Command::Checkpoint,
             Wish::Gap(gap) => Command::Note(Note::LogGap(gap)),
         }
@@ -142,6 +174,9 @@ fn wish() -> impl Strategy<Value = Wish> {
         4 => (life(), option::of(health())).prop_map(|(life, h)| Wish::Heartbeat(life, h)),
         3 => (life(), arithmetic()).prop_map(|(life, a)| Wish::MarkLate(life, a)),
         1 => (life(), arithmetic()).prop_map(|(life, a)| Wish::Expire(life, a)),
+        3 => (life(), verdict()).prop_map(|(life, verdict)| Wish::Judge(life, verdict)),
+        2 => (life(), any::<bool>()).prop_map(|(life, on)| Wish::Damp(life, on)),
+        2 => (life(), any::<bool>()).prop_map(|(life, drained)| Wish::Retire(life, drained)),
         1 => Just(Wish::Checkpoint),
         1 => gap().prop_map(Wish::Gap),
     ]
@@ -164,6 +199,37 @@ fn life() -> impl Strategy<Value = Life> {
 /// Health in a heartbeat.
 pub(crate) fn health() -> impl Strategy<Value = Health> {
     prop_oneof![Just(Health::Passing), Just(Health::Failing)]
+}
+
+fn verdict() -> impl Strategy<Value = ProbeVerdict> {
+    prop::sample::select(ProbeVerdict::ALL)
+}
+
+/// How long a failing check of these histories is borne.
+const PATIENCE: Millis = Millis::from_millis(90_000);
+
+fn check() -> impl Strategy<Value = Check> {
+    let kind = prop::sample::select(CheckKind::ALL);
+    (kind, text(), any::<bool>(), option::of(1_u16..3)).prop_map(|(kind, text, one, port)| Check {
+        kind,
+        port,
+        path: "/health".into(),
+        method: if one { CheckMethod::Get } else { CheckMethod::Head },
+        expect: one.then(|| text.clone()),
+        service: text,
+        tls: !one,
+        interval: Millis::from_millis(10_000),
+        timeout: Millis::from_millis(2_000),
+        initial_delay: Millis::ZERO,
+        failures: 3,
+        passes: 1,
+        deregister_after: one.then_some(PATIENCE),
+        registered_from: one.then_some([10, 0, 0, 7].into()),
+    })
+}
+
+fn detector() -> impl Strategy<Value = Detector> {
+    prop_oneof![3 => Just(Detector::Fixed), 1 => Just(Detector::PHI)]
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -190,8 +256,10 @@ fn registration() -> impl Strategy<Value = Register> {
     let settings = (option::of(mode()), option::of(0_u16..3), option::of(text()));
     let labels = (vec(text(), 0..3), vec((text(), text()), 0..3));
     let ttl = prop_oneof![Just(15_000), Just(1_000), Just(86_400_000), Just(1_500)];
-    (endpoint, settings, labels, ttl).prop_map(
-        |(endpoint, (mode, weight, version), (tags, metadata), ttl)| Register {
+    let ttl = option::weighted(0.8, ttl.prop_map(Millis::from_millis));
+    let found = (ttl, detector(), option::of(check()));
+    (endpoint, settings, labels, found).prop_map(
+        |(endpoint, (mode, weight, version), (tags, metadata), (ttl, detector, check))| Register {
             endpoint,
             version: version.clone(),
             zone: version,
@@ -199,7 +267,9 @@ fn registration() -> impl Strategy<Value = Register> {
             tags: tags.into(),
             metadata: metadata.into_iter().collect(),
             mode,
-            ttl: Millis::from_millis(ttl),
+            ttl,
+            detector,
+            check: check.map(Into::into),
             ..register(&key_in("default", "placeholder", "x"))
         },
     )
@@ -211,14 +281,17 @@ fn patch() -> impl Strategy<Value = Update> {
         4 => vec((text(), option::of(text())), 0..4)
             .prop_map(|entries| MetadataPatch::Merge(entries.into())),
     ];
-    (option::of(mode()), option::of(0_u16..3), option::of(vec(text(), 0..3)), option::of(metadata))
-        .prop_map(|(mode, weight, tags, metadata)| Update {
+    let modes = (option::of(mode()), option::of(instant()));
+    (modes, option::of(0_u16..3), option::of(vec(text(), 0..3)), option::of(metadata)).prop_map(
+        |((mode, drain_until), weight, tags, metadata)| Update {
             mode,
+            drain_until,
             weight,
             tags: tags.map(Vec::into_boxed_slice),
             metadata,
             ..super::update(&key_in("default", "placeholder", "x"))
-        })
+        },
+    )
 }
 
 /// The figures of a lease that has run for too long.

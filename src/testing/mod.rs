@@ -11,8 +11,8 @@ use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 use crate::domain::command::{Deregister, Heartbeat, Precondition, Register, Update};
 use crate::domain::instance::{Endpoint, Metadata};
 use crate::domain::{
-    Command, InstanceId, InstanceKey, Millis, Namespace, ServiceKey, ServiceName, Timestamp,
-    TraceRef,
+    Command, Detector, InstanceId, InstanceKey, Millis, Namespace, ServiceKey, ServiceName,
+    Timestamp, TraceRef,
 };
 
 /// 2026-11-21T08:00:00Z, where the tests' wall clocks start.
@@ -50,7 +50,9 @@ pub(crate) fn register(key: &InstanceKey) -> Register {
         tags: Box::default(),
         metadata: Metadata::default(),
         mode: None,
-        ttl: Millis::from_millis(15_000),
+        ttl: Some(Millis::from_millis(15_000)),
+        detector: Detector::Fixed,
+        check: None,
         precondition: Precondition::None,
     }
 }
@@ -60,6 +62,7 @@ pub(crate) fn update(key: &InstanceKey) -> Update {
     Update {
         key: key.clone(),
         mode: None,
+        drain_until: None,
         weight: None,
         tags: None,
         metadata: None,

@@ -6,7 +6,8 @@ use crate::clock::ManualClock;
 use crate::domain::command::{Precondition, Register};
 use crate::domain::event::{Event, Kind, LogGap, Outcome};
 use crate::domain::{
-    Change, Command, Instance, InstanceKey, Millis, Mode, Rejection, Seq, Status, Timestamp,
+    Change, Command, Detector, Instance, InstanceKey, Millis, Mode, Rejection, Seq, Signals,
+    Status, Timestamp,
 };
 use crate::log::ChangeLog;
 use crate::log::memory::{Fault, MemoryLog};
@@ -229,8 +230,12 @@ fn theirs(rig: &Rig, key: &InstanceKey) -> Change {
         tags,
         metadata,
         mode: Mode::Active,
+        drain_until: None,
         status: Status::Healthy,
+        signals: Signals::default(),
         ttl,
+        detector: Detector::Fixed,
+        check: None,
         registered_at: START,
         revision: seq,
     });

@@ -3,7 +3,7 @@
 use super::{Rig, eventually};
 use crate::domain::command::Register;
 use crate::domain::event::{Arithmetic, HeartbeatRef, StatusReason};
-use crate::domain::{Command, Event, InstanceKey, Millis, Seq, Status};
+use crate::domain::{Command, Event, InstanceKey, Millis, Seq, Signals, Status};
 use crate::lease::word::Mark;
 use crate::registrar::Refused;
 use crate::testing::{heartbeat, key, register, trace};
@@ -13,7 +13,7 @@ fn a() -> InstanceKey {
 }
 
 fn with_ttl(millis: u64) -> Command {
-    Command::Register(Register { ttl: Millis::from_millis(millis), ..register(&a()) })
+    Command::Register(Register { ttl: Some(Millis::from_millis(millis)), ..register(&a()) })
 }
 
 /// The arithmetic of the plainest registration, whose ttl is 15 s.
@@ -60,9 +60,12 @@ async fn who_falls_silent_turns_unstable_and_expires_and_the_events_say_why() {
         key: a(),
         from: Status::Healthy,
         to: Status::Unstable,
+        signals: Signals::implied_by(Status::Unstable),
         reason: StatusReason::LateHeartbeat,
         health: None,
         overdue: Some(arithmetic(Some(last), 10_000, 2, 0)),
+        probe: None,
+        flaps: None,
     };
     assert_eq!(late.event, expected);
 
@@ -112,9 +115,12 @@ async fn a_heartbeat_revives_who_was_late() {
         key: a(),
         from: Status::Unstable,
         to: Status::Healthy,
+        signals: Signals::default(),
         reason: StatusReason::Recovery,
         health: None,
         overdue: None,
+        probe: None,
+        flaps: None,
     };
     assert_eq!(change.event, recovery);
     assert_eq!(asked.instance.unwrap().status, Status::Healthy);

@@ -126,8 +126,8 @@ async fn the_past_answers_what_it_answered() {
         }
         assert!(by_time * 2 > kept.len(), "seed {seed}: only {by_time} of {asked} by time");
         let kinds = server.sql("SELECT DISTINCT kind FROM events WHERE service IS NOT NULL");
-        // One of heartbeats, lookups, registrations, patches of both kinds, statuses, goodbyes, expiries.
-        assert_eq!(kinds.len(), 8, "seed {seed}: the script left something out: {kinds:?}");
+        // One of heartbeats, lookups, registrations, patches of both kinds, statuses, signals, goodbyes, expiries.
+        assert_eq!(kinds.len(), 9, "seed {seed}: the script left something out: {kinds:?}");
         assert_eq!(server.page().await.sum("rollcall_lookups_total", &[]), counted);
         // What comes after the questions in the log comes after all that they could have left there.
         server.call("GET", "/v1/services/witness/instances", None).await;

@@ -99,8 +99,8 @@ impl Found {
     fn is_overtaken(&mut self, columns: &Columns<'_>) -> bool {
         let [namespace, service, instance, _] = columns.names;
         // The registry's own, and what found everything as it was asked for, change nothing but the head.
-        if service.is_empty()
-            || (columns.numbers.3 == FORMAT && columns.data.starts_with(UNCHANGED))
+        if instance.is_empty()
+            || (columns.numbers.3 <= FORMAT && columns.data.starts_with(UNCHANGED))
         {
             return true;
         }
@@ -121,9 +121,8 @@ impl Found {
                     (*outcome != Outcome::Unchanged, true)
                 }
                 Event::ModeChanged { from, to, .. } => (from != to, false),
-                Event::StatusChanged { .. }
-                | Event::Deregistered { .. }
-                | Event::Expired { .. } => (true, false),
+                Event::StatusChanged { from, to, .. } => (from != to, false),
+                Event::Deregistered { .. } | Event::Expired { .. } => (true, false),
                 Event::Note(_) => (false, false),
             };
             if effective {
