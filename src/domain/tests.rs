@@ -84,6 +84,7 @@ fn overdue(incarnation: u64) -> Overdue {
         missed: 4,
         late: second,
         grace: Millis::ZERO,
+        accrual: None,
     };
     Overdue { key: a(), incarnation: Seq(incarnation), arithmetic }
 }

@@ -151,12 +151,13 @@ impl Registrar {
         let touched: BTreeSet<ServiceKey> = keys.map(|key| key.service.clone()).collect();
         let published = self.publisher.publish(&self.registry, &touched, |instance, same_life| {
             if let Some(lease) = same_life {
-                return lease.regranted(instance.ttl, now);
+                return lease.regranted(instance.ttl, now).judged_by(instance.detector);
             }
             // A life that begins here began with one of these: its incarnation is that change's number.
             let began = changes.binary_search_by_key(&instance.incarnation, |c| c.seq);
             let registration = began.map(|position| changes[position].trace);
             Lease::granted(instance.ttl, now, registration.unwrap_or_default())
+                .judged_by(instance.detector)
         });
         self.hub.published(changes, touched.iter(), now);
         for entry in &published.ended {
@@ -247,9 +248,12 @@ impl Registrar {
         if let Some(entry) = &entry
             && is_sign_of_life(command)
         {
-            entry.lease.word().open(self.shared.clock.monotonic().0);
-            if matches!(command, Command::Heartbeat(_)) {
-                entry.lease.saw_heartbeat(self.shared.clock.wall());
+            let now = self.shared.clock.monotonic();
+            match command {
+                Command::Heartbeat(_) => entry.lease.revive(now, self.shared.clock.wall()),
+                _ => {
+                    entry.lease.word().open(now.0);
+                }
             }
         }
         Applied {

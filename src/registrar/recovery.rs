@@ -201,7 +201,9 @@ impl Registrar {
         let published = self.publisher.publish(&self.registry, &all, |instance, _| {
             let Life { last_heartbeat, registration } =
                 lives.get(&instance.key).copied().unwrap_or_default();
-            Lease::replayed(instance.ttl, instance.signals.late, last_heartbeat, registration, now)
+            let late = instance.signals.late;
+            Lease::replayed(instance.ttl, late, last_heartbeat, registration, now)
+                .judged_by(instance.detector)
         });
         self.watch(published.granted, now);
         self.telemetry.shifted(&published.shifts);
