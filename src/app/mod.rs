@@ -301,6 +301,8 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
         write_timeout: settings.write_timeout,
         traffic_flush: settings.traffic_flush,
         checkpoint_every: u64::from(settings.checkpoint_every),
+        flap_limit: settings.flap_limit,
+        flap_window: settings.flap_window,
         node: settings.node.as_str().to_owned(),
     }
 }

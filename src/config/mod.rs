@@ -99,6 +99,10 @@ settings! {
     watch_write_timeout: Duration = "30s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Lease of an instance that registers without a ttl.
     default_ttl: Duration = "15s", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
+    /// How many changes of status within the flap window an instance may make; one more holds it at unstable, 0 never does.
+    flap_limit: u32 = "5", "COUNT", |v| check::number(v, 0, 1_000);
+    /// The flap window; an instance that is held is let go when it was quiet for as long.
+    flap_window: Duration = "60s", "DURATION", |v| check::between(v, SECOND, HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
     /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.

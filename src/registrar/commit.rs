@@ -9,6 +9,7 @@ use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
 use super::sweep::{self, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
+use super::timers::Action;
 use crate::clock::Monotonic;
 use crate::domain::command::Command;
 use crate::domain::event::Note;
@@ -30,17 +31,19 @@ impl Registrar {
         let sweep = TraceContext::root();
         let started = clock.wall();
         let due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX);
+        let timers = self.due_timers(SWEEP_MAX - due.len());
         if due.iter().any(|due| due.verdict == Verdict::Expired) {
             // The last heartbeat of those who expire may still wait for its number.
             self.flush_all();
             if self.trouble.is_some() {
                 due.into_iter()
                     .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
+                timers.into_iter().for_each(|timer| self.timers.put_back(timer));
                 self.answer_without_log(commands.into_iter().map(Work::from).collect());
                 return;
             }
         }
-        let mut works = Vec::with_capacity(commands.len() + due.len());
+        let mut works = Vec::with_capacity(commands.len() + due.len() + timers.len());
         for due in due {
             let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
             let command = due.command(&*clock, registered_at.unwrap_or_default());
@@ -50,6 +53,8 @@ impl Registrar {
             let request = Request { command, caller: None, trace };
             works.push(Work { request, origin: Origin::Sweep(due) });
         }
+        let window = self.pace.flaps.window;
+        works.extend(timers.into_iter().map(|timer| Work::timer(timer, window)));
         works.extend(commands.into_iter().map(Work::from));
         if works.is_empty() {
             return;
@@ -159,6 +164,10 @@ impl Registrar {
             Lease::granted(instance.ttl, now, registration.unwrap_or_default())
                 .judged_by(instance.detector)
         });
+        for change in changes {
+            self.time(change, now);
+            self.damp(change, now);
+        }
         self.hub.published(changes, touched.iter(), now);
         for entry in &published.ended {
             entry.lease.word().close();
@@ -231,6 +240,11 @@ impl Registrar {
                         expired.push((change, Some(registration).filter(TraceRef::is_some)));
                     }
                     due.settle(&mut self.deadlines);
+                }
+                Origin::Timer(timer) => {
+                    if let (Ok(Some(_)), Action::Retire { ground, .. }) = (&change, timer.action) {
+                        self.telemetry.retired(ground);
+                    }
                 }
                 Origin::Own => {}
             }

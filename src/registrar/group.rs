@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
 use super::sweep::Due;
+use super::timers::Timer;
 use crate::domain::registry::PreImage;
 use crate::domain::{
-    Change, Command, InstanceKey, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+    Change, Command, InstanceKey, Millis, Registry, Rejection, Timestamp, TraceRef, decide, fold,
 };
 use crate::telemetry::propagation::TraceContext;
 
@@ -22,6 +23,12 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// A deadline that is due, in a trace of its own; `window` is how long an instance that flapped has to be quiet.
+    pub(super) fn timer(timer: Timer, window: Millis) -> Self {
+        let work = Self::own(timer.command(window));
+        Self { origin: Origin::Timer(timer), ..work }
+    }
+
     /// A command of the registry's own, in a trace of its own.
     pub(super) fn own(command: Command) -> Self {
         let ids = TraceContext::root();
@@ -48,6 +55,8 @@ pub(super) enum Origin {
     },
     /// From the sweep of the leases.
     Sweep(Due),
+    /// From a deadline of a single instance.
+    Timer(Timer),
     /// From the registry itself.
     Own,
 }

@@ -15,6 +15,7 @@
 
 mod buffer;
 mod commit;
+mod damping;
 mod flush;
 mod group;
 mod handle;
@@ -26,6 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod timers;
 mod trouble;
 
 use std::sync::Arc;
@@ -60,6 +62,10 @@ pub struct Config {
     pub traffic_flush: Duration,
     /// Changes between two checkpoints.
     pub checkpoint_every: u64,
+    /// Changes of status within the window that an instance may make before it is damped; 0 damps nobody.
+    pub flap_limit: u32,
+    /// That window, and how long an instance must be quiet before it is let go.
+    pub flap_window: Duration,
     /// Name of this node, for the `started` event.
     pub node: String,
 }
@@ -72,6 +78,8 @@ impl Default for Config {
             write_timeout: Duration::from_secs(5),
             traffic_flush: Duration::from_millis(50),
             checkpoint_every: 10_000,
+            flap_limit: 5,
+            flap_window: Duration::from_secs(60),
             node: "rollcall".to_owned(),
         }
     }
@@ -113,6 +121,10 @@ pub fn start(
     let pace = thread::Pace {
         flush_every: Millis::from(config.traffic_flush),
         checkpoint_every: config.checkpoint_every,
+        flaps: damping::Limits {
+            changes: config.flap_limit,
+            window: Millis::from(config.flap_window),
+        },
     };
     let (node, told) = (config.node.clone(), readiness.clone());
     let publisher = Publisher::new(projection);

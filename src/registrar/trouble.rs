@@ -56,6 +56,7 @@ impl Registrar {
                     let _ = reply.send(answer);
                 }
                 Origin::Sweep(due) => due.take_back(&mut self.deadlines, now),
+                Origin::Timer(timer) => self.timers.put_back(timer),
                 Origin::Own => {}
             }
         }

@@ -151,6 +151,10 @@ metrics! {
         [], "Time from a lease's deadline to its expiry in the log.";
     EXPIRIES = "rollcall_expiries_total", Counter, Count,
         [REASON], "Instances that the registry removed.";
+    FLAP_DAMPINGS = "rollcall_flap_dampings_total", Counter, Count,
+        [OUTCOME], "Instances that were held at unstable because their status changed too often, and what became of it.";
+    DAMPED_INSTANCES = "rollcall_damped_instances", Gauge, Count,
+        [], "Instances held at unstable now because their status changed too often.";
     WATCHERS = "rollcall_watchers", Gauge, Count,
         [TRANSPORT], "Long polls that wait and streams that are open.";
     WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
@@ -384,6 +388,20 @@ label_values! {
     ExpiryReason {
         /// No heartbeat for a whole ttl.
         NoHeartbeat = "no_heartbeat",
+        /// Its drain had a deadline, which has passed.
+        Drained = "drained",
+        /// Its check had been failing for as long as its registration allows.
+        CheckFailed = "check_failed",
+    }
+
+    /// What became of the damping of an instance.
+    DampingOutcome {
+        /// It is held at unstable from now on.
+        Begun = "begun",
+        /// It was quiet for long enough and was let go.
+        Settled = "settled",
+        /// It left, or began another life.
+        Left = "left",
     }
 
     /// How a watcher is told.
