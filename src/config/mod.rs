@@ -102,7 +102,7 @@ settings! {
     /// How many changes of status within the flap window an instance may make; one more holds it at unstable, 0 never does.
     flap_limit: u32 = "5", "COUNT", |v| check::number(v, 0, 1_000);
     /// The flap window; an instance that is held is let go when it was quiet for as long.
-    flap_window: Duration = "60s", "DURATION", |v| check::between(v, SECOND, HOUR);
+    flap_window: Duration = "1m", "DURATION", |v| check::between(v, SECOND, HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
     /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Counting is pure and sees only changes that are in the log; a log that can't be written changes nothing. Memory
-//! follows the changes of the last window. Called by the registrar's thread; [`super::timers`] holds the deadlines.
+//! follows the changes of the last window, and of one that is damped nothing more is counted: however fast it flaps, it
+//! costs a few entries. Called by the registrar's thread; [`super::timers`] holds the deadlines.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -145,11 +146,14 @@ impl Damping {
         }
         let track = self.track(key, status, now);
         track.status = status;
-        track.recent += 1;
         track.last = now;
-        let Track { id, recent, damped, .. } = *track;
+        if track.damped {
+            return Step::None;
+        }
+        track.recent += 1;
+        let Track { id, recent, .. } = *track;
         self.changes.push_back((now, key.clone(), id));
-        match !damped && recent > self.limits.changes {
+        match recent > self.limits.changes {
             true => Step::Flaps(Flaps { changes: recent, window: self.limits.window }),
             false => Step::None,
         }
