@@ -52,7 +52,8 @@ pub(super) struct Life {
     pub(super) began: Option<Change>,
     /// The instance as it is, or as it last was.
     pub(super) instance: Arc<Instance>,
-    /// The last change of its status, and the status before; none if it never changed.
+    /// The last change of its status, or of its being held at `unstable`, and the status before; none if it never
+    /// changed.
     pub(super) moved: Option<(Change, Status)>,
     /// The last registration, which may have renewed the life rather than begun it.
     pub(super) renewed: Option<Change>,
@@ -178,6 +179,11 @@ impl Walk {
             life.renewed = Some(change.clone());
         }
         if before.revision == after.revision {
+            // One that was unstable for another reason may be held there now, or not any more.
+            if before.signals.flapping != after.signals.flapping {
+                life.moved = Some((change.clone(), before.status));
+            }
+            life.instance = after;
             return if renews { Step::Renewed } else { Step::Nothing };
         }
         let moved = before.status != after.status;

@@ -143,11 +143,16 @@ fn lease(lease: &Lease, clock: &dyn Clock, signals: Option<Signals>) -> LeaseTex
     let suspicion = lease
         .accrual(age)
         .map(|accrual| Suspicion { phi: accrual.phi(), mean_gap_ms: accrual.mean_gap.millis() });
+    // Heartbeats that should have come meanwhile, as the arithmetic of an expiry counts them.
+    let interval_ms = match &suspicion {
+        Some(suspicion) => Some(suspicion.mean_gap_ms),
+        None => ttl_ms.map(|ttl_ms| ttl_ms / 4),
+    };
     LeaseText {
         last_heartbeat_at: lease.last_heartbeat_at().map(rfc3339::format),
         age_ms,
         expires_in_ms: ends_ms.map(|ends_ms| ends_ms.saturating_sub(age_ms)),
-        missed: ttl_ms.map_or(0, |ttl_ms| age_ms / (ttl_ms / 4).max(1)),
+        missed: interval_ms.map_or(0, |interval_ms| age_ms / interval_ms.max(1)),
         load: lease.load(),
         suspicion,
         signals: signals.map(SignalsText::of),
