@@ -10,7 +10,7 @@ use super::inbox::QueuedCommand;
 use super::sweep::Due;
 use crate::domain::registry::PreImage;
 use crate::domain::{
-    Change, Command, InstanceKey, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+    Change, Command, InstanceKey, Quotas, Registry, Rejection, Timestamp, TraceRef, decide, fold,
 };
 use crate::telemetry::propagation::TraceContext;
 
@@ -65,7 +65,12 @@ pub(super) struct Decided {
 
 impl Decided {
     /// Decides `works` against `registry`, folding each event so that the next command sees it.
-    pub(super) fn new(registry: &mut Registry, works: Vec<Work>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        registry: &mut Registry,
+        quotas: &Quotas,
+        works: Vec<Work>,
+        now: Timestamp,
+    ) -> Self {
         let mut decided = Self {
             outcomes: Vec::with_capacity(works.len()),
             batch: Vec::with_capacity(works.len()),
@@ -75,11 +80,13 @@ impl Decided {
         };
         for work in &works {
             let Request { command, caller, trace } = &work.request;
-            let outcome = decide(registry, command, now).map(|decision| {
-                let change = decision?.into_change(registry, now, caller.clone(), *trace);
+            let outcome = decide(registry, command, now).and_then(|decision| {
+                let Some(decision) = decision else { return Ok(None) };
+                quotas.check(registry, &decision.event)?;
+                let change = decision.into_change(registry, now, caller.clone(), *trace);
                 decided.undo.push(fold(registry, &change));
                 decided.batch.push(Arc::new(change));
-                Some(decided.batch.len() - 1)
+                Ok(Some(decided.batch.len() - 1))
             });
             decided.outcomes.push(outcome);
         }

@@ -42,7 +42,7 @@ pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;
 
 use crate::clock::Clock;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
 use crate::watch::Hub;
@@ -60,6 +60,8 @@ pub struct Config {
     pub traffic_flush: Duration,
     /// Changes between two checkpoints.
     pub checkpoint_every: u64,
+    /// How many instances there may be.
+    pub quotas: Quotas,
     /// Name of this node, for the `started` event.
     pub node: String,
 }
@@ -72,6 +74,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(5),
             traffic_flush: Duration::from_millis(50),
             checkpoint_every: 10_000,
+            quotas: Quotas::default(),
             node: "rollcall".to_owned(),
         }
     }
@@ -113,6 +116,7 @@ pub fn start(
     let pace = thread::Pace {
         flush_every: Millis::from(config.traffic_flush),
         checkpoint_every: config.checkpoint_every,
+        quotas: config.quotas,
     };
     let (node, told) = (config.node.clone(), readiness.clone());
     let publisher = Publisher::new(projection);

@@ -15,7 +15,7 @@ use super::handle::Shared;
 use super::observe::Telemetry;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::{Millis, Registry, Timestamp};
+use crate::domain::{Millis, Quotas, Registry, Timestamp};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
@@ -31,6 +31,8 @@ pub(super) struct Pace {
     pub(super) flush_every: Millis,
     /// Changes between two checkpoints.
     pub(super) checkpoint_every: u64,
+    /// How many instances there may be.
+    pub(super) quotas: Quotas,
 }
 
 /// The registrar; lives on its thread.

@@ -19,6 +19,7 @@ mod harness;
 mod herd;
 mod impact;
 mod lifecycle;
+mod limits;
 mod lines;
 mod metrics;
 mod past;

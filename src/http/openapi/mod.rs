@@ -1,6 +1,7 @@
 //! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
+mod limits;
 mod past;
 
 use std::sync::LazyLock;
@@ -189,6 +190,7 @@ fn schemas() -> Value {
     let mut all = present();
     let past = past::schemas(&all);
     merge(&mut all, &past);
+    limits::add(&mut all);
     all
 }
 
