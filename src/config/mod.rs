@@ -95,6 +95,24 @@ settings! {
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How many connections may be open; the next ones wait to be accepted.
     max_connections: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many requests may be in progress; one more is answered 503. The last places are for heartbeats.
+    max_requests: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many long polls and streams may wait for changes; one more is answered 429.
+    max_watchers: u32 = "65536", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many of them one caller may have; off = as many as there may be.
+    max_watchers_per_caller: Option<u32> = "off", "COUNT|off", check::any;
+    /// How many instances may be registered in a namespace; a new one more is answered 429, off = any number.
+    max_instances_per_namespace: Option<u32> = "1000000", "COUNT|off", check::any;
+    /// How many instances may be registered in a service; a new one more is answered 429, off = any number.
+    max_instances_per_service: Option<u32> = "100000", "COUNT|off", check::any;
+    /// How many requests a second a caller may make, and as many heartbeats; more are answered 429, off = any number.
+    caller_rate: Option<u32> = "off", "PER_SECOND|off", |v: &Option<u32>| check::number(&v.unwrap_or(1), 1, 1_000_000);
+    /// How many requests a caller may make at once, if there is a rate.
+    caller_burst: u32 = "1000", "COUNT", |v| check::number(v, 1, 1_000_000);
+    /// How many questions about the past are worked on at once; the next ones wait for 2s and are then answered 503.
+    max_past_reads: u32 = "8", "COUNT", |v| check::number(v, 1, 512);
+    /// How long lookups may wait for their turn before some requests are answered 503, heartbeats last; off = none is.
+    shed_queue_time: Option<Duration> = "20ms", "DURATION|off", check::queue_time;
     /// How long the reader of a stream may take nothing before it is cut off; it resumes where it was.
     watch_write_timeout: Duration = "30s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Lease of an instance that registers without a ttl.
@@ -233,6 +251,10 @@ mod check {
             }
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn queue_time(value: &Option<Duration>) -> Result<(), String> {
+        value.as_ref().map_or(Ok(()), |time| between(time, super::MS, super::HOUR))
     }
 
     pub(super) fn size(value: &Option<super::Size>) -> Result<(), String> {

@@ -170,7 +170,7 @@ pub(super) async fn lookup(
     };
     drop((path, request));
     let waited = match wait {
-        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
+        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await?),
         None => None,
     };
     let head = if waited.is_some() { api.projection.head() } else { head };

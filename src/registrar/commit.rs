@@ -88,7 +88,8 @@ impl Registrar {
         let clock = self.clock();
         for _ in 0..CONFLICTS_MAX {
             let expected = self.registry.head();
-            let mut decided = Decided::new(&mut self.registry, works, clock.wall());
+            let mut decided =
+                Decided::new(&mut self.registry, &self.pace.quotas, works, clock.wall());
             decided.timings.decided = clock.wall();
             if decided.batch.is_empty() {
                 return self.complete(decided);

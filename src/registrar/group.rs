@@ -11,7 +11,8 @@ use super::sweep::Due;
 use super::timers::Timer;
 use crate::domain::registry::PreImage;
 use crate::domain::{
-    Change, Command, InstanceKey, Millis, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+    Change, Command, InstanceKey, Millis, Quotas, Registry, Rejection, Timestamp, TraceRef, decide,
+    fold,
 };
 use crate::telemetry::propagation::TraceContext;
 
@@ -74,7 +75,12 @@ pub(super) struct Decided {
 
 impl Decided {
     /// Decides `works` against `registry`, folding each event so that the next command sees it.
-    pub(super) fn new(registry: &mut Registry, works: Vec<Work>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        registry: &mut Registry,
+        quotas: &Quotas,
+        works: Vec<Work>,
+        now: Timestamp,
+    ) -> Self {
         let mut decided = Self {
             outcomes: Vec::with_capacity(works.len()),
             batch: Vec::with_capacity(works.len()),
@@ -84,11 +90,13 @@ impl Decided {
         };
         for work in &works {
             let Request { command, caller, trace } = &work.request;
-            let outcome = decide(registry, command, now).map(|decision| {
-                let change = decision?.into_change(registry, now, caller.clone(), *trace);
+            let outcome = decide(registry, command, now).and_then(|decision| {
+                let Some(decision) = decision else { return Ok(None) };
+                quotas.check(registry, &decision.event)?;
+                let change = decision.into_change(registry, now, caller.clone(), *trace);
                 decided.undo.push(fold(registry, &change));
                 decided.batch.push(Arc::new(change));
-                Some(decided.batch.len() - 1)
+                Ok(Some(decided.batch.len() - 1))
             });
             decided.outcomes.push(outcome);
         }

@@ -44,7 +44,7 @@ pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;
 
 use crate::clock::Clock;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
 use crate::watch::Hub;
@@ -66,6 +66,8 @@ pub struct Config {
     pub flap_limit: u32,
     /// That window, and how long an instance must be quiet before it is let go.
     pub flap_window: Duration,
+    /// How many instances there may be.
+    pub quotas: Quotas,
     /// Name of this node, for the `started` event.
     pub node: String,
 }
@@ -80,6 +82,7 @@ impl Default for Config {
             checkpoint_every: 10_000,
             flap_limit: 5,
             flap_window: Duration::from_secs(60),
+            quotas: Quotas::default(),
             node: "rollcall".to_owned(),
         }
     }
@@ -125,6 +128,7 @@ pub fn start(
             changes: config.flap_limit,
             window: Millis::from(config.flap_window),
         },
+        quotas: config.quotas,
     };
     let (node, told) = (config.node.clone(), readiness.clone());
     let publisher = Publisher::new(projection);

@@ -17,7 +17,7 @@ use super::observe::Telemetry;
 use super::timers::Timers;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::{Millis, Registry, Timestamp};
+use crate::domain::{Millis, Quotas, Registry, Timestamp};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
@@ -35,6 +35,8 @@ pub(super) struct Pace {
     pub(super) checkpoint_every: u64,
     /// When an instance flaps.
     pub(super) flaps: Limits,
+    /// How many instances there may be.
+    pub(super) quotas: Quotas,
 }
 
 /// The registrar; lives on its thread.

@@ -143,7 +143,8 @@ impl Registrar {
         let gap = LogGap { from: since, until, lookups: lost.lookups, heartbeats: lost.heartbeats };
         let expected = self.registry.head();
         let work = Work::own(Command::Note(Note::LogGap(gap)));
-        let mut decided = Decided::new(&mut self.registry, vec![work], self.shared.clock.wall());
+        let now = self.shared.clock.wall();
+        let mut decided = Decided::new(&mut self.registry, &self.pace.quotas, vec![work], now);
         decided.timings.decided = self.shared.clock.wall();
         match self.log.append(expected, &decided.batch) {
             Ok(_) => {

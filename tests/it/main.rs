@@ -22,6 +22,7 @@ mod harness;
 mod herd;
 mod impact;
 mod lifecycle;
+mod limits;
 mod lines;
 mod load;
 mod metrics;

@@ -2,6 +2,7 @@
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
 mod health;
+mod limits;
 mod past;
 
 use std::sync::LazyLock;
@@ -198,6 +199,7 @@ fn schemas() -> Value {
     let past = past::schemas(&all);
     merge(&mut all, &past);
     merge(&mut all, &health::schemas());
+    limits::add(&mut all);
     all
 }
 
