@@ -1,6 +1,7 @@
 //! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
+mod check;
 mod past;
 
 use std::sync::LazyLock;
@@ -187,6 +188,7 @@ fn list(items: Value) -> Value {
 /// Every schema: those of the present, and those of the past.
 fn schemas() -> Value {
     let mut all = present();
+    all["Check"] = check::schema();
     let past = past::schemas(&all);
     merge(&mut all, &past);
     all
@@ -220,8 +222,14 @@ fn present() -> Value {
     let lease = full(json!({
         "last_heartbeat_at": maybe("string"), "age_ms": count, "expires_in_ms": count, "missed": count,
     }));
-    let mut with_lease = instance.clone();
+    // The check is there only where one was registered.
+    let required: Vec<&str> =
+        instance.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
+    let mut checked = instance.clone();
+    checked["check"] = reference("Check");
+    let mut with_lease = checked.clone();
     with_lease["lease"] = reference("Lease");
+    let leased = [required.as_slice(), &["lease"]].concat();
     let beat = json!({
         "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number"},
         "health": word(&["passing", "failing"]), "note": {"type": "string", "maxLength": 256},
@@ -240,10 +248,11 @@ fn present() -> Value {
         "Duration": {"type": "string", "examples": ["500ms", "15s", "2m", "24h"]},
         "Registration": object(&["address", "port"], json!({
             "address": text, "port": port, "protocol": text, "version": label, "zone": label, "weight": weight,
-            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"), "check": {"type": "null"},
+            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"),
+            "check": nullable(&reference("Check")),
         })),
         "Ttl": {
-            "description": "1 s to 24 h; a bare number is seconds.",
+            "description": "1 s to 24 h; a bare number is seconds. \"none\" for an instance that is only probed: it needs a check.",
             "anyOf": [duration, {"type": "number", "minimum": 1, "maximum": 86400}], "default": "15s",
         },
         "ShortRegistration": object(&["service_name", "host", "port"], json!({
@@ -258,8 +267,8 @@ fn present() -> Value {
                 "metadata": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
             },
         },
-        "Instance": full(instance),
-        "InstanceWithLease": full(with_lease),
+        "Instance": object(&required, checked),
+        "InstanceWithLease": object(&leased, with_lease),
         "InstanceNowOrThen": {"anyOf": [reference("InstanceWithLease"), reference("Instance")]},
         "Lease": lease,
         "Lookup": object(&["namespace", "service", "revision", "instances"], json!({
