@@ -177,15 +177,17 @@ impl Walk {
         if renews {
             life.renewed = Some(change.clone());
         }
-        if before.revision == after.revision {
+        let (status, revision) = (after.status, after.revision);
+        // A signal that moves without the status moves no revision, and is told all the same.
+        life.instance = after;
+        if before.revision == revision {
             return if renews { Step::Renewed } else { Step::Nothing };
         }
-        let moved = before.status != after.status;
+        let moved = before.status != status;
         if moved {
             life.moved = Some((change.clone(), before.status));
         }
-        let recovered = moved && after.status == Status::Healthy;
-        life.instance = after;
+        let recovered = moved && status == Status::Healthy;
         Step::Changed { recovered }
     }
 }
