@@ -121,6 +121,20 @@ async fn an_instance_is_registered_found_and_taken_off() {
     assert_eq!(instances["instances"].as_array().unwrap().len(), 2);
     assert!(instances["instances"][0]["lease"]["expires_in_ms"].is_number(), "{instances}");
 
+    let line = "register mail --id mail-1 --port 25 --ttl none --check-http /up --check-expect ok \
+                --check-interval 1m --check-timeout 3s --output json";
+    let check = &ask(&server, line).json()["check"];
+    let asked =
+        json!([check["kind"], check["path"], check["expect"], check["interval"], check["timeout"]]);
+    assert_eq!(asked, json!(["http", "/up", "ok", "1m", "3s"]));
+    for (kind, told) in
+        [("--check-tcp", json!(["tcp", null])), ("--check-grpc v1", json!(["grpc", "v1"]))]
+    {
+        let line = format!("register mail --id mail-1 --port 25 {kind} --output json");
+        let check = &ask(&server, &line).json()["check"];
+        assert_eq!(json!([check["kind"], check["service"]]), told);
+    }
+
     let gone = ask(&server, "deregister orders orders-1 --reason scale-in");
     assert_eq!((gone.code, gone.out.as_str()), (0, "deregistered orders/orders-1\n"));
     let rows = server.sql("SELECT data FROM events WHERE kind = 'deregistered'");
@@ -132,6 +146,9 @@ async fn an_instance_is_registered_found_and_taken_off() {
         ("instances nobody", 1, "not known"),
         ("lookup or/ders", 2, "has '/' at position 3"),
         ("register orders --port 80 --ttl 25h", 2, "ttl"),
+        ("register orders --port 80 --ttl none", 2, "needs a check"),
+        ("register orders --port 80 --check-tcp --check-http /up", 2, "cannot be used with"),
+        ("register orders --port 80 --check-tcp --check-expect up", 2, "check.expect"),
         ("lookup orders --status dead", 2, "status"),
         ("services --url ftp://x", 2, "ftp://x"),
     ] {
