@@ -22,6 +22,7 @@ mod lifecycle;
 mod lines;
 mod metrics;
 mod past;
+mod probes;
 mod readme;
 mod replay;
 mod restart;
