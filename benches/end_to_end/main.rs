@@ -13,6 +13,7 @@
 //! `benches/README.md`.
 
 mod bare;
+mod checks;
 mod counters;
 mod fleet;
 mod http1;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
         None if options.watchers > 0 => watchers::run(&options),
+        None if options.checks > 0 => checks::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),
     };
     match done {

@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// So many crowds of them come and go, one after the other; what the server keeps of their memory is shown.
     #[arg(long, default_value_t = 2)]
     pub(crate) crowds: usize,
+    /// Instead of all else: so many instances are probed by the registry, by HTTP every 10 s.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) checks: usize,
     /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
     /// the same load.
     #[arg(long)]
@@ -85,6 +88,7 @@ impl Options {
             self.watchers = self.watchers.min(200);
             self.streams = self.streams.min(50);
             self.crowds = 1;
+            self.checks = self.checks.min(200);
         }
         if self.only.is_empty() {
             self.only = vec![Work::Lookup, Work::Heartbeat, Work::Registration];
