@@ -13,6 +13,7 @@
 //! `benches/README.md`.
 
 mod bare;
+mod checks;
 mod counters;
 mod fleet;
 mod http1;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Some(bodies) => bare::serve(bodies),
         None if options.overload > 0 => overload::run(&options),
         None if options.watchers > 0 => watchers::run(&options),
+        None if options.checks > 0 => checks::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),
     };
     match done {

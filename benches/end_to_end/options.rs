@@ -56,6 +56,9 @@ pub(crate) struct Options {
     /// A setting of the registry, as a flag: `--serve=--shed-queue-time=off`.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) serve: Vec<String>,
+    /// Instead of all else: so many instances are probed by the registry, by HTTP every 10 s.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) checks: usize,
     /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
     /// the same load.
     #[arg(long)]
@@ -99,6 +102,7 @@ impl Options {
             self.streams = self.streams.min(50);
             self.crowds = 1;
             self.overload = self.overload.min(100);
+            self.checks = self.checks.min(200);
         }
         if self.only.is_empty() {
             self.only = vec![Work::Lookup, Work::Heartbeat, Work::Registration];

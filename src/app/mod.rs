@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   start:  log (lock, migrate) ─▶ registrar's thread (replay) ─▶ http (503 until ready) ─▶ ready
-//!   stop:   http (no new connections, requests finish) ─▶ keeper (ends after its slice) ─▶ registrar (everything that waits into the log,
+//!   stop:   http (no new connections, requests finish) ─▶ probes (given up) ─▶ keeper (ends after its slice) ─▶ registrar (everything that waits into the log,
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
@@ -32,6 +32,7 @@ use crate::history::{Archive, Policy};
 use crate::log::Log;
 use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
 use crate::log::upkeep::Upkeep;
+use crate::probe::{Resolve, RootsError, SystemResolver};
 use crate::projection::Projection;
 use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
@@ -41,7 +42,7 @@ use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
 use crate::watch::Hub;
-use crate::{http, keeper};
+use crate::{http, keeper, probe};
 
 pub use replay::{Replay, ReplayError, ReplayParts};
 
@@ -72,6 +73,9 @@ pub enum Error {
     /// The settings of tracing are refused.
     #[error(transparent)]
     Telemetry(#[from] ConfigError),
+    /// The authorities that probes are to trust can't be read.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The exporter of spans refuses its settings.
     #[error(transparent)]
     Exporter(#[from] StartError),
@@ -104,6 +108,8 @@ pub struct Parts {
     pub history: Arc<dyn Archive>,
     /// The background work on the log; none for a log that needs none.
     pub upkeep: Option<Box<dyn Upkeep>>,
+    /// What the names of instances that are probed mean.
+    pub resolver: Arc<dyn Resolve>,
     /// Where spans go.
     pub tracer: Tracer,
     /// Where everything is counted.
@@ -118,6 +124,7 @@ pub struct App {
     api: Arc<http::Api>,
     registrar: Running,
     keeper: Option<keeper::Running>,
+    prober: probe::Service,
     history: Arc<dyn Archive>,
     hub: Arc<Hub>,
     watch_write_timeout: Duration,
@@ -131,7 +138,7 @@ impl App {
     /// # Errors
     /// If the listener has no address or the operating system gives no thread.
     pub fn build(settings: &Settings, parts: Parts) -> Result<Self, Error> {
-        let Parts { listener, clock, log, history, upkeep, tracer, metrics } = parts;
+        let Parts { listener, clock, log, history, upkeep, resolver, tracer, metrics } = parts;
         let address = listener
             .local_addr()
             .map_err(|source| Error::System { what: "the listener has no address", source })?;
@@ -162,6 +169,15 @@ impl App {
         let keeper = keeper
             .transpose()
             .map_err(|source| Error::System { what: "can't start the keeper's thread", source })?;
+        let parts = probe::Parts {
+            projection: Arc::clone(&projection),
+            registrar: registrar.handle.clone(),
+            readiness: registrar.readiness.clone(),
+            clock: Arc::clone(&clock),
+            telemetry: telemetry.clone(),
+            resolver,
+        };
+        let prober = probe::Service::build(probe_config(settings), parts)?;
         let mut config = http_config(settings);
         // A link to where no span ever arrives would lead nowhere.
         config.trace_url = config.trace_url.filter(|_| tracer.is_on());
@@ -186,6 +202,7 @@ impl App {
             api,
             registrar,
             keeper,
+            prober,
             history,
             hub,
             watch_write_timeout,
@@ -214,8 +231,8 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, keeper, history, hub, telemetry, http_config, .. } =
-            self;
+        let Self { listener, api, registrar, keeper, history, hub, prober, .. } = self;
+        let (telemetry, http_config) = (self.telemetry, self.http_config);
         let write_timeout = self.watch_write_timeout;
         let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
@@ -230,6 +247,10 @@ impl App {
             http::serve(listener, api, stop).await;
         });
 
+        let stop_probes = CancellationToken::new();
+        let mut probes = JoinSet::new();
+        let _ = probes.spawn(prober.run(stop_probes.clone()));
+
         let failed = tokio::select! {
             () = shutdown.cancelled() => false,
             () = readiness.failed() => true,
@@ -240,6 +261,11 @@ impl App {
             hub.close();
             stop_http.cancel();
             while server.join_next().await.is_some() {}
+        })
+        .await;
+        step("probes end", shutdown_timeout, async {
+            stop_probes.cancel();
+            while probes.join_next().await.is_some() {}
         })
         .await;
         if let Some(keeper) = keeper {
@@ -330,6 +356,15 @@ fn admission_config(settings: &Settings) -> http::AdmissionConfig {
     }
 }
 
+fn probe_config(settings: &Settings) -> probe::Config {
+    probe::Config {
+        networks: settings.check_networks.clone(),
+        roots: settings.check_ca.clone(),
+        concurrency: settings.check_concurrency as usize,
+        idle_connections: settings.check_idle_connections as usize,
+    }
+}
+
 fn keeper_config(settings: &Settings) -> keeper::Config {
     keeper::Config {
         policy: policy(settings),
@@ -355,6 +390,7 @@ fn http_config(settings: &Settings) -> http::Config {
         quotas: quotas(settings),
         shutdown_timeout: settings.shutdown_timeout,
         default_ttl: Millis::from(settings.default_ttl),
+        check_networks: settings.check_networks.clone(),
         slow_read: settings.trace_slow_read,
         slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
@@ -420,7 +456,9 @@ pub async fn production(
     log.observe_checkpoints(operations.get(DbOperation::Checkpoint, DbCollection::Events).clone());
     let listener = listen(settings.listen)?;
     let (log, history) = (Box::new(log), Arc::new(history));
-    Ok(Parts { listener, clock, log, history, upkeep: Some(Box::new(upkeep)), tracer, metrics })
+    let (upkeep, resolver): (_, Arc<dyn Resolve>) =
+        (Some(Box::new(upkeep) as Box<dyn Upkeep>), Arc::new(SystemResolver));
+    Ok(Parts { listener, clock, log, history, upkeep, resolver, tracer, metrics })
 }
 
 /// The settings as far as the system carries them.

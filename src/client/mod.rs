@@ -23,7 +23,7 @@ pub use lease::{Lease, Renewed};
 pub use past::{Parameters, Past};
 pub use watch::{Notice, Watch, WatchQuery};
 pub use wire::{
-    Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
+    Check, Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
     authority,
 };
 

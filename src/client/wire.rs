@@ -38,6 +38,31 @@ pub struct Registration {
     /// Length of the lease, in the form of the API (`15s`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
+    /// How the registry is to probe it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+/// How the registry finds out by itself whether an instance lives; what is `None` is left to the server.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Check {
+    /// `http`, `tcp` or `grpc`.
+    pub kind: String,
+    /// http: the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// http: what the body must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// grpc: the service that the health service is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// From one probe to the next, in the form of the API (`10s`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long a probe may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
 }
 
 /// An instance as answered.

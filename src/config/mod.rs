@@ -26,6 +26,8 @@ pub use value::Size;
 use value::Value;
 
 pub use crate::log::sqlite::Synchronous;
+pub use crate::probe::Roots;
+pub use crate::probe::allowed::Networks;
 pub use crate::telemetry::logs::LogFormat;
 
 /// Makes the typed [`Settings`], the table of their descriptions and the code that reads the one by the other.
@@ -121,6 +123,14 @@ settings! {
     flap_limit: u32 = "5", "COUNT", |v| check::number(v, 0, 1_000);
     /// The flap window; an instance that is held is let go when it was quiet for as long.
     flap_window: Duration = "1m", "DURATION", |v| check::between(v, SECOND, HOUR);
+    /// Networks that checks may go to besides the address that registered; link-local and metadata addresses stay shut.
+    check_networks: Networks = "none", "CIDR,...|none", check::any;
+    /// Whom https and grpcs checks trust: the authorities that the system knows, or those of a PEM file instead.
+    check_ca: Roots = "system", "FILE|system", check::any;
+    /// How many checks may be under way at once; the next ones wait.
+    check_concurrency: u32 = "1000", "COUNT", |v| check::number(v, 1, 1 << 16);
+    /// How many connections are kept open between checks, of HTTP and of gRPC each.
+    check_idle_connections: u32 = "1000", "COUNT", |v| check::number(v, 0, 1 << 20);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
     /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crate::domain::Millis;
 use crate::log::sqlite::Synchronous;
+use crate::probe::Roots;
+use crate::probe::allowed::Networks;
 use crate::telemetry::logs::LogFormat;
 
 /// A type that a setting may have.
@@ -227,6 +229,26 @@ impl Value for Synchronous {
             Self::Full => "full",
             Self::Normal => "normal",
         })
+    }
+}
+
+impl Value for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
+    }
+}
+
+impl Value for Roots {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
     }
 }
 

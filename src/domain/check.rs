@@ -64,6 +64,15 @@ pub struct Check {
     pub registered_from: Option<IpAddr>,
 }
 
+impl Check {
+    /// Whether a probe of `other` would ask the same: what one has found then holds for the other. From where it was
+    /// registered is no part of that.
+    #[must_use]
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        *self == Self { registered_from: self.registered_from, ..other.clone() }
+    }
+}
+
 /// The rule by which a silence counts as lateness and then as a death.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Detector {

@@ -171,7 +171,10 @@ fn decide_register(
     });
     // A registration is a sign of life; it says nothing of what the instance reported, nor of what a probe found.
     let before = same_life.map(|living| living.signals).unwrap_or_default();
-    let known = same_life.filter(|living| living.check == register.check);
+    let known = same_life.filter(|living| match (&living.check, &register.check) {
+        (Some(before), Some(now)) => before.asks_the_same(now),
+        _ => false,
+    });
     let probe = register
         .check
         .as_ref()

@@ -330,6 +330,14 @@ fn each_voice_takes_back_only_what_it_said() {
         assert_eq!(before.revision != after.revision, moves, "{command:?}");
     }
     assert_eq!(world.instance(&a()).signals.probe, Some(Pending), "another check begins anew");
+    world.when(&judged(Passing)).unwrap();
+    for (from, failures, then) in [(Some("10.0.0.8"), 3, Passing), (None, 4, Pending)] {
+        let registered_from = from.map(|from| from.parse().unwrap());
+        let check = Check { registered_from, failures, ..check() };
+        world.when(&put(|r| r.check = Some(Arc::new(check)))).unwrap();
+        let probe = world.instance(&a()).signals.probe;
+        assert_eq!(probe, Some(then), "the same check from elsewhere keeps its verdict");
+    }
 }
 
 #[test]

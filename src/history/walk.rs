@@ -178,20 +178,22 @@ impl Walk {
         if renews {
             life.renewed = Some(change.clone());
         }
-        if before.revision == after.revision {
+        let (status, revision) = (after.status, after.revision);
+        let flaps = after.signals.flapping;
+        // A signal that moves without the status moves no revision, and is told all the same.
+        life.instance = after;
+        if before.revision == revision {
             // One that was unstable for another reason may be held there now, or not any more.
-            if before.signals.flapping != after.signals.flapping {
+            if before.signals.flapping != flaps {
                 life.moved = Some((change.clone(), before.status));
             }
-            life.instance = after;
             return if renews { Step::Renewed } else { Step::Nothing };
         }
-        let moved = before.status != after.status;
+        let moved = before.status != status;
         if moved {
             life.moved = Some((change.clone(), before.status));
         }
-        let recovered = moved && after.status == Status::Healthy;
-        life.instance = after;
+        let recovered = moved && status == Status::Healthy;
         Step::Changed { recovered }
     }
 }

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::archive::{Archive, Error, Extent, Missing, Reason, Subject, TrafficQuery};
+use super::probed;
 use super::record::{EventId, Record};
 use super::spoken::{instant, length};
 use super::walk::{Life, Step, Unseen, Walk};
@@ -62,6 +63,8 @@ pub struct Why {
     pub registration: Option<Record>,
     /// The last registration of this life before the event.
     renewed: Option<Change>,
+    /// The last change of its status before the end of a life that has ended.
+    stood: Option<Change>,
     /// What is not there that would belong here: of the time between the last sign of life and the event, and of the
     /// beginning of this life.
     pub missing: Vec<Missing>,
@@ -147,18 +150,20 @@ fn told(
         Some(change) => archive.event(EventId::Change(change.seq.0))?,
         None => None,
     };
-    let Life { instance, from, renewed, .. } = life;
+    let Life { instance, from, renewed, moved, ended, .. } = life;
+    let stood = moved.filter(|_| ended.is_some()).map(|(change, _)| change);
     let mut why = Why {
         event,
         change,
         status_before,
         instance,
         from,
-        until: life.ended.map(|ended| ended.at),
+        until: ended.map(|ended| ended.at),
         last_heartbeat: alive.and_then(|alive| alive.last_heartbeat),
         last_at: alive.and_then(|alive| alive.last_at),
         registration,
         renewed,
+        stood,
         missing: Vec::new(),
         unheard: 0,
         now,
@@ -297,9 +302,10 @@ impl Why {
         let id = &self.instance.key.instance;
         let lived = length(change.at.since(self.from));
         format!(
-            "{id} expired at {}: {}; it had lived {lived}",
+            "{id} expired at {}: {}; it had lived {lived}{}",
             instant(change.at),
-            self.silence(change, overdue)
+            self.silence(change, overdue),
+            probed::before_the_end(&self.instance, self.stood.as_ref()),
         )
     }
 
@@ -361,9 +367,10 @@ impl Why {
         };
         let lived = length(change.at.since(self.from));
         format!(
-            "{id} was deregistered at {} by {}{why}; it had lived {lived}",
+            "{id} was deregistered at {} by {}{why}; it had lived {lived}{}",
             instant(change.at),
-            who(change)
+            who(change),
+            probed::before_the_end(&self.instance, self.stood.as_ref()),
         )
     }
 
@@ -425,6 +432,10 @@ impl Why {
                 };
                 format!("it was quiet{quiet} after its status had changed too often{against}")
             }
+            Event::StatusChanged { probe: Some(evidence), signals, .. } => {
+                let found = probed::told(&self.instance, change, evidence);
+                format!("{found}{}", probed::still(*signals))
+            }
             Event::StatusChanged { .. } => {
                 format!("a heartbeat came back{}", in_trace(change.trace.trace_id))
             }
@@ -446,10 +457,13 @@ impl Why {
         let Instance { key, endpoint, .. } = &*self.instance;
         let heartbeat = match self.last_at {
             Some(at) => format!("its last heartbeat came {} ago", length(self.now.since(at))),
+            None if self.instance.ttl.is_none() => {
+                "it needs no heartbeats, it is only probed".to_owned()
+            }
             None => "it has not sent a heartbeat yet".to_owned(),
         };
         format!(
-            "{} has been {} ever since {} registered it at {}, {} ago, at {}:{}; {heartbeat}{}",
+            "{} has been {} ever since {} registered it at {}, {} ago, at {}:{}; {heartbeat}{}{}",
             key.instance,
             self.instance.status,
             who(change),
@@ -457,6 +471,7 @@ impl Why {
             length(self.now.since(change.at)),
             endpoint.address,
             endpoint.port,
+            probed::pending(&self.instance),
             self.wanted(),
         )
     }

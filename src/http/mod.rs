@@ -18,6 +18,7 @@ mod accept;
 mod admission;
 mod body;
 mod caller;
+mod check;
 mod cursor;
 mod detector;
 mod diff;
@@ -70,6 +71,7 @@ use crate::domain::{
 };
 use crate::history::{self, Archive, Policy};
 use crate::lease::Lease;
+use crate::probe::allowed::Networks;
 use crate::projection::{Entry, Projection};
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
@@ -101,6 +103,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Lease of an instance that registers without a ttl.
     pub default_ttl: Millis,
+    /// Where checks may go besides the address that registers.
+    pub check_networks: Networks,
     /// From when on a read is slow enough for its span to be kept.
     pub slow_read: Duration,
     /// The same for a request that waits for the log.
@@ -122,6 +126,7 @@ impl Default for Config {
             quotas: Quotas::default(),
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
+            check_networks: Networks::default(),
             slow_read: crate::telemetry::keep::SLOW_READ,
             slow_change: crate::telemetry::keep::SLOW_CHANGE,
             log_requests: false,

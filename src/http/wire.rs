@@ -5,6 +5,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
+use super::check::CheckText;
 use super::etag::Tags;
 use crate::clock::Clock;
 use crate::domain::health::ProbeVerdict;
@@ -34,6 +35,8 @@ pub(super) struct InstanceText<'a> {
     mode: &'static str,
     status: &'static str,
     ttl: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<CheckText<'a>>,
     registered_at: String,
     revision: u64,
     // What most instances have not is left out, so that these read as they always did.
@@ -79,6 +82,7 @@ impl<'a> InstanceText<'a> {
             mode: instance.mode.as_str(),
             status: instance.status.as_str(),
             ttl: instance.ttl_text(),
+            check: instance.check.as_deref().map(CheckText::of),
             registered_at: rfc3339::format(instance.registered_at),
             revision: instance.revision.0,
             drain_until: instance.drain_until.map(rfc3339::format),

@@ -330,7 +330,9 @@ pub fn gauges(metrics: &Metrics, projection: &Projection, handle: &super::Handle
     }
 }
 
-fn link(trace: TraceRef, what: &'static str) -> Option<SpanLink> {
+/// A link to where something happened, if that is known; `what` it is to the span.
+#[must_use]
+pub fn link(trace: TraceRef, what: &'static str) -> Option<SpanLink> {
     let trace_id = TraceId::from_bytes(trace.trace_id)?;
     let span_id = SpanId::from_bytes(trace.span_id)?;
     Some(SpanLink { trace_id, span_id, attributes: vec![KeyValue::new("rollcall.link", what)] })

@@ -89,6 +89,7 @@ pub mod label {
     pub const LIMIT: &str = "limit";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
+    pub const VERDICT: &str = "verdict";
     pub const RUSTC: &str = "rustc";
 }
 
@@ -166,6 +167,18 @@ metrics! {
         [OUTCOME], "Instances that were held at unstable because their status changed too often, and what became of it.";
     DAMPED_INSTANCES = "rollcall_damped_instances", Gauge, Count,
         [], "Instances held at unstable now because their status changed too often.";
+    CHECKS = "rollcall_checks", Gauge, Count,
+        [KIND], "Instances that the registry probes.";
+    PROBES = "rollcall_probes_total", Counter, Count,
+        [KIND, OUTCOME], "Probes that ended.";
+    PROBE_DURATION = "rollcall_probe_duration_seconds", Histogram(BUCKETS_FAST), Seconds,
+        [KIND, OUTCOME], "Time of one probe, up to its time limit.";
+    PROBES_IN_FLIGHT = "rollcall_probes_in_flight", Gauge, Count,
+        [], "Probes under way.";
+    PROBE_LAG = "rollcall_probe_lag_seconds", Histogram(BUCKETS_WAIT), Seconds,
+        [], "Time from when a probe was due to when it was begun.";
+    VERDICTS = "rollcall_probe_verdicts_total", Counter, Count,
+        [VERDICT], "Verdicts that probes came to anew, by what they are now.";
     WATCHERS = "rollcall_watchers", Gauge, Count,
         [TRANSPORT], "Long polls that wait and streams that are open.";
     WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
@@ -397,6 +410,33 @@ label_values! {
         Active = "active",
         Standby = "standby",
         Draining = "draining",
+    }
+
+    /// What a probe does.
+    CheckKind {
+        Http = "http",
+        Tcp = "tcp",
+        Grpc = "grpc",
+    }
+
+    /// What came of a probe.
+    ProbeOutcome {
+        Passed = "passed",
+        /// Answered otherwise than it should be.
+        Rejected = "rejected",
+        /// No connection, or one that broke off.
+        Unreachable = "unreachable",
+        Timeout = "timeout",
+        /// The address may not be probed, or no longer.
+        Forbidden = "forbidden",
+    }
+
+    /// What probes say of an instance.
+    Verdict {
+        Pending = "pending",
+        Passing = "passing",
+        Suspect = "suspect",
+        Failing = "failing",
     }
 
     /// Why the log did not take an event.

@@ -144,6 +144,19 @@ async fn an_instance_is_registered_found_and_taken_off() {
     assert_eq!(ask(&server, "drain orders orders-1 --undo").code, 0);
     let ordered = ask(&server, "lookup orders --by-load --output json").json();
     assert_eq!(ordered["instances"][1]["instance"], "orders-1", "it said no load: {ordered}");
+    let line = "register mail --id mail-1 --port 25 --ttl none --check-http /up --check-expect ok \
+                --check-interval 1m --check-timeout 3s --output json";
+    let check = &ask(&server, line).json()["check"];
+    let asked =
+        json!([check["kind"], check["path"], check["expect"], check["interval"], check["timeout"]]);
+    assert_eq!(asked, json!(["http", "/up", "ok", "1m", "3s"]));
+    for (kind, told) in
+        [("--check-tcp", json!(["tcp", null])), ("--check-grpc v1", json!(["grpc", "v1"]))]
+    {
+        let line = format!("register mail --id mail-1 --port 25 {kind} --output json");
+        let check = &ask(&server, &line).json()["check"];
+        assert_eq!(json!([check["kind"], check["service"]]), told);
+    }
 
     let gone = ask(&server, "deregister orders orders-1 --reason scale-in");
     assert_eq!((gone.code, gone.out.as_str()), (0, "deregistered orders/orders-1\n"));
@@ -156,6 +169,9 @@ async fn an_instance_is_registered_found_and_taken_off() {
         ("instances nobody", 1, "not known"),
         ("lookup or/ders", 2, "has '/' at position 3"),
         ("register orders --port 80 --ttl 25h", 2, "ttl"),
+        ("register orders --port 80 --ttl none", 2, "needs a check"),
+        ("register orders --port 80 --check-tcp --check-http /up", 2, "cannot be used with"),
+        ("register orders --port 80 --check-tcp --check-expect up", 2, "check.expect"),
         ("lookup orders --status dead", 2, "status"),
         ("services --url ftp://x", 2, "ftp://x"),
         ("drain orders orders-1", 1, "not registered"),

@@ -27,6 +27,7 @@ mod lines;
 mod load;
 mod metrics;
 mod past;
+mod probes;
 mod readme;
 mod replay;
 mod restart;

@@ -143,10 +143,18 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
     [
         (names::label::METHOD, values!(Method)),
         (names::label::ERROR_TYPE, values!(ErrorType)),
-        (names::label::KIND, values!(EventKind)),
+        (names::label::KIND, values!(EventKind, CheckKind)),
+        (names::label::VERDICT, values!(Verdict)),
         (
             names::label::OUTCOME,
-            values!(EventOutcome, LookupOutcome, LateOutcome, SnapshotOutcome, WatchOutcome),
+            values!(
+                EventOutcome,
+                LookupOutcome,
+                LateOutcome,
+                SnapshotOutcome,
+                WatchOutcome,
+                ProbeOutcome
+            ),
         ),
         (names::label::CLASS, values!(Class, RequestClass)),
         (names::label::REASON, values!(RefusedReason, ExpiryReason, RefusedRequest)),

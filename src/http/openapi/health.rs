@@ -7,6 +7,7 @@ use super::{full, reference, with_optional};
 /// Fields of an instance that only some have.
 pub(super) fn of_some() -> Value {
     json!({
+        "check": reference("Check"),
         "drain_until": {
             "type": "string", "format": "date-time", "description": "Only there if the drain has an end.",
         },

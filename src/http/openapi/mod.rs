@@ -1,6 +1,7 @@
 //! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
+mod check;
 mod health;
 mod limits;
 mod past;
@@ -196,6 +197,7 @@ fn list(items: Value) -> Value {
 /// Every schema: those of the present, of health, and of the past.
 fn schemas() -> Value {
     let mut all = present();
+    all["Check"] = check::schema();
     let past = past::schemas(&all);
     merge(&mut all, &past);
     merge(&mut all, &health::schemas());
@@ -248,11 +250,12 @@ fn present() -> Value {
         "Duration": {"type": "string", "examples": ["500ms", "15s", "2m", "24h"]},
         "Registration": object(&["address", "port"], json!({
             "address": text, "port": port, "protocol": text, "version": label, "zone": label, "weight": weight,
-            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"), "check": {"type": "null"},
+            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"),
             "detector": word(DETECTORS), "phi_threshold": reference("PhiThreshold"),
+            "check": nullable(&reference("Check")),
         })),
         "Ttl": {
-            "description": "1 s to 24 h; a bare number is seconds.",
+            "description": "1 s to 24 h; a bare number is seconds. \"none\" for an instance that is only probed: it needs a check.",
             "anyOf": [duration, {"type": "number", "minimum": 1, "maximum": 86400}], "default": "15s",
         },
         "ShortRegistration": object(&["service_name", "host", "port"], json!({

@@ -10,6 +10,7 @@
 
 mod door;
 mod http;
+mod probe;
 mod process;
 mod registry;
 mod source;
@@ -23,6 +24,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::door::DoorMetrics;
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
+pub use self::probe::ProbeMetrics;
 use self::process::ProcessMetrics;
 pub use self::registry::{
     KeeperMetrics, LogMetrics, RegistryMetrics, ReplayMetrics, ServiceInstances,
@@ -85,6 +87,8 @@ pub struct Metrics {
     pub registry: RegistryMetrics,
     /// Long polls and streams.
     pub watch: WatchMetrics,
+    /// The registry's probes.
+    pub probe: ProbeMetrics,
     /// The last replay.
     pub replay: ReplayMetrics,
     /// The background work on the log.
@@ -130,6 +134,7 @@ impl Metrics {
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
             watch: WatchMetrics::new(&source),
+            probe: ProbeMetrics::new(&source),
             replay: ReplayMetrics::new(&source),
             keeper: KeeperMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),
