@@ -5,7 +5,7 @@
 //! around in the registry's network. Pure: it knows addresses and no names. It is asked twice: when an address is
 //! registered, so that the mistake is told at once, and for every address that is about to be dialled, after the
 //! name was resolved, so that a name that changes its mind gains nothing. It must never be asked about one address and
-//! let another be dialled. Called by the HTTP layer (registration) and by [`super::dial`].
+//! let another be dialled. Called by the HTTP layer (registration) and by `dial`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

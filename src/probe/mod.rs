@@ -7,7 +7,7 @@
 //!                                       └───────────┴──changes only──▶ registrar
 //! ```
 //!
-//! [`schedule`] and [`allowed`] are pure, so that the simulation and tables of cases can have them; [`runner`] gives them
+//! [`schedule`] and [`allowed`] are pure, so that the simulation and tables of cases can have them; `runner` gives them
 //! tasks, sockets and time. An event is made only when a verdict changes. It must never decide a status (that is the
 //! domain's, from all signals), never go where [`allowed`] forbids, and never let a probe count during which the registry
 //! itself stood still. Built by `app`.

@@ -10,7 +10,7 @@
 //! two runs do the same. What the registrar has is compared with what the probes say: as long as the two differ, and no
 //! judgement is under way, there is one to be made. So nothing is lost while the log can't be written, and nothing is
 //! said twice. Pure: it reads no clock and draws no random numbers; the simulation runs it as it is. It must never let a
-//! probe count during which the registry itself stood still. Called by [`super::runner`] and the simulation.
+//! probe count during which the registry itself stood still. Called by `runner` and the simulation.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
