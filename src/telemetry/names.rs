@@ -86,6 +86,7 @@ pub mod label {
     pub const WORK: &str = "work";
     pub const TRANSPORT: &str = "transport";
     pub const RESULT: &str = "result";
+    pub const SCOPE: &str = "scope";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
     pub const RUSTC: &str = "rustc";
@@ -155,6 +156,12 @@ metrics! {
         [OUTCOME], "Instances that were held at unstable because their status changed too often, and what became of it.";
     DAMPED_INSTANCES = "rollcall_damped_instances", Gauge, Count,
         [], "Instances held at unstable now because their status changed too often.";
+    GUARD_ACTIVE = "rollcall_guard_active", Gauge, Count,
+        [SCOPE], "Guards against mass expiry that hold: over services, and over the registry as a whole.";
+    GUARD_HELD = "rollcall_guard_held_instances", Gauge, Count,
+        [], "Instances whose lease has run out and whose expiry a guard holds back.";
+    GUARD_ENTERED = "rollcall_guard_entered_total", Counter, Count,
+        [SCOPE], "Times that a guard against mass expiry was entered.";
     WATCHERS = "rollcall_watchers", Gauge, Count,
         [TRANSPORT], "Long polls that wait and streams that are open.";
     WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
@@ -388,6 +395,8 @@ label_values! {
     ExpiryReason {
         /// No heartbeat for a whole ttl.
         NoHeartbeat = "no_heartbeat",
+        /// The same, held back by the guard for a while.
+        AfterGuard = "after_guard",
         /// Its drain had a deadline, which has passed.
         Drained = "drained",
         /// Its check had been failing for as long as its registration allows.
@@ -402,6 +411,14 @@ label_values! {
         Settled = "settled",
         /// It left, or began another life.
         Left = "left",
+    }
+
+    /// Over whom a guard holds.
+    GuardScope {
+        /// The registry as a whole.
+        Registry = "registry",
+        /// One service.
+        Service = "service",
     }
 
     /// How a watcher is told.

@@ -18,6 +18,7 @@ mod expiry;
 mod failure;
 mod flaps;
 mod graph;
+mod guard;
 mod harness;
 mod herd;
 mod impact;
