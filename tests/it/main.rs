@@ -31,5 +31,6 @@ mod readme;
 mod replay;
 mod restart;
 mod retention;
+mod stall;
 mod tracing;
 mod watch;
