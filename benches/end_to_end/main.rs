@@ -14,6 +14,7 @@
 
 mod bare;
 mod counters;
+mod expiry;
 mod fleet;
 mod http1;
 mod load;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let options = Options::parse().settled();
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
+        None if options.expiries > 0 => expiry::run(&options),
         None if options.watchers > 0 => watchers::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),
     };

@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// So many crowds of them come and go, one after the other; what the server keeps of their memory is shown.
     #[arg(long, default_value_t = 2)]
     pub(crate) crowds: usize,
+    /// Instead of all else: so many instances expire at once, with the guard switched off, while lookups are measured.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) expiries: usize,
     /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
     /// the same load.
     #[arg(long)]
