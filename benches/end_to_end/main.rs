@@ -15,6 +15,7 @@
 mod bare;
 mod checks;
 mod counters;
+mod expiry;
 mod fleet;
 mod http1;
 mod load;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
         None if options.overload > 0 => overload::run(&options),
+        None if options.expiries > 0 => expiry::run(&options),
         None if options.watchers > 0 => watchers::run(&options),
         None if options.checks > 0 => checks::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),

@@ -59,6 +59,9 @@ pub(crate) struct Options {
     /// Instead of all else: so many instances are probed by the registry, by HTTP every 10 s.
     #[arg(long, default_value_t = 0)]
     pub(crate) checks: usize,
+    /// Instead of all else: so many instances expire at once, with the guard switched off, while lookups are measured.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) expiries: usize,
     /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
     /// the same load.
     #[arg(long)]

@@ -7,6 +7,7 @@
 mod append;
 mod detectors;
 mod fold;
+mod guard;
 mod history;
 mod impact;
 mod lookup;
@@ -22,6 +23,7 @@ fn main() {
     fold::bench(&mut criterion);
     detectors::bench(&mut criterion);
     lookup::bench(&mut criterion);
+    guard::bench(&mut criterion);
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);

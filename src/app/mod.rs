@@ -29,6 +29,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
 use crate::domain::{Millis, Quotas};
 use crate::history::{Archive, Policy};
+use crate::lease::guard;
 use crate::log::Log;
 use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
 use crate::log::upkeep::Upkeep;
@@ -331,6 +332,13 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
         flap_window: settings.flap_window,
         quotas: quotas(settings),
         node: settings.node.as_str().to_owned(),
+        guard: settings.guard.then(|| guard::Policy {
+            share: settings.guard_share,
+            minimum: u64::from(settings.guard_minimum),
+            registry_minimum: u64::from(settings.guard_registry_minimum),
+            limit_ttls: settings.guard_limit_ttls,
+            limit_max: Millis::from(settings.guard_limit_max),
+        }),
     }
 }
 

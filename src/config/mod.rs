@@ -131,6 +131,18 @@ settings! {
     check_concurrency: u32 = "1000", "COUNT", |v| check::number(v, 1, 1 << 16);
     /// How many connections are kept open between checks, of HTTP and of gRPC each.
     check_idle_connections: u32 = "1000", "COUNT", |v| check::number(v, 0, 1 << 20);
+    /// Let nobody expire for a while when most leases of a service, or of the registry, run out at once.
+    guard: bool = "true", "BOOL", check::any;
+    /// The guard is entered if more than this share of the instances is late or has just expired, 0 to 1.
+    guard_share: f64 = "0.5", "RATIO", check::ratio;
+    /// How many instances must be late or just expired for the guard to be entered.
+    guard_minimum: u32 = "3", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// From how many instances on the guard watches the registry as a whole too, which protects services of two.
+    guard_registry_minimum: u32 = "10", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// For how many ttls the guard holds at most, by the longest ttl of those who are late.
+    guard_limit_ttls: u32 = "5", "COUNT", |v| check::number(v, 1, 1_000);
+    /// For how long the guard holds at most, whatever the ttl.
+    guard_limit_max: Duration = "10m", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
     /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.

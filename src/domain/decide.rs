@@ -293,7 +293,7 @@ fn decide_late(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
 fn decide_expire(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
     let living = overdue_instance(registry, overdue)?;
     let event = Event::Expired { key: living.key.clone(), overdue: overdue.arithmetic };
-    Some(Decision::caused_by(event, living.incarnation))
+    Some(Decision::caused_by(event, overdue.cause.unwrap_or(living.incarnation)))
 }
 
 fn decide_judge(registry: &Registry, judge: &Judge) -> Option<Decision> {

@@ -361,6 +361,8 @@ pub struct Overdue {
     pub incarnation: Seq,
     /// How that was found.
     pub arithmetic: Arithmetic,
+    /// The change that led to it, where that is not the registration: the end of the guard that had held it.
+    pub cause: Option<Seq>,
 }
 
 /// Why a lease counts as late or run out.

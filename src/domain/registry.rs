@@ -42,6 +42,14 @@ pub struct PreImage {
     entry: Option<EntryBefore>,
 }
 
+impl PreImage {
+    /// Of whom something was replaced, and what; none as the instance where it did not live.
+    #[must_use]
+    pub fn replaced(&self) -> Option<(&InstanceKey, Option<&Arc<Instance>>)> {
+        self.entry.as_ref().map(|entry| (&entry.key, entry.instance.as_ref()))
+    }
+}
+
 #[derive(Debug)]
 struct EntryBefore {
     key: InstanceKey,

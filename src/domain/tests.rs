@@ -86,7 +86,7 @@ fn overdue(incarnation: u64) -> Overdue {
         grace: Millis::ZERO,
         accrual: None,
     };
-    Overdue { key: a(), incarnation: Seq(incarnation), arithmetic }
+    Overdue { key: a(), incarnation: Seq(incarnation), arithmetic, cause: None }
 }
 
 fn outcome(event: &Event) -> Option<Outcome> {

@@ -6,6 +6,7 @@
 //! fixed by the ttl, or learned from the heartbeats ([`phi`]) by those that asked for that.
 
 mod adaptive;
+pub mod guard;
 pub mod phi;
 pub mod queue;
 pub mod word;

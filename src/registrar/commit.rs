@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::group::{Decided, Origin, Work, is_sign_of_life, key_of};
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
-use super::sweep::{self, Verdict};
+use super::observe::Before;
+use super::sweep::{self, Due, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
 use super::timers::Action;
 use crate::clock::Monotonic;
@@ -30,29 +31,35 @@ impl Registrar {
         let clock = self.clock();
         let sweep = TraceContext::root();
         let started = clock.wall();
-        let due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX);
-        let timers = self.due_timers(SWEEP_MAX - due.len());
+        let ripe = self.ripe.len();
+        let mut due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX, &mut self.ripe);
+        self.ripe_unseen |= self.ripe.len() > ripe;
+        // No expiry is decided before everybody who is late was counted.
+        if self.guard.is_some() && !due.is_empty() && (self.guard_holds() || !self.ripe.is_empty())
+        {
+            let works = due.drain(..).map(|due| self.swept_work(due, &sweep)).collect();
+            self.commit(works);
+        }
+        let all_marked = self.deadlines.next_due().is_none_or(|due| due > clock.monotonic());
+        if self.trouble.is_none() && all_marked {
+            due.extend(self.let_go(SWEEP_MAX - due.len(), &sweep));
+        }
+        let timers = match self.trouble {
+            None => self.due_timers(SWEEP_MAX - due.len()),
+            Some(_) => Vec::new(),
+        };
         if due.iter().any(|due| due.verdict == Verdict::Expired) {
             // The last heartbeat of those who expire may still wait for its number.
             self.flush_all();
-            if self.trouble.is_some() {
-                due.into_iter()
-                    .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
-                timers.into_iter().for_each(|timer| self.timers.put_back(timer));
-                self.answer_without_log(commands.into_iter().map(Work::from).collect());
-                return;
-            }
         }
-        let mut works = Vec::with_capacity(commands.len() + due.len() + timers.len());
-        for due in due {
-            let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
-            let command = due.command(&*clock, registered_at.unwrap_or_default());
-            let ids = sweep.child();
-            let trace =
-                TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-            let request = Request { command, caller: None, trace };
-            works.push(Work { request, origin: Origin::Sweep(due) });
+        if self.trouble.is_some() {
+            due.into_iter().for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
+            timers.into_iter().for_each(|timer| self.timers.put_back(timer));
+            self.answer_without_log(commands.into_iter().map(Work::from).collect());
+            return;
         }
+        let mut works: Vec<Work> =
+            due.into_iter().map(|due| self.swept_work(due, &sweep)).collect();
         let window = self.pace.flaps.window;
         works.extend(timers.into_iter().map(|timer| Work::timer(timer, window)));
         works.extend(commands.into_iter().map(Work::from));
@@ -64,6 +71,15 @@ impl Registrar {
         if self.since_checkpoint >= self.pace.checkpoint_every {
             self.checkpoint();
         }
+    }
+
+    /// What the sweep has found, as a command in a trace of the sweep.
+    pub(super) fn swept_work(&self, due: Due, sweep: &TraceContext) -> Work {
+        let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
+        let command = due.command(&*self.shared.clock, registered_at.unwrap_or_default());
+        let ids = sweep.child();
+        let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
+        Work { request: Request { command, caller: None, trace }, origin: Origin::Sweep(due) }
     }
 
     pub(super) fn note(&mut self, note: Note) {
@@ -142,7 +158,8 @@ impl Registrar {
                 invariants::check_change(&self.registry, &change)
                     .map_err(|violation| unavailable(violation.to_string()))?;
                 // Others' changes are in the log: there is nothing to take back.
-                drop(fold(&mut self.registry, &change));
+                let before = fold(&mut self.registry, &change);
+                self.guard_sees(&change, &before);
                 changes.push(Arc::new(change));
             }
         }
@@ -202,21 +219,26 @@ impl Registrar {
     ) -> Vec<(Arc<Change>, Option<TraceRef>)> {
         let clock = self.clock();
         if !decided.batch.is_empty() {
+            for (change, before) in decided.batch.iter().zip(&decided.undo) {
+                self.guard_sees(change, before);
+            }
             self.publish(&decided.batch);
             self.since_checkpoint += decided.batch.len() as u64;
         }
         decided.timings.published = clock.wall();
         let Decided { works, outcomes, batch, timings, .. } = decided;
-        // Since when each change was waited for: the registry's own since the group was taken.
-        let mut waited_since = vec![timings.taken; batch.len()];
+        // The registry's own were waited for since the group was taken.
+        let mut before = vec![Before { waited_since: timings.taken, guarded: false }; batch.len()];
         for (work, outcome) in works.iter().zip(&outcomes) {
-            if let (Origin::Caller { queued_at, .. }, Ok(Some(position))) = (&work.origin, outcome)
-            {
-                waited_since[*position] = *queued_at;
+            let Ok(Some(position)) = outcome else { continue };
+            match &work.origin {
+                Origin::Caller { queued_at, .. } => before[*position].waited_since = *queued_at,
+                Origin::Sweep(due) => before[*position].guarded = due.was_held(),
+                Origin::Timer(_) | Origin::Own => {}
             }
         }
         if !batch.is_empty() {
-            self.telemetry.appended(&batch, &waited_since, &timings, &*clock);
+            self.telemetry.appended(&batch, &before, &timings, &*clock);
         }
         let mut expired = Vec::new();
         for (work, outcome) in works.into_iter().zip(outcomes) {

@@ -69,7 +69,8 @@ pub(super) struct Decided {
     /// What became of each work: the position of its change in the batch.
     pub(super) outcomes: Vec<Result<Option<usize>, Rejection>>,
     pub(super) batch: Vec<Arc<Change>>,
-    undo: Vec<PreImage>,
+    /// What each change of the batch replaced.
+    pub(super) undo: Vec<PreImage>,
     pub(super) timings: Timings,
 }
 

@@ -6,7 +6,7 @@
 //!  HTTP ───────commands────▶ inbox ──▶ decide+fold each ─▶ append, sync ─▶ publish ─▶ answer    │
 //!            Handle::record          │        ▲                  │ failed: undo, refuse          │
 //!  HTTP ───────traffic─────▶ buffer ─▶ number, append            ▼                              │
-//!                                    │  deadlines ─▶ MarkLate, Expire: commands like any other  │
+//!                                    │  deadlines ─▶ guard ─▶ MarkLate, Expire: like any other  │
 //!                                    └──────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -18,6 +18,7 @@ mod commit;
 mod damping;
 mod flush;
 mod group;
+mod guard;
 mod handle;
 mod inbox;
 pub mod observe;
@@ -45,6 +46,7 @@ pub use recovery::RecoverError;
 
 use crate::clock::Clock;
 use crate::domain::{Millis, Quotas};
+use crate::lease::guard::Policy;
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
 use crate::watch::Hub;
@@ -70,6 +72,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Name of this node, for the `started` event.
     pub node: String,
+    /// By which figures the guard against mass expiry decides; none if it is switched off.
+    pub guard: Option<Policy>,
 }
 
 impl Default for Config {
@@ -84,6 +88,7 @@ impl Default for Config {
             flap_window: Duration::from_secs(60),
             quotas: Quotas::default(),
             node: "rollcall".to_owned(),
+            guard: Some(Policy::default()),
         }
     }
 }
@@ -116,6 +121,7 @@ pub fn start(
         failed: AtomicBool::new(false),
         condition: Mutex::new(LogCondition::Writable),
         clock,
+        guard: Mutex::new(config.guard.map(|_| Arc::default())),
         write_timeout: config.write_timeout,
         read_only: false,
     });
@@ -129,6 +135,7 @@ pub fn start(
             window: Millis::from(config.flap_window),
         },
         quotas: config.quotas,
+        guard: config.guard,
     };
     let (node, told) = (config.node.clone(), readiness.clone());
     let publisher = Publisher::new(projection);

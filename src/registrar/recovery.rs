@@ -210,6 +210,7 @@ impl Registrar {
                 .judged_by(instance.detector)
         });
         self.watch(published.granted, now);
+        self.guard_begins();
         self.telemetry.shifted(&published.shifts);
     }
 }

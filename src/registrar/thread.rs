@@ -6,6 +6,7 @@
 //! refuses changes, renews leases, expires nobody and tries again until it can write; then the first change
 //! is `log_gap`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffer::QueuedTraffic;
@@ -18,7 +19,8 @@ use super::timers::Timers;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::{Millis, Quotas, Registry, Timestamp};
-use crate::lease::queue::DeadlineQueue;
+use crate::lease::guard::{Guard, Policy};
+use crate::lease::queue::{DeadlineQueue, Tracked};
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
 use crate::watch::Hub;
@@ -37,6 +39,8 @@ pub(super) struct Pace {
     pub(super) flaps: Limits,
     /// How many instances there may be.
     pub(super) quotas: Quotas,
+    /// By which figures the guard decides; none if it is switched off.
+    pub(super) guard: Option<Policy>,
 }
 
 /// The registrar; lives on its thread.
@@ -48,6 +52,14 @@ pub(super) struct Registrar {
     pub(super) deadlines: DeadlineQueue,
     pub(super) timers: Timers,
     pub(super) damping: Damping,
+    /// Leases that have run out, whose expiry is not decided yet.
+    pub(super) ripe: VecDeque<Arc<Tracked>>,
+    /// Whether some of them came since the guard last looked at all of them.
+    pub(super) ripe_unseen: bool,
+    /// None if it is switched off.
+    pub(super) guard: Option<Guard>,
+    /// Which of its moves were shown last, and when.
+    pub(super) guard_shown: (u64, Monotonic),
     pub(super) shared: Arc<Shared>,
     pub(super) telemetry: Telemetry,
     pub(super) pace: Pace,
@@ -76,6 +88,10 @@ impl Registrar {
             deadlines: DeadlineQueue::default(),
             timers: Timers::default(),
             damping: Damping::new(pace.flaps),
+            ripe: VecDeque::new(),
+            ripe_unseen: false,
+            guard: pace.guard.map(Guard::new),
+            guard_shown: (0, Monotonic::default()),
             shared,
             telemetry,
             pace,
@@ -124,6 +140,7 @@ impl Registrar {
         let flush = now.plus(self.pace.flush_every);
         match (&self.trouble, self.next_due()) {
             (Some(trouble), _) => trouble.retry_at,
+            (None, _) if !self.ripe.is_empty() => now,
             (None, Some(due)) => flush.min(due),
             (None, None) => flush,
         }
@@ -139,6 +156,7 @@ impl Registrar {
             self.flush_slice();
             return false;
         }
+        self.stop_guards();
         self.checkpoint();
         if self.trouble.is_none()
             && let Err(error) = self.log.end()

@@ -87,6 +87,7 @@ pub mod label {
     pub const TRANSPORT: &str = "transport";
     pub const RESULT: &str = "result";
     pub const LIMIT: &str = "limit";
+    pub const SCOPE: &str = "scope";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
     pub const VERDICT: &str = "verdict";
@@ -179,6 +180,12 @@ metrics! {
         [], "Time from when a probe was due to when it was begun.";
     VERDICTS = "rollcall_probe_verdicts_total", Counter, Count,
         [VERDICT], "Verdicts that probes came to anew, by what they are now.";
+    GUARD_ACTIVE = "rollcall_guard_active", Gauge, Count,
+        [SCOPE], "Guards against mass expiry that hold: over services, and over the registry as a whole.";
+    GUARD_HELD = "rollcall_guard_held_instances", Gauge, Count,
+        [], "Instances whose lease has run out and whose expiry a guard holds back.";
+    GUARD_ENTERED = "rollcall_guard_entered_total", Counter, Count,
+        [SCOPE], "Times that a guard against mass expiry was entered.";
     WATCHERS = "rollcall_watchers", Gauge, Count,
         [TRANSPORT], "Long polls that wait and streams that are open.";
     WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
@@ -484,6 +491,8 @@ label_values! {
     ExpiryReason {
         /// No heartbeat for a whole ttl.
         NoHeartbeat = "no_heartbeat",
+        /// The same, held back by the guard for a while.
+        AfterGuard = "after_guard",
         /// Its drain had a deadline, which has passed.
         Drained = "drained",
         /// Its check had been failing for as long as its registration allows.
@@ -498,6 +507,14 @@ label_values! {
         Settled = "settled",
         /// It left, or began another life.
         Left = "left",
+    }
+
+    /// Over whom a guard holds.
+    GuardScope {
+        /// The registry as a whole.
+        Registry = "registry",
+        /// One service.
+        Service = "service",
     }
 
     /// How a watcher is told.

@@ -209,6 +209,34 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
     );
 }
 
+/// So many leases ran out at once that nobody expires for a while.
+pub fn guard_entered(over: &dyn Display, late: u64, gone: u64, living: u64, limit: Duration) {
+    warn!(
+        guard.over = %over,
+        late,
+        gone,
+        living,
+        limit_ms = millis(limit),
+        "the guard over {over} holds: {} of {} instances are late or have just expired; nobody expires until enough of \
+         them are back, or for {limit:?}",
+        late + gone,
+        living + gone
+    );
+}
+
+/// A guard let go. `evicts` says that those who are late are believed to be dead now.
+pub fn guard_left(over: &dyn Display, end: &str, held: u64, held_for: Duration, evicts: bool) {
+    let held_for_ms = millis(held_for);
+    if evicts {
+        warn!(
+            guard.over = %over, end, held, held_for_ms,
+            "the guard over {over} has held for as long as it may: {held} instances expire"
+        );
+    } else {
+        info!(guard.over = %over, end, held, held_for_ms, "the guard over {over} let go: {end}");
+    }
+}
+
 /// The log could not take events. Counted, and not logged one by one: [`log_failed`] says why, once.
 pub fn refused(metrics: &LogMetrics, class: Class, reason: RefusedReason, events: u64) {
     metrics.refused.get(class, reason).increment(events);

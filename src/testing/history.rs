@@ -109,12 +109,18 @@ impl Step {
                 let incarnation = Some(incarnation(life));
                 Command::Heartbeat(Heartbeat { key, incarnation, health })
             }
-            Wish::MarkLate(life, arithmetic) => {
-                Command::MarkLate(Overdue { key, incarnation: incarnation(life), arithmetic })
-            }
-            Wish::Expire(life, arithmetic) => {
-                Command::Expire(Overdue { key, incarnation: incarnation(life), arithmetic })
-            }
+            Wish::MarkLate(life, arithmetic) => Command::MarkLate(Overdue {
+                key,
+                incarnation: incarnation(life),
+                arithmetic,
+                cause: None,
+            }),
+            Wish::Expire(life, arithmetic) => Command::Expire(Overdue {
+                key,
+                incarnation: incarnation(life),
+                arithmetic,
+                cause: None,
+            }),
             Wish::Judge(life, verdict) => {
                 let evidence = Evidence {
                     outcome: ProbeOutcome::Rejected,

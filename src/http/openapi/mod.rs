@@ -243,6 +243,15 @@ fn present() -> Value {
     let mut conflict = named.clone();
     conflict["incarnation"] = count.clone();
     let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
+    let figures = full(json!({"late": count, "gone": count, "living": count}));
+    let guard = json!({
+        "type": ["object", "null"], "description": "The guard against mass expiry; null if it is switched off.",
+        "properties": {"holds": {"type": "boolean"}, "over": list(full(json!({
+            "namespace": {"type": ["string", "null"]}, "service": {"type": ["string", "null"]},
+            "since": text, "event": text, "limit": duration, "entered_by": figures, "present": figures,
+            "held": count,
+        })))},
+    });
     let fill = full(json!({"waiting": count, "capacity": count}));
 
     json!({
@@ -325,7 +334,7 @@ fn present() -> Value {
             "version": text, "log_id": text, "uptime": duration, "head": count, "traffic_head": count,
             "services": count, "instances": count, "log": {"type": "object"}, "kept": {"type": "object"},
             "queues": full(json!({"changes": fill, "traffic": fill})),
-            "replay": {"type": ["object", "null"]}, "guard": {"type": "null"},
+            "replay": {"type": ["object", "null"]}, "guard": guard,
         })),
         "Problem": {
             "type": "object", "required": ["type", "title", "status", "detail", "trace_id"],

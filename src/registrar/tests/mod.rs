@@ -5,6 +5,7 @@
 
 mod damping;
 mod failure;
+mod guard;
 mod leases;
 mod life;
 mod rig;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::source::{Family, Grid, Source};
 use crate::telemetry::names::{
     self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
-    LabelValue, LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase,
+    GuardScope, LabelValue, LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase,
     SERVICE_OTHER, SnapshotOutcome, Status, Work, label,
 };
 
@@ -130,6 +130,12 @@ pub struct RegistryMetrics {
     pub dampings: Family<DampingOutcome, Counter>,
     /// How many of them are held at unstable now.
     pub damped: Gauge,
+    /// Guards that hold.
+    pub guard_active: Family<GuardScope, Gauge>,
+    /// Instances whose expiry they hold back.
+    pub guard_held: Gauge,
+    /// Guards that were entered.
+    pub guard_entered: Family<GuardScope, Counter>,
 }
 
 impl RegistryMetrics {
@@ -150,6 +156,9 @@ impl RegistryMetrics {
             expiries: Family::counters(source, names::EXPIRIES, label::REASON),
             dampings: Family::counters(source, names::FLAP_DAMPINGS, label::OUTCOME),
             damped: source.plain_gauge(names::DAMPED_INSTANCES),
+            guard_active: Family::gauges(source, names::GUARD_ACTIVE, label::SCOPE),
+            guard_held: source.plain_gauge(names::GUARD_HELD),
+            guard_entered: Family::counters(source, names::GUARD_ENTERED, label::SCOPE),
         }
     }
 }
