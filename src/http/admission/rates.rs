@@ -73,7 +73,8 @@ impl Rates {
     ) -> Result<(), Duration> {
         let hash = self.hasher.hash_one((caller, heartbeat)).max(OTHERS + 1);
         let now = now.0.saturating_mul(1_000);
-        let mut shard = self.shards[hash as usize % SHARDS].lock();
+        let shard = usize::try_from(hash % SHARDS as u64).unwrap_or_default();
+        let mut shard = self.shards[shard].lock();
         let key = shard.place(hash, now);
         let full_at = shard.full_at.entry(key).or_insert(now);
         let ahead = full_at.saturating_sub(now);

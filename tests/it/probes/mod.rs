@@ -9,7 +9,7 @@ mod whereto;
 use std::net::SocketAddr;
 
 use axum::routing::get;
-use rollcall::config::Roots;
+use rollcall::config::{Roots, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -36,8 +36,14 @@ fn registration(address: SocketAddr, check: Value) -> Value {
     json!({"address": address.ip().to_string(), "port": address.port(), "ttl": "none", "check": check})
 }
 
+/// What a test does to its instances within seconds would be flapping.
+fn undamped(settings: &mut Settings) {
+    settings.flap_limit = 0;
+}
+
 async fn start() -> Server {
-    Server::start_with(Options { system_clock: true, ..Options::default() }).await
+    let settings = Some(undamped as fn(&mut _));
+    Server::start_with(Options { system_clock: true, settings, ..Options::default() }).await
 }
 
 /// Registers `orders/orders-1` with this check; gives its JSON.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::target::{Names, Target};
-use super::{ORDERS_1, becomes, register, registration, up};
+use super::{ORDERS_1, becomes, register, registration, undamped, up};
 use crate::harness::{Options, Server, eventually};
 
 /// What a refused registration says of `check` or `ttl`.
@@ -71,6 +71,7 @@ async fn a_name_that_changes_its_mind_is_not_followed() {
     let server = Server::start_with(Options {
         system_clock: true,
         resolver: Some(Arc::clone(&names) as _),
+        settings: Some(undamped),
         ..Options::default()
     })
     .await;
