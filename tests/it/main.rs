@@ -11,6 +11,7 @@ mod collector;
 mod command_line;
 mod crash;
 mod discovery;
+mod disk;
 mod events;
 mod expiry;
 mod failure;

@@ -18,6 +18,7 @@ mod archive;
 mod backup;
 mod checkpointer;
 mod derive;
+mod directory;
 mod export;
 mod gate;
 mod import;
@@ -200,7 +201,9 @@ fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
     rows::prepare_for_writing(&connection).map_err(sqlite)?;
-    let migrated = migrations::runner().run(&mut connection);
+    // All in one transaction: one by one, each migration and the note that it is done would be two, and a crash between
+    // them would leave a log that nobody can open again.
+    let migrated = migrations::runner().set_grouped(true).run(&mut connection);
     migrated.map_err(|source| OpenError::Migration {
         path: path.to_owned(),
         source: Box::new(source),

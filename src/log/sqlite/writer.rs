@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::checkpointer::{self, Checkpointer};
+use super::directory;
 use super::gate::Gate;
 use super::upkeep::SqliteUpkeep;
 use super::{DirLock, OpenError, Synchronous, open_and_migrate};
@@ -105,7 +106,7 @@ impl SqliteLog {
     /// [`OpenError`].
     pub fn open(dir: &Path, synchronous: Synchronous, node: &str) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { what: "can't create", path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(io)?;
+        directory::make(dir).map_err(io)?;
         let lock = DirLock::take(dir)?;
         let path = dir.join(super::FILE);
         let connection = open_and_migrate(&path)?;
