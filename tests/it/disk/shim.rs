@@ -85,6 +85,7 @@ impl Disk {
         std::fs::write(&switches.path, [0; 4_096]).unwrap();
         let mut command = self.command(settings);
         command.env("POWERCUT_SWITCHES", &switches.path);
+        command.env("POWERCUT_JOURNAL", self.journal());
         (Child::spawn(command), switches)
     }
 }
