@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::codec;
 use super::snapshot::{Life, Snapshot};
-use super::sqlite::{OpenError, Reader, open_reader};
+use super::sqlite::{OpenError, Reader, check_write_ahead_log, database_of, open_reader};
 use super::{ReadError, blocks::Block};
 use crate::domain::{InstanceKey, Seq, TraceRef, invariants};
 
@@ -88,6 +88,7 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`]; damage inside the log is in the report instead.
 pub fn verify(path: &Path, mut progress: impl FnMut(u64)) -> Result<Report, VerifyError> {
+    check_write_ahead_log(&database_of(path))?;
     let reader = open_reader(path)?;
     let mut report = Report::default();
     let (log_id, next_seq, next_traffic) = reader.next()?;

@@ -54,6 +54,20 @@ struct Before {
     last_at: Option<Timestamp>,
 }
 
+/// The changes end where the log says that they do. SQLite finds no damage when an older page stands in for a newer one:
+/// a write-ahead log that is damaged where it was moved into the file already ends there, and what is before that counts.
+fn ends_at(reached: Seq, head: Seq) -> Result<(), RecoverError> {
+    if reached == head {
+        return Ok(());
+    }
+    let (place, what) = if reached < head {
+        (format!("what follows change {reached}"), format!("the log goes on to change {head}"))
+    } else {
+        (format!("change {}", head.next()), format!("the log ends at change {head}"))
+    };
+    Err(ReadError::Damaged { place, what }.into())
+}
+
 impl Registrar {
     /// Brings the state up to the head of the log and publishes it.
     pub(super) fn recover(
@@ -77,7 +91,7 @@ impl Registrar {
         self.time_recovered(&begun, clock.monotonic());
         let took = clock.monotonic().since(started);
         let recovered = Recovered {
-            changes: total.0 - base.0.0,
+            changes: total.0.saturating_sub(base.0.0),
             traffic,
             instances: self.registry.instance_count() as u64,
             services: self.registry.service_count() as u64,
@@ -136,12 +150,13 @@ impl Registrar {
     ) -> Result<Begun, RecoverError> {
         let mut begun = Begun::default();
         let base = state.registry.head();
-        let total = head.0 - base.0;
+        let total = head.0.saturating_sub(base.0);
         loop {
             let reached = state.registry.head();
             readiness.set(Phase::Replaying { done: reached.0 - base.0, total });
             let changes = self.log.read(reached.next(), CHUNK)?;
             if changes.is_empty() {
+                ends_at(reached, head)?;
                 return Ok(begun);
             }
             for change in &changes {

@@ -37,9 +37,18 @@ impl Child {
 
     /// The same on a port of its own.
     pub(crate) fn serve_at(data: &TempDir, port: u16) -> Self {
+        Self::start(data, port, &[])
+    }
+
+    /// The same with these settings.
+    pub(crate) fn serve_with(data: &TempDir, settings: &[&str]) -> Self {
+        Self::start(data, 0, settings)
+    }
+
+    fn start(data: &TempDir, port: u16, settings: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"]);
-        command.arg(data.path());
+        command.arg(data.path()).args(settings);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         Self::spawn(command)
     }
@@ -55,6 +64,18 @@ impl Child {
     /// Its process id.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// SIGTERM if it still runs; whether it came to its end in order.
+    pub(crate) fn end(mut self) -> bool {
+        // It may have gone this very moment.
+        let _ = kill_process(self.pid(), Signal::TERM);
+        self.process.wait().unwrap().success()
     }
 
     /// kill -9.

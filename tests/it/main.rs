@@ -12,6 +12,7 @@ mod command_line;
 mod crash;
 mod detector;
 mod discovery;
+mod disk;
 mod drain;
 mod events;
 mod expiry;

@@ -6,6 +6,7 @@
 //!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
 //!   keeper's thread ───── upkeep.rs, retention.rs: a second write connection, in small slices; gate.rs says whose
 //!                         turn it is
+//!   wal.rs ────────────── refuses a WAL that takes back what is in the database already
 //!   reader.rs ─────────── read-only connections, for verify and for
 //!   backup.rs, export.rs, import.rs ─ copies of a log, as a file and as lines; target.rs is where they are made
 //!   archive/ ──────────── questions about the past
@@ -18,6 +19,7 @@ mod archive;
 mod backup;
 mod checkpointer;
 mod derive;
+mod directory;
 mod export;
 mod gate;
 mod import;
@@ -37,6 +39,7 @@ mod tests;
 mod upkeep;
 #[cfg(test)]
 mod upkeep_tests;
+mod wal;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -55,6 +58,7 @@ pub use sizes::Sizes;
 pub(crate) use snapshot_tests::put_snapshot;
 pub use target::TargetError;
 pub use upkeep::SqliteUpkeep;
+pub(crate) use wal::check as check_write_ahead_log;
 pub use writer::SqliteLog;
 
 /// The name of the database in a data directory.
@@ -143,6 +147,20 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The write-ahead log takes back what has already been moved out of it into the database.
+    #[error(
+        "{path} is damaged: the database beside it holds {stored} changes, and with it only {found}; keep a copy of the \
+         directory, move this file away, and let rollcall verify say whether the database is whole without it; if it \
+         is not, bring a backup back (rollcall restore)"
+    )]
+    WriteAheadLog {
+        /// The write-ahead log.
+        path: PathBuf,
+        /// The last change in the database alone.
+        stored: u64,
+        /// The last one with the write-ahead log.
+        found: u64,
+    },
     /// SQLite refused.
     #[error("can't open {path}")]
     Sqlite {
@@ -193,6 +211,7 @@ pub fn database_of(path: &Path) -> PathBuf {
 /// Opens the database for writing and brings it to this program's schema.
 fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    wal::check(path)?;
     let mut connection = Connection::open(path).map_err(sqlite)?;
     check_ours(&connection, path)?;
     check_schema(&connection, path)?;
@@ -200,7 +219,9 @@ fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
     rows::prepare_for_writing(&connection).map_err(sqlite)?;
-    let migrated = migrations::runner().run(&mut connection);
+    // All in one transaction: one by one, each migration and the note that it is done would be two, and a crash between
+    // them would leave a log that nobody can open again.
+    let migrated = migrations::runner().set_grouped(true).run(&mut connection);
     migrated.map_err(|source| OpenError::Migration {
         path: path.to_owned(),
         source: Box::new(source),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{DirLock, FILE, LOCK};
+use super::{DirLock, FILE, LOCK, directory};
 
 /// What is added to the name of a file that is not whole yet.
 const PARTIAL: &str = ".partial";
@@ -122,7 +122,7 @@ impl Target {
         let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         made.reverse();
         let mut target = Self { dir: dir.to_owned(), made, lock: None, file: None, done: false };
-        fs::create_dir_all(dir).map_err(io("create", dir))?;
+        directory::make(dir).map_err(io("create", dir))?;
         target.lock = Some(DirLock::take(dir)?);
         target.file = Some(PartialFile::new(&dir.join(FILE)));
         Ok(target)

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::checkpointer::{self, Checkpointer};
+use super::directory;
 use super::gate::Gate;
 use super::upkeep::SqliteUpkeep;
 use super::{DirLock, OpenError, Synchronous, open_and_migrate};
@@ -37,6 +38,9 @@ pub struct SqliteLog {
     next_traffic: u64,
     tail: Tail,
     session: Option<Session>,
+    /// A write has failed, and with it perhaps a sync: what stands in the WAL may not be on the disk and never get there,
+    /// though every later sync succeeds. Nothing is written behind it before it has been moved into the file.
+    wal_in_doubt: bool,
     gate: Gate,
     checkpointer: Checkpointer,
     // Last, so that it is let go when everything else is closed.
@@ -90,6 +94,9 @@ impl Session {
 fn cause_of(error: &rusqlite::Error) -> Arc<str> {
     let remedy = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ": free some space; writing resumes by itself",
+        Some(ErrorCode::SystemIoFailure) => {
+            ": the disk fails or can be read only, the system's log says more; writing resumes by itself"
+        }
         Some(ErrorCode::ReadOnly) => {
             ": make the data directory writable; writing resumes by itself"
         }
@@ -105,7 +112,7 @@ impl SqliteLog {
     /// [`OpenError`].
     pub fn open(dir: &Path, synchronous: Synchronous, node: &str) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { what: "can't create", path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(io)?;
+        directory::make(dir).map_err(io)?;
         let lock = DirLock::take(dir)?;
         let path = dir.join(super::FILE);
         let connection = open_and_migrate(&path)?;
@@ -132,6 +139,7 @@ impl SqliteLog {
             next_traffic: next.traffic,
             tail: Tail { first: next.traffic, events: Vec::new() },
             session: Some(session),
+            wal_in_doubt: false,
             gate: Gate::default(),
             checkpointer,
             _lock: lock,
@@ -172,6 +180,7 @@ impl SqliteLog {
     /// Opens the database again after a failure and reads what is there.
     fn reopen(&mut self) -> rusqlite::Result<rows::Next> {
         self.session = None;
+        self.wal_in_doubt = true;
         // Not created: a database that has vanished is not replaced by an empty one.
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE
             | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -184,6 +193,19 @@ impl SqliteLog {
         // The block at the end may or may not hold what was last written: begin a new one.
         self.tail = Tail { first: next.traffic, events: Vec::new() };
         Ok(next)
+    }
+
+    /// The connection for the next write.
+    fn sound(&mut self) -> Result<&mut Session, AppendError> {
+        self.session()?;
+        if self.wal_in_doubt
+            && let Err(error) = self.sync()
+        {
+            // Opened anew the next time: a disk that could be read only may be writable by then.
+            self.session = None;
+            return Err(AppendError::Unavailable { cause: cause_of(&error) });
+        }
+        self.session()
     }
 
     fn session(&mut self) -> Result<&mut Session, AppendError> {
@@ -205,7 +227,7 @@ impl SqliteLog {
         }
         let found = self.stored(expected.next(), rows.len()).map_err(|error| unknown(&error))?;
         if next.seq == last.next().0 && found == rows {
-            // In the WAL, but perhaps not on the disk: a checkpoint syncs it.
+            // In the WAL, but perhaps not on the disk.
             self.sync().map_err(|error| unknown(&error))?;
             return Ok(Ack { first: expected.next(), last, durability: self.durability() });
         }
@@ -218,10 +240,21 @@ impl SqliteLog {
         statement.query_map(rows::range(from.0, limit), rows::change_of)?.collect()
     }
 
+    /// Puts everything that is in the WAL on the disk by moving it into the file, and begins an empty one. To sync the
+    /// WAL again would not do: after a sync that failed, the system takes for stored what is not (on Linux), and the
+    /// hole would end the WAL for whoever reads it after a power cut, with all that was acknowledged behind it.
     fn sync(&mut self) -> rusqlite::Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
         let _turn = self.gate.enter();
-        session.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let is_busy: bool = session.connection.query_row(truncate, [], |row| row.get(0))?;
+        if is_busy {
+            // Somebody reads an old state for longer than is waited for.
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None));
+        }
+        self.wal_in_doubt = false;
+        Ok(())
     }
 
     /// If the WAL has grown for so long that nobody else could start it anew, does that here: the
@@ -301,7 +334,7 @@ impl ChangeLog for SqliteLog {
         }
         let rows = self.encode(batch);
         let (level, gate) = (self.synchronous, self.gate.clone());
-        match write_changes(self.session()?, &gate, level, expected, &rows) {
+        match write_changes(self.sound()?, &gate, level, expected, &rows) {
             Ok(true) => {
                 self.head = Seq(expected.0 + rows.len() as u64);
                 self.shorten_wal();
@@ -371,7 +404,7 @@ impl TrafficLog for SqliteLog {
         if events.is_empty() {
             return Ok(());
         }
-        self.session()?;
+        self.sound()?;
         let (from, to) = (self.next_traffic, self.next_traffic + events.len() as u64);
         let gate = self.gate.clone();
         self.tail.events.extend_from_slice(events);

@@ -113,7 +113,11 @@ async fn start_on(dir: &std::path::Path) -> Result<Vec<Published>, String> {
     .unwrap();
     let phase = running.readiness.settled().await;
     let seen = published(&projection);
-    running.stop().map_err(|error| error.to_string())?;
+    let whole = |error: &dyn std::error::Error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    running.stop().map_err(|error| whole(&error))?;
     assert_eq!(phase, Phase::Ready);
     Ok(seen)
 }
@@ -152,4 +156,37 @@ async fn a_damaged_snapshot_gives_way_to_the_one_before_it() {
         refusal.contains("changes before 4 are gone") && refusal.contains("rollcall restore"),
         "{refusal}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_do_not_end_at_the_head_are_not_served() {
+    let rig = Rig::start().await;
+    for id in ["a", "b"] {
+        rig.put(&key("orders", id)).await;
+    }
+    let (memory, _) = rig.stop();
+    let dir = tempfile::tempdir().unwrap();
+    let changes: Vec<_> = memory.changes().into_iter().map(Arc::new).collect();
+    let mut log = SqliteLog::open(dir.path(), Synchronous::Normal, "node").unwrap();
+    log.append(Seq(0), &changes).unwrap();
+    log.end().unwrap();
+    let path = log.path().to_owned();
+    drop(log);
+    let head = changes.last().unwrap().seq.0;
+    for (next, place) in [
+        (
+            head + 3,
+            format!(
+                "what follows change {head} is damaged: the log goes on to change {}",
+                head + 2
+            ),
+        ),
+        (head, format!("change {head} is damaged: the log ends at change {}", head - 1)),
+    ] {
+        let shell = rusqlite::Connection::open(&path).unwrap();
+        shell.execute("UPDATE log SET next_seq = ?", [i64::try_from(next).unwrap()]).unwrap();
+        drop(shell);
+        let refusal = start_on(dir.path()).await.unwrap_err();
+        assert!(refusal.contains(&place), "{refusal}");
+    }
 }

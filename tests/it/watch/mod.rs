@@ -19,7 +19,7 @@ pub(crate) struct Told {
 
 impl Told {
     /// The number of its change: of a pair, the first.
-    fn change(&self) -> u64 {
+    pub(crate) fn change(&self) -> u64 {
         self.id.split(',').next().unwrap().parse().unwrap()
     }
 }
