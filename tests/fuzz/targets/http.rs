@@ -4,6 +4,7 @@
 //! The first byte of an input chooses what is asked, as a letter (`a` is the first), so that an input can be read and
 //! written by people; the rest is what comes from outside.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -168,15 +169,8 @@ pub(super) fn connection(data: &[u8]) {
     Registry::with(async |registry| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let config = rollcall::http::Config {
-            header_timeout: Duration::from_millis(500),
-            request_timeout: Duration::from_millis(500),
-            shutdown_timeout: Duration::from_millis(5),
-            ..Default::default()
-        };
         let stop = CancellationToken::new();
-        let served =
-            rollcall::http::serve(listener, registry.router.clone(), &config, stop.clone());
+        let served = rollcall::http::serve(listener, Arc::clone(&registry.api), stop.clone());
         let client = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             // A server that has seen enough closes; what it answered is read all the same.

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
 use rollcall::clock::{Clock, SystemClock};
 use rollcall::history::{Archive, Policy};
-use rollcall::http::{Api, Parts};
+use rollcall::http::{AdmissionConfig, Api, Parts};
 use rollcall::log::Log as _;
 use rollcall::log::sqlite::{SqliteArchive, SqliteLog, Synchronous};
 use rollcall::projection::Projection;
@@ -55,7 +55,8 @@ const PAST: [(&str, &str, &str); 9] = [
 /// A registry in this process, without a socket.
 pub(crate) struct Registry {
     runtime: Runtime,
-    pub(crate) router: Router,
+    pub(crate) api: Arc<Api>,
+    router: Router,
     pub(crate) log_id: uuid::Uuid,
     running: Option<Running>,
     inputs: u32,
@@ -119,6 +120,10 @@ impl Registry {
             log_id,
             config: rollcall::http::Config {
                 header_timeout: Duration::from_millis(500),
+                request_timeout: Duration::from_millis(500),
+                shutdown_timeout: Duration::from_millis(5),
+                // What is refused for overload would depend on what else the machine does.
+                admission: AdmissionConfig { queue_time: None, ..AdmissionConfig::default() },
                 trace_url: Some("http://traces/{trace_id}?at={span_id}".to_owned()),
                 policy: Policy::default(),
                 ..Default::default()
@@ -128,9 +133,10 @@ impl Registry {
             hub,
             replay: None,
         };
-        let router = rollcall::http::router(Api::new(parts));
-        let registry =
-            Self { runtime, router, log_id, running: Some(running), inputs: 0, _data: data };
+        let api = Api::new(parts);
+        let router = rollcall::http::router(Arc::clone(&api));
+        let running = Some(running);
+        let registry = Self { runtime, api, router, log_id, running, inputs: 0, _data: data };
         for (method, path, body) in PAST {
             let request = Request::builder().method(method).uri(path).body(Body::from(body));
             let answer = registry.runtime.block_on(registry.answer(request.unwrap()));
