@@ -94,6 +94,9 @@ impl Session {
 fn cause_of(error: &rusqlite::Error) -> Arc<str> {
     let remedy = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ": free some space; writing resumes by itself",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ": rollcall.db is damaged, `rollcall verify` says where"
+        }
         Some(ErrorCode::SystemIoFailure) => {
             ": the disk fails or can be read only, the system's log says more; writing resumes by itself"
         }
@@ -357,7 +360,13 @@ impl ChangeLog for SqliteLog {
 
     fn read(&mut self, from: Seq, limit: usize) -> Result<Vec<Change>, ReadError> {
         self.session().map_err(unreadable)?;
-        let stored = self.stored(from, limit).map_err(storage)?;
+        let stored = self.stored(from, limit).map_err(|error| match rows::is_damage(&error) {
+            true => ReadError::Damaged {
+                place: format!("a page of what follows change {}", from.0.saturating_sub(1)),
+                what: error.to_string(),
+            },
+            false => storage(error),
+        })?;
         stored.iter().map(decode_change).collect()
     }
 

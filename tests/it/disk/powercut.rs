@@ -43,7 +43,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     match number("ROLLCALL_POWERCUT_SEED") {
         Some(seed) => seed / CUTS * CUTS..seed + 1,
-        None => 0..number("ROLLCALL_POWERCUT_SEEDS").unwrap_or(10),
+        None => 0..number("ROLLCALL_POWERCUT_SEEDS").unwrap_or(6),
     }
 }
 
