@@ -1,6 +1,6 @@
 //! How many instances there may be: in one service, in one namespace.
 //!
-//! Asked after [`super::decide`] and before the event is appended, in the order of the commands, so that the last place
+//! Asked after [`fn@super::decide`] and before the event is appended, in the order of the commands, so that the last place
 //! is given once. Only a command that makes an instance more can be refused; replacing one, a heartbeat and every other
 //! command never is, nor is anything that is in the log already: replay asks nobody. Called by the registrar.
 

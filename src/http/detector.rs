@@ -10,12 +10,19 @@ use crate::domain::limits::{
 /// The words of `detector`.
 pub(super) const DETECTORS: &[&str] = &["fixed", "phi"];
 
-/// Reads both; what is wrong with them is noted.
-pub(super) fn read(fields: &mut Fields<'_>) -> Detector {
+/// Reads both; what is wrong with them is noted. One that is only probed (`endless`) has no heartbeats to learn from.
+pub(super) fn read(fields: &mut Fields<'_>, endless: bool) -> Detector {
     let find = |text: &str| DETECTORS.iter().copied().find(|known| *known == text);
     let detector = fields.word("detector", DETECTORS, find, |word| word);
     let threshold = fields.number("phi_threshold");
     match (detector, threshold) {
+        (Some("phi"), _) if endless => {
+            fields.invalid(
+                "detector",
+                "\"phi\" learns from heartbeats; with \"ttl\": \"none\" leave it out",
+            );
+            Detector::Fixed
+        }
         (Some("phi"), threshold) => {
             let threshold = threshold.unwrap_or(f64::from(PHI_THRESHOLD_DEFAULT_MILLI) / 1_000.0);
             Detector::phi(threshold).unwrap_or_else(|| {

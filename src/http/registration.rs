@@ -281,7 +281,7 @@ fn read_form(fields: &mut Fields<'_>, api: &Api, registered_from: Option<IpAddr>
             false => Some(fields.ttl("ttl").unwrap_or(api.config.default_ttl)),
         },
         check,
-        detector: detector::read(fields),
+        detector: detector::read(fields, endless),
     }
 }
 

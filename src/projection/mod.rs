@@ -268,7 +268,9 @@ mod tests {
     fn a_version_that_a_view_tells_is_below_the_settled_head() {
         let keys = [key("a", "1"), key("b", "1")];
         let mut past = Past::new();
-        keys.iter().for_each(|key| drop(past.happens(&Command::Register(register(key)))));
+        for key in &keys {
+            past.happens(&Command::Register(register(key)));
+        }
         let touched: BTreeSet<ServiceKey> = keys.iter().map(|key| key.service.clone()).collect();
         let projection = Arc::new(Projection::default());
         let publisher = Publisher::new(Arc::clone(&projection));

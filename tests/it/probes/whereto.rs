@@ -46,6 +46,11 @@ async fn a_check_that_may_not_go_there_is_refused_with_the_remedy() {
     let endless = json!({"address": "10.0.0.7", "port": 80, "ttl": "none"});
     let errors = refused(&server, endless).await;
     assert!(errors[0].0 == "ttl" && errors[0].1.contains("needs a check"), "{errors:?}");
+    // Who never sends a heartbeat gives the adaptive detector nothing to learn from.
+    let mut unheard = with("127.0.0.1");
+    unheard["detector"] = json!("phi");
+    let errors = refused(&server, unheard).await;
+    assert!(errors.len() == 1 && errors[0].0 == "detector", "{errors:?}");
     server.stop().await;
 
     let server = Server::start_with(Options {
