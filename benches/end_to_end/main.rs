@@ -20,6 +20,7 @@ mod http1;
 mod load;
 mod memory;
 mod options;
+mod overload;
 mod report;
 mod rounds;
 mod servers;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let options = Options::parse().settled();
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
+        None if options.overload > 0 => overload::run(&options),
         None if options.watchers > 0 => watchers::run(&options),
         None if options.checks > 0 => checks::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),

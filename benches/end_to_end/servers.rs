@@ -46,6 +46,7 @@ impl Server {
             let connections = options.watchers + options.streams + 100;
             command.args(["--max-connections", &connections.to_string()]);
         }
+        command.args(&options.serve);
         command.arg("--data").arg(dir.join("data"));
         // What the shell has set must not change what is measured.
         for (name, _) in std::env::vars_os() {

@@ -5,6 +5,7 @@
 //! sockets is `benches/end_to_end`.
 
 mod append;
+mod detectors;
 mod fold;
 mod history;
 mod impact;
@@ -19,6 +20,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     retention::bench();
     fold::bench(&mut criterion);
+    detectors::bench(&mut criterion);
     lookup::bench(&mut criterion);
     append::changes(&mut criterion);
     append::traffic(&mut criterion);

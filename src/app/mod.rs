@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
 use crate::history::{Archive, Policy};
 use crate::log::Log;
 use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
@@ -242,9 +242,9 @@ impl App {
         let waker = Arc::clone(&hub);
         let _ = upkeep.spawn(async move { waker.run(write_timeout).await });
         let mut server = JoinSet::new();
-        let (stop, config) = (stop_http.clone(), http_config);
+        let stop = stop_http.clone();
         let _ = server.spawn(async move {
-            http::serve(listener, http::router(api), &config, stop).await;
+            http::serve(listener, api, stop).await;
         });
 
         let stop_probes = CancellationToken::new();
@@ -327,6 +327,9 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
         write_timeout: settings.write_timeout,
         traffic_flush: settings.traffic_flush,
         checkpoint_every: u64::from(settings.checkpoint_every),
+        flap_limit: settings.flap_limit,
+        flap_window: settings.flap_window,
+        quotas: quotas(settings),
         node: settings.node.as_str().to_owned(),
     }
 }
@@ -337,6 +340,28 @@ fn probe_config(settings: &Settings) -> probe::Config {
         roots: settings.check_ca.clone(),
         concurrency: settings.check_concurrency as usize,
         idle_connections: settings.check_idle_connections as usize,
+    }
+}
+
+fn quotas(settings: &Settings) -> Quotas {
+    Quotas {
+        namespace: settings.max_instances_per_namespace,
+        service: settings.max_instances_per_service,
+    }
+}
+
+fn admission_config(settings: &Settings) -> http::AdmissionConfig {
+    let burst = settings.caller_burst;
+    http::AdmissionConfig {
+        connections: settings.max_connections as usize,
+        requests: settings.max_requests as usize,
+        watchers: settings.max_watchers as usize,
+        watchers_per_caller: settings.max_watchers_per_caller.map(|most| most as usize),
+        caller_rate: settings.caller_rate.map(|per_second| http::Rate { per_second, burst }),
+        past_reads: settings.max_past_reads as usize,
+        queue_time: settings.shed_queue_time,
+        // Whoever waits for the log as long as this is answered that it is slow.
+        patience: settings.write_timeout,
     }
 }
 
@@ -361,7 +386,8 @@ fn http_config(settings: &Settings) -> http::Config {
     http::Config {
         request_timeout: settings.request_timeout,
         header_timeout: settings.header_timeout,
-        max_connections: settings.max_connections as usize,
+        admission: admission_config(settings),
+        quotas: quotas(settings),
         shutdown_timeout: settings.shutdown_timeout,
         default_ttl: Millis::from(settings.default_ttl),
         check_networks: settings.check_networks.clone(),

@@ -132,6 +132,20 @@ impl Client {
         self.answer(request.query(&reason)).await.map(drop)
     }
 
+    /// Sets what is wanted of an instance: `active`, `standby` or `draining`, the last one with or without the time when
+    /// it is to be taken off.
+    pub async fn set_mode(
+        &self,
+        service: &str,
+        id: &str,
+        mode: &str,
+        deadline: Option<&str>,
+    ) -> Result<Instance, Error> {
+        let request = self.request(Method::PATCH, &["v1", "services", service, "instances", id])?;
+        let query: Vec<_> = deadline.map(|deadline| ("deadline", deadline)).into_iter().collect();
+        self.json(request.query(&query).json(&serde_json::json!({ "mode": mode }))).await
+    }
+
     /// Who of a service may be called now, or who matches the filter.
     pub async fn lookup(&self, service: &str, filter: &Filter) -> Result<Offer, Error> {
         let request = self.request(Method::GET, &["v1", "services", service, "instances"])?;

@@ -114,8 +114,8 @@ pub fn authority(address: &str, port: u16) -> String {
 pub struct Renewal {
     /// `healthy`, `unstable` or `failed`.
     pub status: String,
-    /// How long to wait before the next heartbeat, in the form of the API.
-    pub heartbeat_interval: String,
+    /// How long to wait before the next heartbeat, in the form of the API; none for an instance that is only probed.
+    pub heartbeat_interval: Option<String>,
     /// The other fields.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -138,6 +138,8 @@ pub struct Filter {
     pub mode: Option<String>,
     /// Whether to show leases.
     pub lease: bool,
+    /// Whether the least loaded come first.
+    pub by_load: bool,
 }
 
 impl Filter {
@@ -157,6 +159,9 @@ impl Filter {
         }
         if self.lease {
             query.push(pair("include", &"lease".to_owned()));
+        }
+        if self.by_load {
+            query.push(pair("order", &"load".to_owned()));
         }
         query
     }

@@ -57,6 +57,26 @@ impl Value for u32 {
     }
 }
 
+/// A number, or none: `off`.
+impl Value for Option<u32> {
+    fn parse(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(None);
+        }
+        let number = text.parse().map(Some);
+        number.map_err(|_| {
+            format!("must be a whole number from 1 to {}, or off, was {text:?}", u32::MAX)
+        })
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        match self {
+            Some(number) => number.to_toml(),
+            None => toml::Value::from("off"),
+        }
+    }
+}
+
 impl Value for f64 {
     fn parse(text: &str) -> Result<Self, String> {
         match text.parse::<f64>() {
@@ -269,6 +289,14 @@ mod tests {
         for wrong in ["", "GiB", "2gib", "-1", "1.5GiB", "9223372036854775808", "20000000TiB", "7d"]
         {
             assert!(Option::<Size>::parse(wrong).is_err_and(|why| why.contains("2GiB")), "{wrong}");
+        }
+        assert_eq!(Option::<u32>::parse("off"), Ok(None));
+        assert_eq!(Option::<u32>::parse("1"), Ok(Some(1)));
+        for wrong in ["", "-1", "1.5", "many", "4294967296"] {
+            assert!(
+                Option::<u32>::parse(wrong).is_err_and(|why| why.contains("or off")),
+                "{wrong}"
+            );
         }
         assert!(Option::<Duration>::parse("7d").is_err_and(|why| why.contains("168h, or off")));
     }

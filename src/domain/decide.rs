@@ -11,6 +11,7 @@ use super::health::{ProbeVerdict, Signals};
 use super::ids::{InstanceKey, Seq};
 use super::instance::{Health, Instance, Metadata, Mode};
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
+use super::quotas::Quota;
 use super::registry::Registry;
 use super::time::Timestamp;
 
@@ -45,6 +46,16 @@ pub enum Rejection {
     TooMuchMetadata {
         /// Keys after the patch.
         was: usize,
+    },
+    /// There is no room for a new instance. See [`super::Quotas`].
+    #[error("{quota} has {present} instances, at most {limit} are allowed")]
+    QuotaReached {
+        /// Which room is full.
+        quota: Quota,
+        /// How many instances live there.
+        present: usize,
+        /// How many may.
+        limit: u32,
     },
 }
 

@@ -84,6 +84,7 @@ fn overdue(incarnation: u64) -> Overdue {
         missed: 4,
         late: second,
         grace: Millis::ZERO,
+        accrual: None,
     };
     Overdue { key: a(), incarnation: Seq(incarnation), arithmetic }
 }
@@ -396,6 +397,38 @@ fn only_the_life_that_is_meant_beats_is_late_or_expires() {
     assert_eq!(expired.cause, Some(Seq(2)), "the registration whose lease ran out");
     assert_eq!(world.when(&Command::Expire(overdue(2))), Ok(None), "nobody expires twice");
     assert_eq!(world.when(&beat(None, None)), Err(Rejection::UnknownInstance));
+}
+
+#[test]
+fn there_is_room_until_it_is_full_and_only_for_whom_it_is() {
+    let mut world = given(&[put(|_| {})]);
+    let quotas = |service, namespace| Quotas { service, namespace };
+    let registration = |world: &World, key: &InstanceKey, port| {
+        let mut command = register(key);
+        command.endpoint.port = port;
+        let decision = decide(&world.registry, &Command::Register(command), world.now).unwrap();
+        decision.expect("an event").event
+    };
+    let reached = |quota, limit| Err(Rejection::QuotaReached { quota, present: 1, limit });
+    let newcomer = registration(&world, &key("orders", "b"), 80);
+    let elsewhere = registration(&world, &key("web", "a"), 80);
+    for (quotas, event, expected) in [
+        (quotas(None, None), &newcomer, Ok(())),
+        (quotas(Some(2), Some(2)), &newcomer, Ok(())),
+        (quotas(Some(1), Some(1)), &newcomer, reached(Quota::Service, 1)),
+        (quotas(None, Some(1)), &newcomer, reached(Quota::Namespace, 1)),
+        (quotas(Some(1), None), &elsewhere, Ok(())),
+        (quotas(Some(1), Some(0)), &elsewhere, reached(Quota::Namespace, 0)),
+        // Another life of one who lives takes no place more.
+        (quotas(Some(0), Some(0)), &registration(&world, &a(), 9_090), Ok(())),
+    ] {
+        assert_eq!(quotas.check(&world.registry, event), expected, "{quotas:?}");
+    }
+    let namespace = a().service.namespace;
+    assert_eq!(world.registry.instances_in(&namespace), 1);
+    world.when(&deregister(&a())).unwrap();
+    assert_eq!(world.registry.instances_in(&namespace), 0);
+    assert_eq!(quotas(Some(1), Some(1)).check(&world.registry, &newcomer), Ok(()));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::record::{EventId, Record};
 use super::spoken::{instant, length};
 use super::walk::{Life, Step, Unseen, Walk};
 use crate::domain::event::{Arithmetic, Event, HeartbeatRef, Kind, StatusReason};
+use crate::domain::health::Flaps;
 use crate::domain::traffic::Numbered;
 use crate::domain::{Change, Instance, InstanceKey, Millis, Mode, Seq, Status, Timestamp};
 use crate::telemetry::propagation::TraceId;
@@ -310,11 +311,22 @@ impl Why {
 
     /// The silence, its arithmetic, and the last sign of life.
     fn silence(&self, change: &Change, overdue: &Arithmetic) -> String {
-        let Arithmetic { ttl, gap, late, grace, .. } = overdue;
+        let Arithmetic { ttl, gap, late, grace, accrual, .. } = overdue;
         let allowed = Self::allowed(overdue);
-        let mut sum = match allowed == *ttl {
-            true => format!("ttl {}", length(*ttl)),
-            false => format!("ttl {}, of which two thirds are {}", length(*ttl), length(allowed)),
+        let mut sum = match (accrual, allowed == *ttl) {
+            (Some(accrual), _) => format!(
+                "ttl {}; φ allowed {}, as its heartbeats had come {} apart in the mean; φ of the silence was \
+                 {:.1} at a threshold of {}",
+                length(*ttl),
+                length(allowed),
+                length(accrual.mean_gap),
+                accrual.phi(),
+                accrual.threshold(),
+            ),
+            (None, true) => format!("ttl {}", length(*ttl)),
+            (None, false) => {
+                format!("ttl {}, of which two thirds are {}", length(*ttl), length(allowed))
+            }
         };
         if *late > Millis::ZERO {
             sum.push_str(&format!(", seen {} later", length(*late)));
@@ -404,6 +416,25 @@ impl Why {
             Event::StatusChanged { probe: Some(evidence), signals, .. } => {
                 let found = probed::told(&self.instance, change, evidence);
                 format!("{found}{}", probed::still(*signals))
+            }
+            Event::StatusChanged { reason: StatusReason::Flapping, flaps, .. } => {
+                let flaps = flaps.map_or_else(String::new, |Flaps { changes, window }| {
+                    format!(
+                        " ({changes} times within {}, and must be quiet for as long)",
+                        length(window)
+                    )
+                });
+                format!("its status changed too often, so that it is held there{flaps}")
+            }
+            Event::StatusChanged { reason: StatusReason::Settled, flaps, .. } => {
+                let quiet = flaps.map_or_else(String::new, |Flaps { window, .. }| {
+                    format!(" for {}", length(window))
+                });
+                let against = match self.instance.signals.late {
+                    true => "; no heartbeat has come of late",
+                    false => "",
+                };
+                format!("it was quiet{quiet} after its status had changed too often{against}")
             }
             Event::StatusChanged { .. } => {
                 format!("a heartbeat came back{}", in_trace(change.trace.trace_id))

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::faults::Faults;
 use super::kept::{Kept, kept};
+use super::limits::{self, Limits};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -91,6 +92,7 @@ pub(super) async fn metrics(
     refuse_query(&request, &METRICS)?;
     // What is read off rather than counted is read now, so that a scrape shows this moment.
     observe::gauges(&api.metrics, &api.projection, &api.registrar);
+    limits::gauges(&api);
     // Rendering reads the process' figures from the system, some of them from files.
     Ok(typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()))
 }
@@ -118,6 +120,7 @@ struct Status {
     log: Log,
     kept: Kept,
     queues: Queues,
+    limits: Limits,
     replay: Option<Replay>,
     /// The guard comes with a later version; until then there is none.
     guard: Option<()>,
@@ -165,7 +168,8 @@ pub(super) async fn status(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &STATUS)?;
-    let (figures, extent) = api.ask(|archive| Ok((archive.figures()?, archive.extent()?))).await?;
+    let asked = api.ask_at_once(|archive| Ok((archive.figures()?, archive.extent()?)));
+    let (figures, extent) = asked.await?;
     let head = api.projection.head();
     let body = wire::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -181,6 +185,7 @@ pub(super) async fn status(
             changes: fill(api.registrar.inbox_fill()),
             traffic: fill(api.registrar.buffer_fill()),
         },
+        limits: limits::of(&api),
         replay: api.readiness.figures().as_ref().map(replay_of),
         guard: None,
     });

@@ -22,7 +22,7 @@ use super::scope::Scope;
 use super::spec::{
     BodySpec, JSON, MERGE_PATCH, Method, NAMESPACE, Operation, Parameter, Shape, answer, empty,
 };
-use super::{Api, Shared, body, caller, check, wire};
+use super::{Api, Shared, body, caller, check, detector, drain, wire};
 use crate::domain::command::{
     Deregister, MetadataPatch, PatchEntry, Precondition, Register, Update,
 };
@@ -82,7 +82,7 @@ pub(super) const UPDATE: Operation = Operation {
     method: Method::Patch,
     id: "update",
     summary: "Changes mode, weight, tags or metadata (a merge patch, RFC 7396).",
-    query: &[NAMESPACE],
+    query: &[NAMESPACE, drain::DEADLINE],
     headers: &["if-match"],
     body: Some(BodySpec {
         schema: "Patch",
@@ -159,7 +159,9 @@ pub(super) async fn update(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
-    let key = path.instance(&read_query(&request, &UPDATE, &mut faults), &mut faults);
+    let uri = request.uri().clone();
+    let query = Query::read(uri.query(), &UPDATE, &mut faults);
+    let key = path.instance(&query, &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
     let object = read_body(&api, &UPDATE, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
@@ -173,10 +175,11 @@ pub(super) async fn update(
         fields.metadata("metadata", true).map(MetadataPatch::Merge)
     });
     fields.finish();
+    let drain_until = drain::read(&query, mode, api.clock.wall(), &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service.service, Some(&key.instance));
-    let update = Update { key, mode, weight, tags, metadata, drain_until: None, precondition };
+    let update = Update { key, mode, weight, tags, metadata, drain_until, precondition };
     let applied = api.submit(&scope, Command::Update(update)).await?;
     answer_instance(&api, &applied, StatusCode::OK)
 }
@@ -245,6 +248,7 @@ struct Form {
     metadata: Metadata,
     mode: Option<Mode>,
     ttl: Option<Millis>,
+    detector: Detector,
     check: Option<Arc<Check>>,
 }
 
@@ -276,6 +280,7 @@ fn read_form(fields: &mut Fields<'_>, api: &Api, registered_from: Option<IpAddr>
             true => None,
             false => Some(fields.ttl("ttl").unwrap_or(api.config.default_ttl)),
         },
+        detector: detector::read(fields),
         check,
     }
 }
@@ -303,6 +308,7 @@ fn read_short_form(fields: &mut Fields<'_>, api: &Api) -> Form {
         metadata,
         mode: None,
         ttl: Some(fields.ttl("ttl").unwrap_or(api.config.default_ttl)),
+        detector: Detector::Fixed,
         check: None,
     }
 }
@@ -353,7 +359,7 @@ fn complete(
         metadata: form.metadata,
         mode: form.mode,
         ttl: form.ttl,
-        detector: Detector::Fixed,
+        detector: form.detector,
         check: form.check,
         precondition,
     })

@@ -180,7 +180,8 @@ fn next_view(
             Some(entry) if Arc::ptr_eq(&entry.instance, instance) => Arc::clone(entry),
             Some(entry)
                 if entry.instance.incarnation == instance.incarnation
-                    && entry.instance.ttl == instance.ttl =>
+                    && entry.instance.ttl == instance.ttl
+                    && entry.instance.detector == instance.detector =>
             {
                 Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&entry.lease)))
             }

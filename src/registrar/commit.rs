@@ -9,6 +9,7 @@ use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
 use super::sweep::{self, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
+use super::timers::Action;
 use crate::clock::Monotonic;
 use crate::domain::command::Command;
 use crate::domain::event::Note;
@@ -30,17 +31,19 @@ impl Registrar {
         let sweep = TraceContext::root();
         let started = clock.wall();
         let due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX);
+        let timers = self.due_timers(SWEEP_MAX - due.len());
         if due.iter().any(|due| due.verdict == Verdict::Expired) {
             // The last heartbeat of those who expire may still wait for its number.
             self.flush_all();
             if self.trouble.is_some() {
                 due.into_iter()
                     .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
+                timers.into_iter().for_each(|timer| self.timers.put_back(timer));
                 self.answer_without_log(commands.into_iter().map(Work::from).collect());
                 return;
             }
         }
-        let mut works = Vec::with_capacity(commands.len() + due.len());
+        let mut works = Vec::with_capacity(commands.len() + due.len() + timers.len());
         for due in due {
             let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
             let command = due.command(&*clock, registered_at.unwrap_or_default());
@@ -50,6 +53,8 @@ impl Registrar {
             let request = Request { command, caller: None, trace };
             works.push(Work { request, origin: Origin::Sweep(due) });
         }
+        let window = self.pace.flaps.window;
+        works.extend(timers.into_iter().map(|timer| Work::timer(timer, window)));
         works.extend(commands.into_iter().map(Work::from));
         if works.is_empty() {
             return;
@@ -83,7 +88,8 @@ impl Registrar {
         let clock = self.clock();
         for _ in 0..CONFLICTS_MAX {
             let expected = self.registry.head();
-            let mut decided = Decided::new(&mut self.registry, works, clock.wall());
+            let mut decided =
+                Decided::new(&mut self.registry, &self.pace.quotas, works, clock.wall());
             decided.timings.decided = clock.wall();
             if decided.batch.is_empty() {
                 return self.complete(decided);
@@ -151,13 +157,18 @@ impl Registrar {
         let touched: BTreeSet<ServiceKey> = keys.map(|key| key.service.clone()).collect();
         let published = self.publisher.publish(&self.registry, &touched, |instance, same_life| {
             if let Some(lease) = same_life {
-                return lease.regranted(instance.ttl, now);
+                return lease.regranted(instance.ttl, now).judged_by(instance.detector);
             }
             // A life that begins here began with one of these: its incarnation is that change's number.
             let began = changes.binary_search_by_key(&instance.incarnation, |c| c.seq);
             let registration = began.map(|position| changes[position].trace);
             Lease::granted(instance.ttl, now, registration.unwrap_or_default())
+                .judged_by(instance.detector)
         });
+        for change in changes {
+            self.time(change, now);
+            self.damp(change, now);
+        }
         self.hub.published(changes, touched.iter(), now);
         for entry in &published.ended {
             entry.lease.word().close();
@@ -231,6 +242,11 @@ impl Registrar {
                     }
                     due.settle(&mut self.deadlines);
                 }
+                Origin::Timer(timer) => {
+                    if let (Ok(Some(_)), Action::Retire { ground, .. }) = (&change, timer.action) {
+                        self.telemetry.retired(ground);
+                    }
+                }
                 Origin::Own => {}
             }
         }
@@ -247,9 +263,12 @@ impl Registrar {
         if let Some(entry) = &entry
             && is_sign_of_life(command)
         {
-            entry.lease.word().open(self.shared.clock.monotonic().0);
-            if matches!(command, Command::Heartbeat(_)) {
-                entry.lease.saw_heartbeat(self.shared.clock.wall());
+            let now = self.shared.clock.monotonic();
+            match command {
+                Command::Heartbeat(_) => entry.lease.revive(now, self.shared.clock.wall()),
+                _ => {
+                    entry.lease.word().open(now.0);
+                }
             }
         }
         Applied {

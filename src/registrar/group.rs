@@ -8,9 +8,11 @@ use tokio::sync::oneshot;
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
 use super::sweep::Due;
+use super::timers::Timer;
 use crate::domain::registry::PreImage;
 use crate::domain::{
-    Change, Command, InstanceKey, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+    Change, Command, InstanceKey, Millis, Quotas, Registry, Rejection, Timestamp, TraceRef, decide,
+    fold,
 };
 use crate::telemetry::propagation::TraceContext;
 
@@ -22,6 +24,12 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// A deadline that is due, in a trace of its own; `window` is how long an instance that flapped has to be quiet.
+    pub(super) fn timer(timer: Timer, window: Millis) -> Self {
+        let work = Self::own(timer.command(window));
+        Self { origin: Origin::Timer(timer), ..work }
+    }
+
     /// A command of the registry's own, in a trace of its own.
     pub(super) fn own(command: Command) -> Self {
         let ids = TraceContext::root();
@@ -48,6 +56,8 @@ pub(super) enum Origin {
     },
     /// From the sweep of the leases.
     Sweep(Due),
+    /// From a deadline of a single instance.
+    Timer(Timer),
     /// From the registry itself.
     Own,
 }
@@ -65,7 +75,12 @@ pub(super) struct Decided {
 
 impl Decided {
     /// Decides `works` against `registry`, folding each event so that the next command sees it.
-    pub(super) fn new(registry: &mut Registry, works: Vec<Work>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        registry: &mut Registry,
+        quotas: &Quotas,
+        works: Vec<Work>,
+        now: Timestamp,
+    ) -> Self {
         let mut decided = Self {
             outcomes: Vec::with_capacity(works.len()),
             batch: Vec::with_capacity(works.len()),
@@ -75,11 +90,13 @@ impl Decided {
         };
         for work in &works {
             let Request { command, caller, trace } = &work.request;
-            let outcome = decide(registry, command, now).map(|decision| {
-                let change = decision?.into_change(registry, now, caller.clone(), *trace);
+            let outcome = decide(registry, command, now).and_then(|decision| {
+                let Some(decision) = decision else { return Ok(None) };
+                quotas.check(registry, &decision.event)?;
+                let change = decision.into_change(registry, now, caller.clone(), *trace);
                 decided.undo.push(fold(registry, &change));
                 decided.batch.push(Arc::new(change));
-                Some(decided.batch.len() - 1)
+                Ok(Some(decided.batch.len() - 1))
             });
             decided.outcomes.push(outcome);
         }

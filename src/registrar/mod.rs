@@ -15,6 +15,7 @@
 
 mod buffer;
 mod commit;
+mod damping;
 mod flush;
 mod group;
 mod handle;
@@ -26,6 +27,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod timers;
 mod trouble;
 
 use std::sync::Arc;
@@ -42,7 +44,7 @@ pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;
 
 use crate::clock::Clock;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
 use crate::watch::Hub;
@@ -60,6 +62,12 @@ pub struct Config {
     pub traffic_flush: Duration,
     /// Changes between two checkpoints.
     pub checkpoint_every: u64,
+    /// Changes of status within the window that an instance may make before it is damped; 0 damps nobody.
+    pub flap_limit: u32,
+    /// That window, and how long an instance must be quiet before it is let go.
+    pub flap_window: Duration,
+    /// How many instances there may be.
+    pub quotas: Quotas,
     /// Name of this node, for the `started` event.
     pub node: String,
 }
@@ -72,6 +80,9 @@ impl Default for Config {
             write_timeout: Duration::from_secs(5),
             traffic_flush: Duration::from_millis(50),
             checkpoint_every: 10_000,
+            flap_limit: 5,
+            flap_window: Duration::from_secs(60),
+            quotas: Quotas::default(),
             node: "rollcall".to_owned(),
         }
     }
@@ -113,6 +124,11 @@ pub fn start(
     let pace = thread::Pace {
         flush_every: Millis::from(config.traffic_flush),
         checkpoint_every: config.checkpoint_every,
+        flaps: damping::Limits {
+            changes: config.flap_limit,
+            window: Millis::from(config.flap_window),
+        },
+        quotas: config.quotas,
     };
     let (node, told) = (config.node.clone(), readiness.clone());
     let publisher = Publisher::new(projection);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handle::Timings;
 use crate::clock::{Clock, Monotonic};
+use crate::domain::command::Ground;
 use crate::domain::event::{Event, Kind, StatusReason};
 use crate::domain::{Change, InstanceKey, Mode, Seq, Status, Timestamp, TraceRef};
 use crate::log::AppendError;
@@ -13,8 +14,8 @@ use crate::projection::{Projection, Shift};
 use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
 use crate::telemetry::metrics::{Metrics, set_count};
 use crate::telemetry::names::{
-    self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LateOutcome,
-    RefusedReason,
+    self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
+    LateOutcome, RefusedReason,
 };
 use crate::telemetry::propagation::{SpanId, TraceContext, TraceId};
 use crate::telemetry::signals;
@@ -250,6 +251,26 @@ impl Telemetry {
         for (age, count) in ages {
             log.append_seconds.get(Class::Traffic).record_many(*age, *count);
         }
+    }
+
+    /// An instance was taken out of the registry because a deadline of its own had passed.
+    pub(super) fn retired(&self, ground: Ground) {
+        let reason = match ground {
+            Ground::Drained { .. } => ExpiryReason::Drained,
+            Ground::Failed { .. } => ExpiryReason::CheckFailed,
+        };
+        self.metrics.registry.expiries.get(reason).increment(1);
+    }
+
+    /// The damping of an instance began or ended, and so many are damped now.
+    pub(super) fn damping(&self, outcome: DampingOutcome, damped: u64) {
+        self.metrics.registry.dampings.get(outcome).increment(1);
+        self.damped(damped);
+    }
+
+    /// So many instances are damped.
+    pub(super) fn damped(&self, damped: u64) {
+        set_count(&self.metrics.registry.damped, damped);
     }
 
     /// Changes were refused because the log has failed.

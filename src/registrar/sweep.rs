@@ -111,7 +111,10 @@ impl Due {
         // What has no ttl is never due.
         let ttl = lease.ttl().unwrap_or_default();
         let deadline = self.counts_from.plus(self.allowed);
-        let interval = (ttl.millis() / 4).max(1);
+        let counted = now.since(self.counts_from);
+        let accrual = lease.accrual(counted);
+        let expected = accrual.map_or(ttl.millis() / 4, |accrual| accrual.mean_gap.millis());
+        let interval = expected.max(1);
         let overdue = Overdue {
             key: key.clone(),
             incarnation: *incarnation,
@@ -121,9 +124,8 @@ impl Due {
                 gap,
                 missed: u32::try_from(gap.millis() / interval).unwrap_or(u32::MAX),
                 late: now.since(deadline),
-                grace: Millis::from_millis(
-                    gap.millis().saturating_sub(now.since(self.counts_from).millis()),
-                ),
+                grace: Millis::from_millis(gap.millis().saturating_sub(counted.millis())),
+                accrual,
             },
         };
         match self.verdict {

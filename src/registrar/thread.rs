@@ -9,13 +9,15 @@
 use std::sync::Arc;
 
 use super::buffer::QueuedTraffic;
+use super::damping::{Damping, Limits};
 use super::flush::Pending;
 use super::group::Work;
 use super::handle::Shared;
 use super::observe::Telemetry;
+use super::timers::Timers;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::{Millis, Registry, Timestamp};
+use crate::domain::{Millis, Quotas, Registry, Timestamp};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
@@ -31,6 +33,10 @@ pub(super) struct Pace {
     pub(super) flush_every: Millis,
     /// Changes between two checkpoints.
     pub(super) checkpoint_every: u64,
+    /// When an instance flaps.
+    pub(super) flaps: Limits,
+    /// How many instances there may be.
+    pub(super) quotas: Quotas,
 }
 
 /// The registrar; lives on its thread.
@@ -40,6 +46,8 @@ pub(super) struct Registrar {
     pub(super) publisher: Publisher,
     pub(super) hub: Arc<Hub>,
     pub(super) deadlines: DeadlineQueue,
+    pub(super) timers: Timers,
+    pub(super) damping: Damping,
     pub(super) shared: Arc<Shared>,
     pub(super) telemetry: Telemetry,
     pub(super) pace: Pace,
@@ -66,6 +74,8 @@ impl Registrar {
             publisher,
             hub,
             deadlines: DeadlineQueue::default(),
+            timers: Timers::default(),
+            damping: Damping::new(pace.flaps),
             shared,
             telemetry,
             pace,
@@ -112,7 +122,7 @@ impl Registrar {
 
     fn wake_at(&self, now: Monotonic) -> Monotonic {
         let flush = now.plus(self.pace.flush_every);
-        match (&self.trouble, self.deadlines.next_due()) {
+        match (&self.trouble, self.next_due()) {
             (Some(trouble), _) => trouble.retry_at,
             (None, Some(due)) => flush.min(due),
             (None, None) => flush,

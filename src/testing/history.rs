@@ -13,7 +13,7 @@ use crate::domain::command::{
     Damp, Deregister, Ground, Heartbeat, Judge, MetadataPatch, Precondition, Register, Retire,
     Update,
 };
-use crate::domain::event::{Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
+use crate::domain::event::{Accrual, Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
 use crate::domain::{Command, Detector, InstanceKey, Millis, Mode, Registry, Seq, Timestamp};
@@ -309,6 +309,11 @@ fn arithmetic() -> impl Strategy<Value = Arithmetic> {
             missed,
             late: Millis::from_millis(late),
             grace: Millis::from_millis(u64::from(missed) % 3 * 1_000),
+            accrual: (missed % 2 == 1).then(|| Accrual {
+                phi_milli: gap,
+                threshold_milli: 8_000,
+                mean_gap: Millis::from_millis(ttl / 4),
+            }),
         },
     )
 }

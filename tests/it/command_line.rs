@@ -134,6 +134,29 @@ async fn an_instance_is_registered_found_and_taken_off() {
         let check = &ask(&server, &line).json()["check"];
         assert_eq!(json!([check["kind"], check["service"]]), told);
     }
+    let drain = "drain orders orders-1";
+    for (line, out) in [
+        (drain.to_owned(), "orders/orders-1 is draining\n"),
+        (
+            format!("{drain} --deadline 30s"),
+            "orders/orders-1 is draining and leaves at 2026-11-21T08:00:30.000000Z\n",
+        ),
+        (format!("{drain} --undo"), "orders/orders-1 is active\n"),
+    ] {
+        let told = ask(&server, &line);
+        assert_eq!((told.code, told.out.as_str()), (0, out), "{line}: {told:?}");
+    }
+    let drained = ask(&server, "drain orders orders-1 --output json").json();
+    assert_eq!((&drained["mode"], drained.get("drain_until")), (&json!("draining"), None));
+    let beat = Some(json!({"load": 3}));
+    let path = format!(
+        "/v1/services/orders/instances/{}/heartbeat",
+        told.json()["instance"].as_str().unwrap()
+    );
+    server.call("PUT", &path, beat).await;
+    assert_eq!(ask(&server, "drain orders orders-1 --undo").code, 0);
+    let ordered = ask(&server, "lookup orders --by-load --output json").json();
+    assert_eq!(ordered["instances"][1]["instance"], "orders-1", "it said no load: {ordered}");
 
     let gone = ask(&server, "deregister orders orders-1 --reason scale-in");
     assert_eq!((gone.code, gone.out.as_str()), (0, "deregistered orders/orders-1\n"));
@@ -151,6 +174,9 @@ async fn an_instance_is_registered_found_and_taken_off() {
         ("register orders --port 80 --check-tcp --check-expect up", 2, "check.expect"),
         ("lookup orders --status dead", 2, "status"),
         ("services --url ftp://x", 2, "ftp://x"),
+        ("drain orders orders-1", 1, "not registered"),
+        ("drain orders orders-2 --deadline soon", 2, "deadline"),
+        ("drain orders orders-2 --deadline 30s --undo", 2, "--undo"),
     ] {
         let ended = ask(&server, line);
         assert_eq!(ended.code, code, "{line}: {ended:?}");

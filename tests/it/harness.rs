@@ -79,7 +79,9 @@ impl Server {
         lines::expect(options.lines);
         let own = options.data.is_none().then(|| TempDir::new().unwrap());
         let data = options.data.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
-        let mut settings = Settings { data: data.clone(), ..Settings::default() };
+        // What is refused for overload depends on what else the machine does: only tests of that turn it on.
+        let mut settings =
+            Settings { data: data.clone(), shed_queue_time: None, ..Settings::default() };
         if let Some(edit) = options.settings {
             edit(&mut settings);
         }

@@ -24,7 +24,7 @@ const INSTANCES: [&str; 4] = ["one", "two", "three", "four"];
 const CALLERS: [&str; 5] = ["web", "web/web-2", "batch", "admin", "curl"];
 
 /// Filters that tell instances apart in every way, and some that switch the tiers off.
-const FILTERS: [&str; 12] = [
+const FILTERS: [&str; 14] = [
     "",
     "",
     "",
@@ -37,6 +37,8 @@ const FILTERS: [&str; 12] = [
     "mode=draining",
     "meta.env=prod",
     "version=2&include=lease",
+    "order=load",
+    "tag=b&order=load",
 ];
 
 /// One life of one instance: service, instance, incarnation.

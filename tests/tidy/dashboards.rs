@@ -156,8 +156,9 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
                 ProbeOutcome
             ),
         ),
-        (names::label::CLASS, values!(Class)),
-        (names::label::REASON, values!(RefusedReason, ExpiryReason)),
+        (names::label::CLASS, values!(Class, RequestClass)),
+        (names::label::REASON, values!(RefusedReason, ExpiryReason, RefusedRequest)),
+        (names::label::LIMIT, values!(Limit)),
         (names::label::PART, values!(LogPart)),
         (names::label::STATUS, values!(Status)),
         (names::label::MODE, values!(Mode)),

@@ -2,6 +2,8 @@
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
 mod check;
+mod health;
+mod limits;
 mod past;
 
 use std::sync::LazyLock;
@@ -9,6 +11,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::detector::DETECTORS;
 use super::replay;
 use super::router::{Resource, resources};
 use super::spec::{Answer, BodySpec, Operation, Parameter, Shape};
@@ -173,6 +176,12 @@ fn full(properties: Value) -> Value {
     object(&names, properties.clone())
 }
 
+/// An object that may have these fields besides.
+fn with_optional(mut schema: Value, properties: Value) -> Value {
+    merge(&mut schema["properties"], &properties);
+    schema
+}
+
 /// The same properties, and where to find the trace.
 fn with_trace(mut properties: Value) -> Value {
     for name in ["trace_id", "span_id", "trace_url"] {
@@ -185,12 +194,14 @@ fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
-/// Every schema: those of the present, and those of the past.
+/// Every schema: those of the present, of health, and of the past.
 fn schemas() -> Value {
     let mut all = present();
     all["Check"] = check::schema();
     let past = past::schemas(&all);
     merge(&mut all, &past);
+    merge(&mut all, &health::schemas());
+    limits::add(&mut all);
     all
 }
 
@@ -219,19 +230,10 @@ fn present() -> Value {
         "metadata": metadata, "mode": mode, "status": status, "ttl": duration, "registered_at": instant,
         "revision": count,
     });
-    let lease = full(json!({
-        "last_heartbeat_at": maybe("string"), "age_ms": count, "expires_in_ms": count, "missed": count,
-    }));
-    // The check is there only where one was registered.
-    let required: Vec<&str> =
-        instance.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
-    let mut checked = instance.clone();
-    checked["check"] = reference("Check");
-    let mut with_lease = checked.clone();
+    let mut with_lease = instance.clone();
     with_lease["lease"] = reference("Lease");
-    let leased = [required.as_slice(), &["lease"]].concat();
     let beat = json!({
-        "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number"},
+        "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number", "minimum": 0},
         "health": word(&["passing", "failing"]), "note": {"type": "string", "maxLength": 256},
     });
     let mut batch_beat =
@@ -250,6 +252,7 @@ fn present() -> Value {
             "address": text, "port": port, "protocol": text, "version": label, "zone": label, "weight": weight,
             "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"),
             "check": nullable(&reference("Check")),
+            "detector": word(DETECTORS), "phi_threshold": reference("PhiThreshold"),
         })),
         "Ttl": {
             "description": "1 s to 24 h; a bare number is seconds. \"none\" for an instance that is only probed: it needs a check.",
@@ -267,10 +270,9 @@ fn present() -> Value {
                 "metadata": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
             },
         },
-        "Instance": object(&required, checked),
-        "InstanceWithLease": object(&leased, with_lease),
+        "Instance": with_optional(full(instance), health::of_some()),
+        "InstanceWithLease": with_optional(full(with_lease), health::of_some()),
         "InstanceNowOrThen": {"anyOf": [reference("InstanceWithLease"), reference("Instance")]},
-        "Lease": lease,
         "Lookup": object(&["namespace", "service", "revision", "instances"], json!({
             "namespace": text, "service": text, "revision": count,
             "degraded": {"type": "boolean", "description": "Only there if nothing healthy is left."},
@@ -280,7 +282,7 @@ fn present() -> Value {
         "Heartbeats": object(&["instances"], json!({
             "instances": {"type": "array", "maxItems": 1000, "items": object(&["service", "instance"], batch_beat)},
         })),
-        "Renewed": full(json!({"status": status, "mode": mode, "ttl": duration, "heartbeat_interval": duration})),
+        "Renewed": full(json!({"status": status, "mode": mode, "ttl": duration, "heartbeat_interval": nullable(&duration)})),
         "RenewedBatch": full(json!({
             "renewed": count, "unknown": list(full(named)), "conflicts": list(full(conflict)),
         })),

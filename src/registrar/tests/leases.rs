@@ -24,7 +24,7 @@ fn arithmetic(
     late: u64,
 ) -> Arithmetic {
     let [ttl, gap, late] = [15_000, gap, late].map(Millis::from_millis);
-    Arithmetic { last_heartbeat, ttl, gap, missed, late, grace: Millis::ZERO }
+    Arithmetic { last_heartbeat, ttl, gap, missed, late, grace: Millis::ZERO, accrual: None }
 }
 
 /// A heartbeat that has its number in the log.

@@ -8,6 +8,7 @@
 //! Callers: `app` builds it; every part holds the group of handles that is its own; the `/metrics` route renders
 //! the page; a task of `app` runs [`MetricsPage::upkeep`] every second.
 
+mod door;
 mod http;
 mod probe;
 mod process;
@@ -21,6 +22,7 @@ use ::metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_appender::non_blocking::ErrorCounter;
 
+pub use self::door::DoorMetrics;
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
 pub use self::probe::ProbeMetrics;
 use self::process::ProcessMetrics;
@@ -77,6 +79,8 @@ impl Default for MetricsConfig {
 pub struct Metrics {
     /// Requests.
     pub http: HttpMetrics,
+    /// Requests that were told to come back, and the limits.
+    pub door: DoorMetrics,
     /// The log and its queues.
     pub log: LogMetrics,
     /// The state: instances, lookups, heartbeats, expiries.
@@ -126,6 +130,7 @@ impl Metrics {
 
         Arc::new(Self {
             http: HttpMetrics::new(&source),
+            door: DoorMetrics::new(&source),
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
             watch: WatchMetrics::new(&source),

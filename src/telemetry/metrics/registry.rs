@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::source::{Family, Grid, Source};
 use crate::telemetry::names::{
-    self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LabelValue,
-    LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase, SERVICE_OTHER,
-    SnapshotOutcome, Status, Work, label,
+    self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
+    LabelValue, LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase,
+    SERVICE_OTHER, SnapshotOutcome, Status, Work, label,
 };
 
 /// Handles of the log and its queues.
@@ -126,6 +126,10 @@ pub struct RegistryMetrics {
     pub expiry_lateness_seconds: Histogram,
     /// Instances that the registry removed.
     pub expiries: Family<ExpiryReason, Counter>,
+    /// Instances whose status changed too often.
+    pub dampings: Family<DampingOutcome, Counter>,
+    /// How many of them are held at unstable now.
+    pub damped: Gauge,
 }
 
 impl RegistryMetrics {
@@ -144,6 +148,8 @@ impl RegistryMetrics {
             heartbeats_late: Family::counters(source, names::HEARTBEATS_LATE, label::OUTCOME),
             expiry_lateness_seconds: source.plain_histogram(names::EXPIRY_LATENESS),
             expiries: Family::counters(source, names::EXPIRIES, label::REASON),
+            dampings: Family::counters(source, names::FLAP_DAMPINGS, label::OUTCOME),
+            damped: source.plain_gauge(names::DAMPED_INSTANCES),
         }
     }
 }

@@ -232,6 +232,9 @@ async fn what_can_not_be_asked_of_the_past_is_named() {
     let leases = server.send("GET", &format!("{list}?at=@3&include=lease"), &[], None).await;
     let told = (leases.status.as_u16(), &leases.json["errors"][0]["field"]);
     assert_eq!(told, (422, &json!("include")), "{}", leases.text);
+    let loads = server.send("GET", &format!("{list}?at=@3&order=load"), &[], None).await;
+    let told = (loads.status.as_u16(), &loads.json["errors"][0]["field"]);
+    assert_eq!(told, (422, &json!("order")), "{}", loads.text);
     // Nobody waits for the past, and each parameter is refused once.
     let waits = server.send("GET", &format!("{list}?at=@3&after=3&wait=1s"), &[], None).await;
     let errors = waits.json["errors"].as_array().unwrap();
