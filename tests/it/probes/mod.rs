@@ -9,7 +9,7 @@ mod whereto;
 use std::net::SocketAddr;
 
 use axum::routing::get;
-use rollcall::config::Roots;
+use rollcall::config::{Roots, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -36,8 +36,17 @@ fn registration(address: SocketAddr, check: Value) -> Value {
     json!({"address": address.ip().to_string(), "port": address.port(), "ttl": "none", "check": check})
 }
 
+/// In these tests instances fail and pass all the time, and are not to be damped for it.
+fn undamped(settings: &mut Settings) {
+    settings.flap_limit = 0;
+}
+
+fn options() -> Options {
+    Options { system_clock: true, settings: Some(undamped), ..Options::default() }
+}
+
 async fn start() -> Server {
-    Server::start_with(Options { system_clock: true, ..Options::default() }).await
+    Server::start_with(options()).await
 }
 
 /// Registers `orders/orders-1` with this check; gives its JSON.
@@ -197,9 +206,11 @@ async fn a_check_by_tls_trusts_the_given_authority_and_nobody_else() {
     trusted.write(&data.path().join("ca.pem"));
     let server = Server::start_with(Options {
         data: Some(data.path().to_owned()),
-        system_clock: true,
-        settings: Some(|settings| settings.check_ca = Roots::File(settings.data.join("ca.pem"))),
-        ..Options::default()
+        settings: Some(|settings| {
+            undamped(settings);
+            settings.check_ca = Roots::File(settings.data.join("ca.pem"));
+        }),
+        ..options()
     })
     .await;
     let (_health, service) = tonic_health::server::health_reporter();
