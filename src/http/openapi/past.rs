@@ -17,8 +17,12 @@ pub(super) fn schemas(present: &Value) -> Value {
     let duration = reference("Duration");
     let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
     let version = full(json!({"seq": count, "at": instant}));
-    let mut came = present["Instance"]["properties"].clone();
-    came["event"] = nullable(&reference("Event"));
+    // An instance, with the fields that only some have, and the event that brought it.
+    let mut came = present["Instance"].clone();
+    came["properties"]["event"] = nullable(&reference("Event"));
+    if let Some(required) = came["required"].as_array_mut() {
+        required.push(json!("event"));
+    }
 
     json!({
         "Impact": object(
@@ -72,7 +76,7 @@ pub(super) fn schemas(present: &Value) -> Value {
         })),
         "Diff": full(json!({
             "from": version, "to": version,
-            "came": list(full(came)),
+            "came": list(came),
             "left": list(full(json!({"instance": reference("Instance"), "event": nullable(&reference("Event"))}))),
             "changed": list(full(json!({
                 "namespace": text, "service": text, "instance": text, "events": list(text.clone()),

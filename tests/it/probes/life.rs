@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::target::{Behaviour, Target};
-use super::{ORDERS_1, becomes, register, start, up};
+use super::{ORDERS_1, becomes, options, register, start, up};
 use crate::collector::{Behaviour as Receives, Collector, attribute, hex};
 use crate::harness::{Options, Server, eventually};
 
@@ -19,9 +19,8 @@ fn down() -> Behaviour {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verdict_survives_a_restart_until_a_probe_says_otherwise() {
     let (data, target) = (TempDir::new().unwrap(), Target::start(down()).await);
-    let options =
-        || Options { data: Some(data.path().to_owned()), system_clock: true, ..Options::default() };
-    let server = Server::start_with(options()).await;
+    let again = || Options { data: Some(data.path().to_owned()), ..options() };
+    let server = Server::start_with(again()).await;
     // Long enough that no probe of the second run comes before it was looked at.
     let check = json!({"kind": "http", "interval": "3s", "failures": 1});
     register(&server, target.address, check).await;
@@ -29,7 +28,7 @@ async fn a_verdict_survives_a_restart_until_a_probe_says_otherwise() {
     server.stop().await;
 
     let requests = target.heads().len();
-    let server = Server::start_with(options()).await;
+    let server = Server::start_with(again()).await;
     assert_eq!(server.status_of("orders", "orders-1").await.unwrap(), "failed");
     eventually("it is probed", async || target.heads().len(), |now| *now > requests).await;
     assert_eq!(server.status_of("orders", "orders-1").await.unwrap(), "failed");
@@ -45,9 +44,8 @@ async fn a_verdict_that_the_log_could_not_take_is_said_again() {
     let (log, target) = (MemoryLog::new(), Target::start(up()).await);
     let server = Server::start_with(Options {
         memory: Some(log.clone()),
-        system_clock: true,
         lines: &["the log cannot be written", "the log is written again"],
-        ..Options::default()
+        ..options()
     })
     .await;
     register(&server, target.address, json!({"kind": "http"})).await;
@@ -75,12 +73,8 @@ async fn a_verdict_that_the_log_could_not_take_is_said_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_probe_has_a_trace_that_leads_to_its_event() {
     let collector = Collector::start(Receives::Takes).await;
-    let server = Server::start_with(Options {
-        otlp: Some(collector.url.clone()),
-        system_clock: true,
-        ..Options::default()
-    })
-    .await;
+    let server =
+        Server::start_with(Options { otlp: Some(collector.url.clone()), ..options() }).await;
     let target = Target::start(up()).await;
     register(&server, target.address, json!({"kind": "http"})).await;
     becomes(&server, "healthy").await;

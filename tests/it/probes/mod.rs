@@ -36,14 +36,17 @@ fn registration(address: SocketAddr, check: Value) -> Value {
     json!({"address": address.ip().to_string(), "port": address.port(), "ttl": "none", "check": check})
 }
 
-/// What a test does to its instances within seconds would be flapping.
+/// In these tests instances fail and pass all the time, and are not to be damped for it.
 fn undamped(settings: &mut Settings) {
     settings.flap_limit = 0;
 }
 
+fn options() -> Options {
+    Options { system_clock: true, settings: Some(undamped), ..Options::default() }
+}
+
 async fn start() -> Server {
-    let settings = Some(undamped as fn(&mut _));
-    Server::start_with(Options { system_clock: true, settings, ..Options::default() }).await
+    Server::start_with(options()).await
 }
 
 /// Registers `orders/orders-1` with this check; gives its JSON.
@@ -203,9 +206,11 @@ async fn a_check_by_tls_trusts_the_given_authority_and_nobody_else() {
     trusted.write(&data.path().join("ca.pem"));
     let server = Server::start_with(Options {
         data: Some(data.path().to_owned()),
-        system_clock: true,
-        settings: Some(|settings| settings.check_ca = Roots::File(settings.data.join("ca.pem"))),
-        ..Options::default()
+        settings: Some(|settings| {
+            undamped(settings);
+            settings.check_ca = Roots::File(settings.data.join("ca.pem"));
+        }),
+        ..options()
     })
     .await;
     let (_health, service) = tonic_health::server::health_reporter();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::target::{Names, Target};
-use super::{ORDERS_1, becomes, register, registration, undamped, up};
+use super::{ORDERS_1, becomes, options, register, registration, up};
 use crate::harness::{Options, Server, eventually};
 
 /// What a refused registration says of `check` or `ttl`.
@@ -73,13 +73,8 @@ async fn a_check_that_may_not_go_there_is_refused_with_the_remedy() {
 async fn a_name_that_changes_its_mind_is_not_followed() {
     let names = Arc::new(Names::default());
     names.mean(&["127.0.0.1"]);
-    let server = Server::start_with(Options {
-        system_clock: true,
-        resolver: Some(Arc::clone(&names) as _),
-        settings: Some(undamped),
-        ..Options::default()
-    })
-    .await;
+    let server =
+        Server::start_with(Options { resolver: Some(Arc::clone(&names) as _), ..options() }).await;
     let target = Target::start(up()).await;
     // Another interface of this machine, at the same port as far as the check is concerned.
     let inside = Target::start_at(Ipv4Addr::new(127, 0, 0, 2), up()).await;
