@@ -22,6 +22,7 @@ mod inbox;
 pub mod observe;
 mod readiness;
 mod recovery;
+mod stepped;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,8 @@ pub use handle::{Applied, Handle, LogCondition, Noted, Refused, Request, Timings
 pub use observe::Telemetry;
 pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;
+pub use stepped::Stepped;
+pub use thread::Turn;
 
 use crate::clock::Clock;
 use crate::domain::Millis;
@@ -99,29 +102,13 @@ pub fn start(
     telemetry: Telemetry,
     config: &Config,
 ) -> std::io::Result<Running> {
-    let shared = Arc::new(handle::Shared {
-        inbox: inbox::Inbox::new(config.command_queue),
-        buffer: buffer::Buffer::new(config.traffic_queue),
-        failed: AtomicBool::new(false),
-        condition: Mutex::new(LogCondition::Writable),
-        clock,
-        write_timeout: config.write_timeout,
-        read_only: false,
-    });
-    let handle = Handle { shared: Arc::clone(&shared) };
+    let (mut registrar, handle) = build(log, projection, hub, clock, telemetry, config);
     let readiness = Readiness::default();
-    let pace = thread::Pace {
-        flush_every: Millis::from(config.traffic_flush),
-        checkpoint_every: config.checkpoint_every,
-    };
     let (node, told) = (config.node.clone(), readiness.clone());
-    let publisher = Publisher::new(projection);
     let thread =
         std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
             let _watch = readiness::PanicWatch(told.clone());
-            shared.inbox.served_by(std::thread::current());
-            let mut registrar =
-                thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
+            registrar.shared.inbox.served_by(std::thread::current());
             let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
             if recovered.is_ok() {
                 registrar.run();
@@ -131,6 +118,34 @@ pub fn start(
             recovered
         })?;
     Ok(Running { handle, readiness, thread })
+}
+
+/// The registrar before its start, and the way to it.
+fn build(
+    log: Box<dyn Log>,
+    projection: Arc<Projection>,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    telemetry: Telemetry,
+    config: &Config,
+) -> (thread::Registrar, Handle) {
+    let shared = Arc::new(handle::Shared {
+        inbox: inbox::Inbox::new(config.command_queue),
+        buffer: buffer::Buffer::new(config.traffic_queue),
+        failed: AtomicBool::new(false),
+        condition: Mutex::new(LogCondition::Writable),
+        clock,
+        write_timeout: config.write_timeout,
+        read_only: false,
+    });
+    let pace = thread::Pace {
+        flush_every: Millis::from(config.traffic_flush),
+        checkpoint_every: config.checkpoint_every,
+    };
+    let handle = Handle { shared: Arc::clone(&shared) };
+    let publisher = Publisher::new(projection);
+    let registrar = thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
+    (registrar, handle)
 }
 
 impl Running {
