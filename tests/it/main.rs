@@ -19,6 +19,7 @@ mod harness;
 mod herd;
 mod impact;
 mod lifecycle;
+mod linear;
 mod lines;
 mod metrics;
 mod past;
