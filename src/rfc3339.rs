@@ -12,7 +12,16 @@ pub fn format(instant: Timestamp) -> String {
 /// Reads RFC 3339 with any offset and any precision; finer than a microsecond is cut off.
 #[must_use]
 pub fn parse(text: &str) -> Option<Timestamp> {
-    text.parse::<jiff::Timestamp>().ok().map(|instant| Timestamp(instant.as_microsecond()))
+    let instant = text.parse::<jiff::Timestamp>().ok().or_else(|| last(text))?;
+    Some(Timestamp(instant.as_microsecond()))
+}
+
+/// The calendar ends some hours after the last instant that can be had, so that no offset leads out of it. What lies in
+/// these hours is well-formed all the same: it is taken for that last instant.
+fn last(text: &str) -> Option<jiff::Timestamp> {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let whole = pieces.time().is_some() && pieces.offset().is_some();
+    (whole && pieces.date() >= jiff::civil::date(9999, 12, 30)).then_some(jiff::Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -31,5 +40,12 @@ mod tests {
         }
         assert_eq!(parse("2026-11-21T09:00:00+01:00"), parse("2026-11-21T08:00:00Z"));
         assert_eq!(parse("2026-11-21"), None);
+        let end = Some(Timestamp(jiff::Timestamp::MAX.as_microsecond()));
+        assert_eq!(parse("9999-12-31T23:59:59.999999-12:00"), end);
+        for none in
+            ["9999-12-31", "9999-12-31T23:59:59", "9999-12-32T00:00:00Z", "10000-01-01T00:00:00Z"]
+        {
+            assert_eq!(parse(none), None, "{none}");
+        }
     }
 }

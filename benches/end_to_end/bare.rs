@@ -58,7 +58,8 @@ pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
         .merge(waiting.routes());
     runtime.block_on(async {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = tokio::net::TcpListener::bind(any).await?;
+        // The same queue of those who wait to be accepted.
+        let listener = rollcall::app::listen(any)?;
         let mut out = std::io::stdout();
         writeln!(out, "http://{}", listener.local_addr()?)?;
         out.flush()?;

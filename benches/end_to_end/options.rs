@@ -40,6 +40,13 @@ pub(crate) struct Options {
     /// Beside them, so many streams.
     #[arg(long, default_value_t = 1_000)]
     pub(crate) streams: usize,
+    /// So many crowds of them come and go, one after the other; what the server keeps of their memory is shown.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) crowds: usize,
+    /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
+    /// the same load.
+    #[arg(long)]
+    pub(crate) baseline: Option<PathBuf>,
     /// Whether acknowledged changes are synced: full or normal.
     #[arg(long, default_value = "full")]
     pub(crate) synchronous: String,
@@ -77,6 +84,7 @@ impl Options {
             self.memory = self.memory.min(500);
             self.watchers = self.watchers.min(200);
             self.streams = self.streams.min(50);
+            self.crowds = 1;
         }
         if self.only.is_empty() {
             self.only = vec![Work::Lookup, Work::Heartbeat, Work::Registration];

@@ -45,11 +45,13 @@ impl Measure {
     }
 }
 
-/// One figure of both servers in one round.
+/// One figure of the servers in one round.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Pair {
+pub(crate) struct Figures {
     /// The registry's.
     pub(crate) rollcall: f64,
+    /// That of another binary of it, if there is one to compare with.
+    pub(crate) baseline: Option<f64>,
     /// The bare server's.
     pub(crate) bare: f64,
 }
@@ -61,12 +63,12 @@ pub(crate) struct Row {
     measure: Measure,
     /// Percent of the registry's highest rate; none in the closed loop.
     load: Option<u32>,
-    rounds: Vec<Pair>,
+    rounds: Vec<Figures>,
 }
 
 impl Row {
     /// A row of the closed loop.
-    pub(crate) fn new(work: Work, measure: Measure, rounds: Vec<Pair>) -> Self {
+    pub(crate) fn new(work: Work, measure: Measure, rounds: Vec<Figures>) -> Self {
         Self { work, measure, load: None, rounds }
     }
 
@@ -83,7 +85,12 @@ impl Row {
     }
 
     fn ratios(&self) -> impl Iterator<Item = f64> + Clone {
-        self.rounds.iter().map(|pair| pair.rollcall / pair.bare)
+        self.rounds.iter().map(|figures| figures.rollcall / figures.bare)
+    }
+
+    /// Over the other binary.
+    fn over_baseline(&self) -> impl Iterator<Item = f64> + Clone {
+        self.rounds.iter().filter_map(|figures| Some(figures.rollcall / figures.baseline?))
     }
 
     fn goal(&self) -> String {
@@ -93,17 +100,22 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> Vec<String> {
         let load = self.load.map_or_else(String::new, |load| format!(" at {load} %"));
         let digits = if self.measure == Measure::Cpu { 1 } else { 0 };
-        [
+        let mut cells = vec![
             format!("{}{load}", self.work.name()),
             self.measure.name().to_owned(),
-            spread(self.rounds.iter().map(|pair| pair.rollcall), digits),
-            spread(self.rounds.iter().map(|pair| pair.bare), digits),
+            spread(self.rounds.iter().map(|figures| figures.rollcall), digits),
+            spread(self.rounds.iter().map(|figures| figures.bare), digits),
             spread(self.ratios(), 2),
             self.goal(),
-        ]
+        ];
+        if self.over_baseline().next().is_some() {
+            cells.push(spread(self.rounds.iter().filter_map(|figures| figures.baseline), digits));
+            cells.push(spread(self.over_baseline(), 3));
+        }
+        cells
     }
 }
 
@@ -162,14 +174,11 @@ impl Report {
         let mut out = std::io::stdout();
         writeln!(out, "{}", self.settings())?;
         let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_header([
-            "work",
-            "measure",
-            "rollcall",
-            "bare axum",
-            "ratio",
-            "goal",
-        ]);
+        let mut header = vec!["work", "measure", "rollcall", "bare axum", "ratio", "goal"];
+        if options.baseline.is_some() {
+            header.extend(["baseline", "over baseline"]);
+        }
+        table.load_style(presets::ASCII_MARKDOWN).set_header(header);
         for row in &self.rows {
             table.add_row(row.cells());
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::Failure;
@@ -13,21 +14,33 @@ use crate::counters::Ledger;
 use crate::http1::Client;
 use crate::load::{self, Seen};
 use crate::options::Options;
-use crate::report::{Measure, Pair, Report, Row};
+use crate::report::{Figures, Measure, Report, Row};
 use crate::servers::{Server, pin_driver};
 use crate::work::{Requests, Work};
 use crate::{fleet, memory};
 
-/// Pause between measurements, in which the log's last slice is written and the kernel's sockets are closed.
+/// Pause between measurements, in which the kernel's sockets are closed.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The two servers and the one who loads them.
+/// How long a registry is left alone after a measurement of it. What it has put off (the log's last slice, a turn of the
+/// keeper, which looks once a second) is done in this time, so that it counts as its own and disturbs nobody else's.
+const PUT_OFF: Duration = Duration::from_millis(1_500);
+
+/// A registry, and what it was sent.
+struct Registry {
+    server: Server,
+    ledger: Ledger,
+    /// Its data.
+    _dir: TempDir,
+}
+
+/// The servers and the one who loads them.
 struct Bench<'a> {
     options: &'a Options,
     runtime: Runtime,
-    rollcall: Server,
+    rollcall: Registry,
+    baseline: Option<Registry>,
     bare: Server,
-    ledger: Ledger,
     seed: u64,
 }
 
@@ -49,25 +62,37 @@ pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
     if options.pin {
         pin_driver()?;
     }
-    let dir = tempfile::tempdir_in(&options.dir)?;
-    let rollcall = Server::rollcall(dir.path(), options)?;
-    let mut ledger = Ledger::default();
-    let registered =
-        fleet::register(rollcall.address, options, options.services, options.instances)?;
-    ledger.add(Work::Registration, registered);
-    keep_bodies(rollcall.address, dir.path(), options, &mut ledger)?;
-    let bare = Server::bare(dir.path(), options)?;
+    let bodies = tempfile::tempdir_in(&options.dir)?;
+    let started = |start: &dyn Fn(&Path) -> Result<Server, Failure>| {
+        let dir = tempfile::tempdir_in(&options.dir)?;
+        let server = start(dir.path())?;
+        let mut ledger = Ledger::default();
+        let (services, instances) = (options.services, options.instances);
+        let registered = fleet::register(server.address, options, services, instances)?;
+        ledger.add(Work::Registration, registered);
+        // The answers are alike but for their times; those of the last one are kept.
+        keep_bodies(server.address, bodies.path(), options, &mut ledger)?;
+        Ok::<_, Failure>(Registry { server, ledger, _dir: dir })
+    };
+    let baseline = options.baseline.as_deref();
+    let baseline = baseline
+        .map(|binary| started(&|dir| Server::baseline(binary, dir, options)))
+        .transpose()?;
+    let rollcall = started(&|dir| Server::rollcall(dir, options))?;
+    let bare = Server::bare(bodies.path(), options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut bench = Bench { options, runtime, rollcall, bare, ledger, seed: 1 };
+    let mut bench = Bench { options, runtime, rollcall, baseline, bare, seed: 1 };
     let mut rows = Vec::new();
     for work in &options.only {
         bench.work(*work, &mut rows)?;
     }
-    let Bench { rollcall, ledger, .. } = bench;
-    for work in [Work::Lookup, Work::Heartbeat, Work::Registration] {
-        ledger.check(rollcall.address, work)?;
+    let Bench { rollcall, baseline, .. } = bench;
+    for Registry { server, ledger, _dir } in baseline.into_iter().chain([rollcall]) {
+        for work in [Work::Lookup, Work::Heartbeat, Work::Registration] {
+            ledger.check(server.address, work)?;
+        }
+        server.end()?;
     }
-    rollcall.end()?;
     Ok(Report::new(options, rows, memory::measure(options)?))
 }
 
@@ -95,10 +120,10 @@ impl Bench<'_> {
     fn work(&mut self, work: Work, rows: &mut Vec<Row>) -> Result<(), Failure> {
         let closed = |bench: &mut Self, server| bench.closed(work, server);
         let mut rounds = self.in_turn(&format!("{}, closed loop", work.name()), closed)?;
-        let rates = pairs(&mut rounds, |m| Some(m.seen.rate()));
-        let highest = Row::median(rates.iter().map(|pair| pair.rollcall));
+        let rates = figures(&mut rounds, |m| Some(m.seen.rate()));
+        let highest = Row::median(rates.iter().map(|figures| figures.rollcall));
         rows.push(Row::new(work, Measure::Rate, rates));
-        rows.push(Row::new(work, Measure::Cpu, pairs(&mut rounds, |m| m.cpu_micros())));
+        rows.push(Row::new(work, Measure::Cpu, figures(&mut rounds, |m| m.cpu_micros())));
         for load in &self.options.load {
             let rate = highest * f64::from(*load) / 100.0;
             let open = |bench: &mut Self, server| bench.open(work, rate, server);
@@ -106,28 +131,34 @@ impl Bench<'_> {
             for (measure, share) in
                 [(Measure::P50, 0.5), (Measure::P99, 0.99), (Measure::P999, 0.999)]
             {
-                let values = pairs(&mut rounds, |m| Some(m.seen.quantile(share)));
+                let values = figures(&mut rounds, |m| Some(m.seen.quantile(share)));
                 rows.push(Row::new(work, measure, values).at_load(*load));
             }
         }
         Ok(())
     }
 
-    /// A B A B ..., as often as there are rounds.
+    /// A B A B ..., as often as there are rounds. A baseline is measured before and after the registry by turns: who comes
+    /// first must not be better off.
     fn in_turn(
         &mut self,
         what: &str,
         measure: impl Fn(&mut Self, Which) -> Result<Measured, Failure>,
-    ) -> Result<Vec<[Measured; 2]>, Failure> {
+    ) -> Result<Vec<Round>, Failure> {
         let mut rounds = Vec::new();
         for round in 1..=self.options.rounds {
             // Progress only: where nobody reads, nothing is lost.
             let _ = writeln!(std::io::stderr(), "{what}: round {round} of {}", self.options.rounds);
+            let mut baseline = None;
+            if self.baseline.is_some() && round % 2 == 0 {
+                baseline = Some(measure(self, Which::Baseline)?);
+            }
             let rollcall = measure(self, Which::Rollcall)?;
-            std::thread::sleep(PAUSE);
+            if self.baseline.is_some() && round % 2 == 1 {
+                baseline = Some(measure(self, Which::Baseline)?);
+            }
             let bare = measure(self, Which::Bare)?;
-            std::thread::sleep(PAUSE);
-            rounds.push([rollcall, bare]);
+            rounds.push(Round { rollcall, baseline, bare });
         }
         Ok(rounds)
     }
@@ -152,17 +183,24 @@ impl Bench<'_> {
         which: Which,
         load: impl FnOnce(&Self, SocketAddr) -> Result<Seen, Failure>,
     ) -> Result<Measured, Failure> {
-        let server = match which {
-            Which::Rollcall => &self.rollcall,
-            Which::Bare => &self.bare,
-        };
-        let before = server.cpu();
-        let seen = load(self, server.address)?;
-        let cpu = server.cpu().zip(before).map(|(after, before)| after - before);
-        if which == Which::Rollcall {
-            self.ledger.add(work, seen.answered);
+        let before = self.server(which).cpu();
+        let seen = load(self, self.server(which).address)?;
+        std::thread::sleep(if which == Which::Bare { PAUSE } else { PUT_OFF });
+        let cpu = self.server(which).cpu().zip(before).map(|(after, before)| after - before);
+        match (which, &mut self.baseline) {
+            (Which::Rollcall, _) => self.rollcall.ledger.add(work, seen.answered),
+            (Which::Baseline, Some(baseline)) => baseline.ledger.add(work, seen.answered),
+            (Which::Baseline, None) | (Which::Bare, _) => {}
         }
         Ok(Measured { seen, cpu })
+    }
+
+    fn server(&self, which: Which) -> &Server {
+        match (which, &self.baseline) {
+            (Which::Bare, _) => &self.bare,
+            (Which::Baseline, Some(baseline)) => &baseline.server,
+            (Which::Rollcall | Which::Baseline, _) => &self.rollcall.server,
+        }
     }
 
     /// Every measurement has requests of its own; the seeds of its connections follow from the first.
@@ -175,13 +213,25 @@ impl Bench<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Which {
     Rollcall,
+    Baseline,
     Bare,
 }
 
-/// One figure of both servers, for each round in which both have it.
-fn pairs(rounds: &mut [[Measured; 2]], figure: impl Fn(&mut Measured) -> Option<f64>) -> Vec<Pair> {
-    let pair = |[rollcall, bare]: &mut [Measured; 2]| {
-        Some(Pair { rollcall: figure(rollcall)?, bare: figure(bare)? })
+/// One measurement of each server.
+struct Round {
+    rollcall: Measured,
+    baseline: Option<Measured>,
+    bare: Measured,
+}
+
+/// One figure of the servers, for each round in which they have it.
+fn figures(rounds: &mut [Round], figure: impl Fn(&mut Measured) -> Option<f64>) -> Vec<Figures> {
+    let one = |round: &mut Round| {
+        Some(Figures {
+            rollcall: figure(&mut round.rollcall)?,
+            baseline: round.baseline.as_mut().and_then(&figure),
+            bare: figure(&mut round.bare)?,
+        })
     };
-    rounds.iter_mut().filter_map(pair).collect()
+    rounds.iter_mut().filter_map(one).collect()
 }

@@ -31,7 +31,16 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `rollcall serve` with its data in `dir`, waits until it is ready.
     pub(crate) fn rollcall(dir: &Path, options: &Options) -> Result<Self, Failure> {
-        let mut command = pinned(env!("CARGO_BIN_EXE_rollcall"), options);
+        Self::registry(env!("CARGO_BIN_EXE_rollcall"), dir, options)
+    }
+
+    /// The same with another binary of rollcall.
+    pub(crate) fn baseline(binary: &Path, dir: &Path, options: &Options) -> Result<Self, Failure> {
+        Self::registry(&binary.to_string_lossy(), dir, options)
+    }
+
+    fn registry(binary: &str, dir: &Path, options: &Options) -> Result<Self, Failure> {
+        let mut command = pinned(binary, options);
         command.args(["serve", "--listen", "127.0.0.1:0", "--synchronous", &options.synchronous]);
         if options.watchers > 0 {
             let connections = options.watchers + options.streams + 100;

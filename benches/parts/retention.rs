@@ -12,7 +12,7 @@ use std::time::Duration;
 use rollcall::clock::Stopwatch;
 use rollcall::domain::{Change, Timestamp};
 use rollcall::log::sqlite::{FILE, SqliteLog, SqliteUpkeep};
-use rollcall::log::upkeep::{Budgets, Upkeep};
+use rollcall::log::upkeep::{Budgets, Removed, Upkeep};
 use rollcall::log::{ChangeLog as _, TrafficLog as _};
 use rusqlite::Connection;
 
@@ -39,7 +39,7 @@ const NAME: &str = "retention";
 struct Latencies {
     change: Vec<Duration>,
     traffic: Vec<Duration>,
-    /// Slices of deriving, of retention, of giving space back.
+    /// How long slices held the write lock: of deriving, of retention, of giving space back.
     background: [Vec<Duration>; 3],
 }
 
@@ -56,9 +56,9 @@ pub(crate) fn bench() {
     let (mut alone, mut beside) = (Latencies::default(), Latencies::default());
     for _ in 0..TURNS {
         fill(&mut log, dir.path());
-        writer.turn(&mut log, dir.path(), &mut alone, None);
+        writer.turn(&mut log, &mut alone, None);
         let upkeep = log.upkeep().expect("the log's file opens");
-        writer.turn(&mut log, dir.path(), &mut beside, Some(upkeep));
+        writer.turn(&mut log, &mut beside, Some(upkeep));
     }
     print(alone, beside);
 }
@@ -73,30 +73,17 @@ fn fill(log: &mut SqliteLog, dir: &Path) {
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
-fn rolled_up(dir: &Path) {
-    let connection = Connection::open(dir.join(FILE)).expect("the log's file opens");
-    connection.busy_timeout(Duration::from_secs(5)).expect("a setting of SQLite");
-    let mark = "UPDATE log SET derived_traffic = next_traffic - 1";
-    let _ = connection.execute(mark, []).expect("the disk has room");
-}
-
 struct Writer {
     changes: Vec<Arc<Change>>,
     traffic: Vec<rollcall::domain::traffic::Traffic>,
 }
 
 impl Writer {
-    fn turn(
-        &mut self,
-        log: &mut SqliteLog,
-        dir: &Path,
-        into: &mut Latencies,
-        upkeep: Option<SqliteUpkeep>,
-    ) {
+    fn turn(&mut self, log: &mut SqliteLog, into: &mut Latencies, upkeep: Option<SqliteUpkeep>) {
         let working = AtomicBool::new(upkeep.is_some());
         let began = Stopwatch::start();
         thread::scope(|scope| {
-            let keeper = upkeep.map(|upkeep| scope.spawn(|| keep(upkeep, dir, &working)));
+            let keeper = upkeep.map(|upkeep| scope.spawn(|| keep(upkeep, &working)));
             while working.load(Relaxed) || began.elapsed() < TURN {
                 let head = log.head();
                 let change = Change { seq: head.next(), ..Change::clone(&self.changes[0]) };
@@ -119,32 +106,46 @@ impl Writer {
     }
 }
 
-/// The keeper's work until there is none, with the keeper's pauses. How long each slice took.
-fn keep(mut upkeep: SqliteUpkeep, dir: &Path, working: &AtomicBool) -> [Vec<Duration>; 3] {
+/// The keeper's work until there is none, with the keeper's pauses. How long each slice held the lock.
+fn keep(mut upkeep: SqliteUpkeep, working: &AtomicBool) -> [Vec<Duration>; 3] {
     let budgets = Budgets {
         traffic_until: Timestamp(i64::MIN),
         traffic_bytes: 1 << 20,
+        traffic_ended: Timestamp(i64::MIN),
         changes_until: Timestamp(i64::MIN),
         rollups_until: Timestamp(i64::MIN),
     };
-    let derive = slices(1, || upkeep.derive().expect("there is nothing in its way"));
-    // The last hour is not rolled up yet, and what is not rolled up is not removed: here it counts as if it were.
-    rolled_up(dir);
-    let retain =
-        slices(1, || upkeep.retain(&budgets).expect("there is nothing in its way").is_some());
-    let reclaim = slices(4, || upkeep.reclaim().expect("there is nothing in its way"));
+    let mut derive = slices(1, &mut upkeep, derive_one);
+    let mut retain = slices(1, &mut upkeep, |upkeep| removes(upkeep, &budgets));
+    // The last period was ended: what waited for its end is derived from now, and goes.
+    derive.extend(slices(1, &mut upkeep, derive_one));
+    retain.extend(slices(1, &mut upkeep, |upkeep| removes(upkeep, &budgets)));
+    let reclaim = slices(4, &mut upkeep, |upkeep| upkeep.reclaim().expect("nothing is in its way"));
     working.store(false, Relaxed);
     [derive, retain, reclaim]
 }
 
+fn derive_one(upkeep: &mut SqliteUpkeep) -> bool {
+    upkeep.derive().expect("nothing is in its way")
+}
+
+fn removes(upkeep: &mut SqliteUpkeep, budgets: &Budgets) -> bool {
+    let removed = upkeep.retain(budgets).expect("nothing is in its way");
+    removed.is_some_and(|removed| removed != Removed::Ended)
+}
+
 /// Slices until there is none left, with a pause after each of `rest` times its length.
-fn slices(rest: u32, mut work: impl FnMut() -> bool) -> Vec<Duration> {
-    let mut took = Vec::new();
+fn slices(
+    rest: u32,
+    upkeep: &mut SqliteUpkeep,
+    mut work: impl FnMut(&mut SqliteUpkeep) -> bool,
+) -> Vec<Duration> {
+    let mut held = Vec::new();
     loop {
-        let (more, elapsed) = timed(&mut work);
-        took.push(elapsed);
+        let (more, elapsed) = timed(|| work(upkeep));
+        held.push(upkeep.longest_hold());
         if !more {
-            return took;
+            return held;
         }
         thread::sleep(elapsed * rest);
     }
@@ -180,8 +181,8 @@ fn print(alone: Latencies, beside: Latencies) {
     row("retention: 2,048 of traffic, nobody beside", alone.traffic);
     row("retention: 2,048 of traffic, keeper beside", beside.traffic);
     let [derive, retain, reclaim] = beside.background;
-    row("retention: a slice of deriving", derive);
-    row("retention: a slice of removing", retain);
-    row("retention: a slice of giving space back", reclaim);
+    row("retention: lock held by deriving", derive);
+    row("retention: lock held by removing", retain);
+    row("retention: lock held by giving back", reclaim);
     let _ = writeln!(out, "(times, then p50, p99, p99.9 and the longest in milliseconds)\n");
 }

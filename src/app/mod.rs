@@ -11,6 +11,7 @@
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
+mod descriptors;
 mod replay;
 
 use std::fmt::Debug;
@@ -361,6 +362,14 @@ pub fn metrics(settings: &Settings) -> Arc<Metrics> {
     Metrics::new(&MetricsConfig { service_series_max, ..MetricsConfig::default() })
 }
 
+/// Listens for a registry's requests.
+///
+/// # Errors
+/// [`Error::Listen`].
+pub fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    http::listen(address).map_err(|source| Error::Listen { address, source })
+}
+
 /// Opens the SQLite log and binds the address: the parts that production runs on.
 ///
 /// # Errors
@@ -383,11 +392,21 @@ pub async fn production(
     let (log, history, upkeep) = opened.await.map_err(|_| Error::Registrar)??;
     let operations = &metrics.log.db_operation_seconds;
     log.observe_checkpoints(operations.get(DbOperation::Checkpoint, DbCollection::Events).clone());
-    let address = settings.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let listener = listen(settings.listen)?;
     let (log, history) = (Box::new(log), Arc::new(history));
     Ok(Parts { listener, clock, log, history, upkeep: Some(Box::new(upkeep)), tracer, metrics })
+}
+
+/// The settings as far as the system carries them.
+#[must_use]
+pub fn within_the_system(mut settings: Settings) -> Settings {
+    let wanted = settings.max_connections;
+    settings.max_connections = descriptors::connections(wanted, descriptors::raise());
+    if settings.max_connections < wanted {
+        let needed = descriptors::needed(wanted);
+        signals::connections_limited(settings.max_connections, wanted, needed);
+    }
+    settings
 }
 
 /// Runs a registry after `settings` until `shutdown`. The first line on `out` is the URL that was bound.
@@ -401,6 +420,7 @@ pub async fn serve(
     out: &mut (dyn Write + Send),
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let settings = &within_the_system(settings.clone());
     let parts = production(settings, tracer, metrics).await?;
     let log_id = parts.log.id().to_owned();
     let app = App::build(settings, parts)?;

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::log::sqlite::{SqliteArchive, database_of};
 use crate::replay::{Config, Handle, Place, Playing, Position, Refused, Speed, StartError, Steer};
 use crate::rfc3339;
 use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::Tracer;
 
 /// Lines that may wait to be obeyed.
@@ -86,9 +86,11 @@ pub(super) async fn run(
     // the living registry's own affair.
     let settings = Flags::default().resolve(&process_variables)?.settings;
     let settings = Settings { listen: args.listen, data: args.data.clone(), ..settings };
-    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &Tracer::off())
+    let metrics = app::metrics(&settings);
+    let tracer = Tracer::off();
+    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
         .map_err(|error| Error::failed("write log lines", error))?;
-    let replay = build(&args, &settings).await?;
+    let replay = build(&args, &app::within_the_system(settings), metrics).await?;
     writeln!(out, "{}", replay.url())?;
     out.flush()?;
     let handle = replay.handle();
@@ -122,15 +124,16 @@ pub(super) async fn run(
     Ok(Exit::Done)
 }
 
-async fn build(args: &Args, settings: &Settings) -> Result<app::Replay, Error> {
+async fn build(
+    args: &Args,
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+) -> Result<app::Replay, Error> {
     let clock = SystemClock::start().map_err(|error| Error::failed("start the clock", error))?;
     let moment = |flag: &str, text: &Option<String>| {
         let now = clock.wall();
         let read = |text: &String| match Moment::parse(text, now) {
-            None => {
-                let forms = "must be RFC 3339, an age such as -5m, or a version such as @1234";
-                Err(Error::Usage(format!("{flag} {forms}, was {text:?}")))
-            }
+            None => Err(Error::Usage(format!("{flag} {}, was {text:?}", Moment::FORMS))),
             Some(Moment::At(at)) if at > now => {
                 Err(Error::Usage(format!("{flag} must not be in the future, was {text:?}")))
             }
@@ -146,11 +149,7 @@ async fn build(args: &Args, settings: &Settings) -> Result<app::Replay, Error> {
     };
     let doing = format!("replay {}", args.data.display());
     let (archive, log_id) = open(&args.data, &doing)?;
-    let address = settings.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::failed(&doing, app::Error::Listen { address, source }))?;
-    let metrics = app::metrics(settings);
+    let listener = app::listen(settings.listen).map_err(|error| Error::failed(&doing, error))?;
     let parts = app::ReplayParts { listener, clock, archive, log_id, metrics };
     let settings = settings.clone();
     let built =

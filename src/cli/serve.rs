@@ -61,7 +61,7 @@ async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit,
         .map_err(|error| Error::Usage(error.to_string()))?;
     let metrics = app::metrics(&settings);
     let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
-    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer)
+    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
         .map_err(|error| Error::failed("write log lines", error))?;
     config.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
     let shutdown = CancellationToken::new();

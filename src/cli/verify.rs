@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::output::{self, Output};
 use super::{Error, Exit};
+use crate::history::spoken::counted;
 use crate::log::verify;
 
 /// Events between two lines of progress.
@@ -59,9 +60,13 @@ fn tell(out: &mut dyn Write, report: &verify::Report) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "read      {changes} changes, {traffic} heartbeats and lookups, {snapshots} snapshots"
+        "read      {}, {traffic} of heartbeats, lookups and watches, {}",
+        counted(*changes, "change", "changes"),
+        counted(*snapshots, "snapshot", "snapshots")
     )?;
-    writeln!(out, "state     {instances} instances of {services} services, hash {digest}")?;
+    let instances = counted(*instances, "instance", "instances");
+    let services = counted(*services, "service", "services");
+    writeln!(out, "state     {instances} of {services}, hash {digest}")?;
     if report.is_clean() { writeln!(out, "clean") } else { findings(out, report) }
 }
 
@@ -73,6 +78,6 @@ pub(super) fn findings(out: &mut dyn Write, report: &verify::Report) -> std::io:
     let told = u64::try_from(report.findings.len()).unwrap_or(u64::MAX);
     match report.findings_total - told {
         0 => Ok(()),
-        more => writeln!(out, "and {more} more findings"),
+        more => writeln!(out, "and {}", counted(more, "more finding", "more findings")),
     }
 }

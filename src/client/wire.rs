@@ -204,4 +204,7 @@ pub struct EventPage {
     pub events: Vec<Event>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<String>,
+    /// What the page would hold if it had been kept, as the contract shows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Value>,
 }

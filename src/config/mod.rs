@@ -94,7 +94,7 @@ settings! {
     /// How long a client may take to send the head of a request; an idle connection is closed after as long.
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How many connections may be open; the next ones wait to be accepted.
-    max_connections: u32 = "10000", "COUNT", |v| check::number(v, 1, 1 << 24);
+    max_connections: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
     /// How long the reader of a stream may take nothing before it is cut off; it resumes where it was.
     watch_write_timeout: Duration = "30s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Lease of an instance that registers without a ttl.

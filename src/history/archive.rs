@@ -2,6 +2,9 @@
 
 use std::fmt::Debug;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::Arc;
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::moment::{Moment, Version};
 use super::record::{EventId, Record};
@@ -13,6 +16,7 @@ use crate::domain::{
     Change, InstanceId, InstanceKey, Millis, Namespace, Registry, Seq, ServiceKey, ServiceName,
     Timestamp,
 };
+use crate::rfc3339;
 
 /// Which end of the log comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -65,6 +69,8 @@ words! {
     Reason {
         /// Retention took it; what is left of traffic are the roll-ups.
         Retention = "retention",
+        /// This log was made of a part of another one, and that part begins later.
+        NotImported = "not_imported",
         /// The log could not be written then.
         LogGap = "log_gap",
         /// The process ended without order: the last moments of traffic may not have reached the log.
@@ -85,6 +91,20 @@ pub struct Missing {
     pub reason: Reason,
     /// The events, as far as their ids are known: `t1 to t256`; empty if not.
     pub events: Box<str>,
+}
+
+/// As every answer shows it.
+impl Serialize for Missing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("from", &rfc3339::format(self.from))?;
+        members.serialize_entry("until", &rfc3339::format(self.until))?;
+        members.serialize_entry("reason", self.reason.as_str())?;
+        if !self.events.is_empty() {
+            members.serialize_entry("events", &self.events)?;
+        }
+        members.end()
+    }
 }
 
 /// A page of events.
@@ -142,6 +162,18 @@ pub struct Extent {
     pub first_traffic: u64,
     /// The last traffic event.
     pub last_traffic: u64,
+    /// Whether what lies before the oldest state never was in this log: see [`Reason::NotImported`].
+    pub imported: bool,
+    /// The counts of minutes that began before this are gone.
+    pub counted_from: Timestamp,
+}
+
+impl Extent {
+    /// Why nothing before the oldest state can be told.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        if self.imported { Reason::NotImported } else { Reason::Retention }
+    }
 }
 
 /// Whose changes are wanted.
@@ -180,6 +212,8 @@ pub struct TrafficQuery {
     pub instance: Option<InstanceId>,
     /// Only what is about no service: reads over many, streams of many.
     pub unnamed: bool,
+    /// Only what this caller led to.
+    pub caller: Option<Arc<str>>,
     /// From this number on.
     pub from: Option<u64>,
     /// Up to this number.
@@ -200,6 +234,7 @@ impl TrafficQuery {
             && (self.service.is_none() || self.service == traffic.service)
             && (self.instance.is_none() || self.instance == traffic.instance)
             && !(self.unnamed && traffic.service.is_some())
+            && self.caller.as_ref().is_none_or(|caller| *caller == traffic.caller)
             && self.from.is_none_or(|from| *number >= from)
             && self.to.is_none_or(|to| *number <= to)
             && self.since.is_none_or(|since| traffic.at >= since)
@@ -238,6 +273,15 @@ pub struct LookupCount {
     pub last_at: Timestamp,
 }
 
+/// What was counted, when all counts have been shown.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// The number of the last traffic event that is counted: what comes after it is only in [`Archive::traffic`].
+    pub through: u64,
+    /// Minutes of which the counts can't be read.
+    pub missing: Vec<Missing>,
+}
+
 /// The heartbeats of one life within an hour: what stays of them when they have gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeartbeatRun {
@@ -261,6 +305,9 @@ pub enum Error {
     /// The log does not answer. The text is for the operator's log, not for the one who asked.
     #[error("the log can't be read: {0}")]
     Unreadable(String),
+    /// What was asked for was written, and is damaged on the disk. The text is for the operator, too.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
     /// It is older than what is kept.
     #[error("history begins at version {}", oldest.seq)]
     Gone {
@@ -281,7 +328,8 @@ pub type Visit = ControlFlow<()>;
 /// The past of one registry. All calls block: an asynchronous caller gives them a thread of their own.
 ///
 /// Every call fails with [`Error::Unreadable`] if the log does not answer. Traffic that is damaged is told as
-/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known.
+/// [`Missing`] and passed over; a damaged change can't be: what follows from it is not known, and the call fails with
+/// [`Error::Damaged`].
 pub trait Archive: Send + Sync + Debug {
     /// The figures of the log.
     ///
@@ -310,8 +358,19 @@ pub trait Archive: Send + Sync + Debug {
     /// One event; none if it never was or is gone.
     ///
     /// # Errors
-    /// See the trait.
+    /// [`Error::Damaged`] if it should be there and can't be read.
     fn event(&self, id: EventId) -> Result<Option<Record>, Error>;
+
+    /// The same for those who can do without it: none also if it can't be read.
+    ///
+    /// # Errors
+    /// See the trait.
+    fn event_if_readable(&self, id: EventId) -> Result<Option<Record>, Error> {
+        match self.event(id) {
+            Err(Error::Damaged(_)) => Ok(None),
+            answer => answer,
+        }
+    }
 
     /// The whole state after change `at`.
     ///
@@ -347,8 +406,7 @@ pub trait Archive: Send + Sync + Debug {
     ) -> Result<Vec<Missing>, Error>;
 
     /// Shows the counts of the lookups that `wanted` asks for (by minutes that begin in its time), oldest first, and
-    /// gives the number of the last traffic event that is counted in them: what comes after it is only in
-    /// [`Archive::traffic`].
+    /// says how far they reach and what of them can't be read.
     ///
     /// # Errors
     /// See the trait.
@@ -356,7 +414,7 @@ pub trait Archive: Send + Sync + Debug {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error>;
+    ) -> Result<Counted, Error>;
 
     /// The runs of heartbeats of an instance, oldest first, and the number of the last traffic event that is in them.
     ///
@@ -419,8 +477,8 @@ impl Archive for NoArchive {
         &self,
         _: &TrafficQuery,
         _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
-        Ok(0)
+    ) -> Result<Counted, Error> {
+        Ok(Counted::default())
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {

@@ -92,6 +92,26 @@ pub struct Difference<E> {
     pub passed: u64,
     /// Lives that were changed in between and are again as they were.
     pub reverted: u64,
+    /// What was left out of the three lists, because they are to be no longer.
+    pub left_out: LeftOut,
+}
+
+/// How many entries of each list were left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Of those that came.
+    pub came: u64,
+    /// Of those that left.
+    pub left: u64,
+    /// Of those that changed.
+    pub changed: u64,
+}
+
+/// Cuts a list; how many went.
+fn cut<T>(list: &mut Vec<T>, limit: usize) -> u64 {
+    let gone = list.len().saturating_sub(limit) as u64;
+    list.truncate(limit);
+    gone
 }
 
 /// What was seen of one instance since the earlier version.
@@ -210,7 +230,7 @@ fn different(before: &Instance, after: &Instance) -> Vec<(String, [Value; 2])> {
 }
 
 /// The difference between two versions, the earlier one first, with the events that made lives begin and end; an event
-/// is none only if the log has lost it.
+/// is none only if the log has lost it. Each list has at most `limit` entries, the first ones by name.
 ///
 /// # Errors
 /// [`Error::Gone`] if the earlier version is older than what is kept, and those of every question.
@@ -218,6 +238,7 @@ pub fn diff(
     archive: &dyn Archive,
     [from, to]: [Version; 2],
     scope: Scope,
+    limit: usize,
 ) -> Result<Difference<Option<Record>>, Error> {
     let service = scope.service();
     let (registry, subject) = match &service {
@@ -237,7 +258,13 @@ pub fn diff(
     if extent.first_change > from.seq.next().0 {
         return Err(Error::Gone { oldest: extent.oldest });
     }
-    let Difference { came, left, changed, passed, reverted } = diff.finish();
+    let Difference { mut came, mut left, mut changed, passed, reverted, .. } = diff.finish();
+    // Before the events are read, which is what costs time.
+    let left_out = LeftOut {
+        came: cut(&mut came, limit),
+        left: cut(&mut left, limit),
+        changed: cut(&mut changed, limit),
+    };
     let told = |moved: Vec<Moved<Seq>>| {
         let told = moved.into_iter().map(|Moved { instance, event }| {
             let event = archive.event(EventId::Change(event.0))?;
@@ -245,5 +272,6 @@ pub fn diff(
         });
         told.collect::<Result<Vec<_>, Error>>()
     };
-    Ok(Difference { came: told(came)?, left: told(left)?, changed, passed, reverted })
+    let (came, left) = (told(came)?, told(left)?);
+    Ok(Difference { came, left, changed, passed, reverted, left_out })
 }

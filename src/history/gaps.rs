@@ -1,4 +1,5 @@
-//! The widest gaps between the signs of life of an instance: heartbeats, and registrations again.
+//! The widest gaps between the signs of life of an instance: heartbeats, and registrations again. The silence in which a
+//! life expired is one of them, told by the expiry itself.
 //!
 //! Where each heartbeat is still there and they are not too many, the gaps are exact. Before that, the roll-ups tell the
 //! widest gap of each hour. A gap whose beginning nobody knows is none: what is missing must not look like silence.
@@ -11,7 +12,8 @@
 //! Pure. Called by [`super::lives`].
 
 use super::archive::HeartbeatRun;
-use crate::domain::{Millis, Seq, Timestamp};
+use crate::domain::event::{Event, Kind};
+use crate::domain::{Change, Millis, Seq, Timestamp};
 
 /// Gaps told of each life.
 pub(super) const WIDEST: usize = 5;
@@ -19,10 +21,12 @@ pub(super) const WIDEST: usize = 5;
 /// A stretch without a sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// When it ended, with a sign of life.
+    /// When it ended, with a sign of life or with the life.
     pub at: Timestamp,
     /// How long it was.
     pub gap: Millis,
+    /// What the life ended by, if it ended with this gap.
+    pub ended_by: Option<Kind>,
 }
 
 /// Gathers the gaps of one life.
@@ -64,7 +68,7 @@ impl Gaps {
 
     fn sign(&mut self, at: Timestamp) {
         if let Some(last) = self.last.replace(at) {
-            self.admit(Gap { at, gap: at.since(last) });
+            self.admit(Gap { at, gap: at.since(last), ended_by: None });
         }
     }
 
@@ -72,7 +76,7 @@ impl Gaps {
     pub(super) fn run(&mut self, run: &HeartbeatRun) {
         let began = run.widest_gap_at.micros().saturating_sub_unsigned(run.widest_gap.micros());
         if self.exact_since.is_some_and(|since| began < since.micros()) {
-            self.admit(Gap { at: run.widest_gap_at, gap: run.widest_gap });
+            self.admit(Gap { at: run.widest_gap_at, gap: run.widest_gap, ended_by: None });
         }
     }
 
@@ -88,10 +92,14 @@ impl Gaps {
         }
     }
 
-    /// The widest gaps, the widest first, once the last heartbeat was seen.
-    pub(super) fn finish(mut self) -> Vec<Gap> {
+    /// The widest gaps, the widest first, once the last heartbeat was seen; `ended` is the change that ended the life.
+    pub(super) fn finish(mut self, ended: Option<&Change>) -> Vec<Gap> {
         while let Some(registration) = self.registrations.pop() {
             self.sign(registration);
+        }
+        // The expiry knows its silence by the monotonic clock, also when the heartbeats have gone.
+        if let Some(Change { at, event: Event::Expired { overdue, .. }, .. }) = ended {
+            self.admit(Gap { at: *at, gap: overdue.gap, ended_by: Some(Kind::Expired) });
         }
         self.widest
     }
@@ -106,7 +114,7 @@ mod tests {
     }
 
     fn told(gaps: Gaps) -> Vec<(i64, u64)> {
-        let told = gaps.finish().into_iter();
+        let told = gaps.finish(None).into_iter();
         told.map(|gap| ((gap.at.0 - seconds(0).0) / 1_000_000, gap.gap.millis() / 1_000)).collect()
     }
 

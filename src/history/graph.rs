@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Minutes that lie wholly within are counted already, as far as the counting has come; the edges and what came since
-//! are read event by event. Where the events of an edge have gone, its counts stand in for them, and the answer says
+//! are read event by event, and so is what is left of the time whose counts have gone. Where the events of an edge have gone, its counts stand in for them, and the answer says
 //! what it misses.
 //!
 //! An edge is a lookup of one service, or a read of one of its instances, whatever was answered; heartbeats are none, and
@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
-use super::archive::{Archive, Error, LookupCount, Missing, Reason, TrafficQuery};
+use super::archive::{Archive, Counted, Error, LookupCount, Missing, Reason, TrafficQuery};
 use super::moment::{Moment, Version};
 use super::stretch::{self, MINUTE};
 use crate::domain::event::Kind;
@@ -137,13 +137,15 @@ pub fn graph(
 ) -> Result<Graph, Error> {
     let since = instant(archive, question.since)?;
     let until = instant(archive, question.until)?;
-    let mut sum = Sum { namespace: question.namespace.clone(), since, until, ..Sum::default() };
+    let extent = archive.extent()?;
+    let counted_from = extent.counted_from;
+    let namespace = question.namespace.clone();
+    let mut sum = Sum { namespace, since, until, counted_from, ..Sum::default() };
     let mut missing = sum.add_all(archive)?;
     missing.extend(stretch::gaps(archive, since, until)?);
     // Counts are kept as long as changes.
-    let oldest = archive.extent()?.oldest;
-    if oldest.at > since {
-        let (until, reason) = (oldest.at.min(until), Reason::Retention);
+    if extent.oldest.at > since {
+        let (until, reason) = (extent.oldest.at.min(until), extent.reason());
         missing.push(Missing { from: since, until, reason, events: "".into() });
     }
     stretch::tidy(&mut missing);
@@ -170,6 +172,8 @@ struct Sum {
     namespace: Option<Namespace>,
     since: Timestamp,
     until: Timestamp,
+    /// There are no counts before.
+    counted_from: Timestamp,
     /// By caller, namespace and service in one text, put together in `pair` so that a known one costs no allocation.
     pairs: HashMap<Box<str>, Count>,
     pair: String,
@@ -181,17 +185,19 @@ impl Sum {
         let (since, until) = (self.since, self.until);
         // The first minute that begins within, and the end of the last one that ends within.
         let first = stretch::minute_of(Timestamp(since.0.saturating_add(MINUTE - 1)));
+        // Counts go with the changes of their time, and some of the events that they counted may still be there.
+        let first = first.max(self.counted_from);
         let end = stretch::minute_of(Timestamp(until.0.saturating_add(1)));
         if first >= end {
             let wanted = self.wanted(since, until);
             return self.add_events(archive, &wanted, None);
         }
         let whole = self.wanted(first, Timestamp(end.0 - MINUTE));
-        let counted = archive.lookup_counts(&whole, &mut |row| {
-            self.add_row(&row);
-            ControlFlow::Continue(())
-        })?;
-        let mut missing = Vec::new();
+        let Counted { through: counted, mut missing } =
+            archive.lookup_counts(&whole, &mut |row| {
+                self.add_row(&row);
+                ControlFlow::Continue(())
+            })?;
         for (from, to) in [(since, Timestamp(first.0 - 1)), (end, until)] {
             if from <= to {
                 let mut edge = self.wanted(from, to);
@@ -226,13 +232,13 @@ impl Sum {
             self.add_event(&event);
             ControlFlow::Continue(())
         })?;
-        let missing: Vec<Missing> = stretch::of_the_file(missing).collect();
+        let mut missing: Vec<Missing> = stretch::of_the_file(missing).collect();
         if missing.iter().any(|missing| missing.reason == Reason::Retention) {
             let kept = archive.extent()?.first_traffic;
             let begin = wanted.since.map(stretch::minute_of);
             let minutes = TrafficQuery { since: begin, from: None, to: None, ..wanted.clone() };
             let (since, until) = (wanted.since, wanted.until);
-            archive.lookup_counts(&minutes, &mut |row| {
+            let counts = archive.lookup_counts(&minutes, &mut |row| {
                 // Rows of which a part is still there have been counted by that part.
                 let gone = kept == 0 || row.last < kept;
                 let within = Some(row.last_at) >= since && until.is_none_or(|u| row.first_at <= u);
@@ -241,6 +247,7 @@ impl Sum {
                 }
                 ControlFlow::Continue(())
             })?;
+            missing.extend(counts.missing);
         }
         Ok(missing)
     }
@@ -394,6 +401,27 @@ mod tests {
         let around = asked(&past, 30_000, 250_000, None);
         assert!(!around.missing.is_empty());
         assert!(sum(&around) >= sum(&edges), "{} of {}", sum(&around), sum(&edges));
+    }
+
+    #[test]
+    fn events_whose_counts_have_gone_are_counted_themselves() {
+        let mut past = driven();
+        let whole = asked(&past, 0, 400_000, None);
+        past.counted = past.traffic.len() as u64;
+        // Some events of the forgotten minutes are there, and nothing is missing then.
+        past.counted_from = Timestamp(START.0 + 3 * MINUTE);
+        assert_eq!(asked(&past, 0, 400_000, None), whole);
+        let kept = past.traffic.iter().find(|event| event.traffic.at.0 > START.0 + 2 * MINUTE);
+        past.forget(kept.unwrap().number);
+        let some = asked(&past, 0, 400_000, None);
+        let sum: u64 = some.edges.iter().map(|edge| edge.lookups).sum();
+        let left = past.traffic.iter().filter(|event| {
+            event.number >= past.first_traffic && event.traffic.at.0 <= START.0 + 400_000_000
+        });
+        assert_eq!(sum, left.count() as u64);
+        let [missing] = &some.missing[..] else { panic!("{:?}", some.missing) };
+        assert_eq!(missing.reason, Reason::Retention);
+        assert!(missing.until.0 <= START.0 + 2 * MINUTE, "{missing:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use super::archive::{Archive, Error, Extent, Missing, Subject, TrafficQuery};
 use super::gaps::{Gap, Gaps};
 use super::record::{EventId, Record};
-use super::walk::{Life, Step, Walk};
+use super::walk::{Life, Step, Unseen, Walk};
 use crate::domain::event::Kind;
 use crate::domain::traffic::{Detail, Numbered};
 use crate::domain::{Change, InstanceKey, Seq, Timestamp};
@@ -198,8 +198,8 @@ impl Lives {
     }
 }
 
-/// The history of an instance: at most its newest `limit` lives with at most `limit` transitions in all. None if nothing
-/// that is kept knows it.
+/// The history of an instance: at most its newest `limit` lives with at most `limit` transitions in all. [`Unseen`] if
+/// nothing that is kept knows it.
 ///
 /// # Errors
 /// Those of every question.
@@ -208,7 +208,7 @@ pub fn lives(
     key: &InstanceKey,
     limit: usize,
     now: Timestamp,
-) -> Result<Option<(Seq, InstanceHistory)>, Error> {
+) -> Result<Result<(Seq, InstanceHistory), Unseen>, Error> {
     let extent = archive.extent()?;
     let (walk, from, mut missing) = Walk::begin(archive, key, &extent)?;
     let mut lives = Lives::of(walk, limit);
@@ -217,7 +217,7 @@ pub fn lives(
         ControlFlow::Continue(())
     })?;
     let Lives { lives: kept, transitions, flap, lives_left_out, transitions_left_out, .. } = lives;
-    let Some(oldest) = kept.front() else { return Ok(None) };
+    let Some(oldest) = kept.front() else { return Ok(Err(Unseen::of(&extent, &missing))) };
     let since = oldest.from;
     let (gaps, gaps_exact_since) = gaps(archive, key, &extent, &kept, since, &mut missing)?;
 
@@ -230,9 +230,9 @@ pub fn lives(
             incarnation: life.incarnation,
             from: life.from,
             until: life.ended.as_ref().map(|ended| ended.at),
+            widest_gaps: gaps.finish(life.ended.as_ref()),
             ended_by: life.ended.map(|ended| event(ended.seq)).transpose()?.flatten(),
             transitions: told.into_iter().flatten().collect(),
-            widest_gaps: gaps.finish(),
         });
     }
     let history = InstanceHistory {
@@ -243,7 +243,7 @@ pub fn lives(
         gaps_exact_since,
         missing,
     };
-    Ok(Some((extent.newest.seq, history)))
+    Ok(Ok((extent.newest.seq, history)))
 }
 
 /// The gaps of each of `lives`, and since when they are exact, if not since the beginning.
@@ -261,7 +261,7 @@ fn gaps(
         0 | 1 => None,
         // If it is damaged, nothing is known to be exact.
         first => {
-            let event = archive.event(EventId::Traffic(first))?;
+            let event = archive.event_if_readable(EventId::Traffic(first))?;
             Some(event.map_or(extent.newest.at, |event| event.at))
         }
     };

@@ -27,13 +27,14 @@ mod why;
 mod tests;
 
 pub use archive::{
-    Archive, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount, Missing,
-    NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
+    Archive, Counted, Error, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
+    Missing, NoArchive, Order, Position, Reason, Subject, TrafficQuery, Visit,
 };
-pub use diff::{Changed, Diff, Difference, Moved, Scope, Value, diff};
+pub use diff::{Changed, Diff, Difference, LeftOut, Moved, Scope, Value, diff};
 pub use gaps::Gap;
 pub use lives::{Flap, InstanceHistory, LifeStory, RAW_MAX, lives};
 pub use moment::{Moment, Version};
 pub use policy::Policy;
 pub use record::{EventId, Record};
+pub use walk::Unseen;
 pub use why::{Alive, Answer, Which, Why, why};

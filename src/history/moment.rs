@@ -1,5 +1,7 @@
 //! Instants of the past, as they are asked for.
 
+use std::fmt;
+
 use crate::domain::{Millis, Seq, Timestamp};
 use crate::rfc3339;
 
@@ -12,7 +14,19 @@ pub enum Moment {
     Version(Seq),
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(at) => f.write_str(&rfc3339::format(*at)),
+            Self::Version(seq) => write!(f, "@{seq}"),
+        }
+    }
+}
+
 impl Moment {
+    /// What to say to a text that is none.
+    pub const FORMS: &str = "must be RFC 3339, an age such as -5m, or a version such as @1234";
+
     /// Reads the three forms of the contract, seen from `now`: RFC 3339, an age (`-5m`), a version (`@1234`).
     #[must_use]
     pub fn parse(text: &str, now: Timestamp) -> Option<Self> {

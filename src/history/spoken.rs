@@ -1,4 +1,4 @@
-//! Times as people say them, for sentences that are read aloud. Machines read the fields beside the sentence.
+//! Times and numbers as people say them, for sentences that are read aloud. Machines read the fields beside the sentence.
 
 use crate::domain::{Millis, Timestamp};
 use crate::rfc3339;
@@ -12,6 +12,12 @@ pub fn instant(instant: Timestamp) -> String {
     let time = time.trim_end_matches('Z');
     let millis = time.find('.').map_or(time.len(), |point| time.len().min(point + 4));
     format!("{date} {} UTC", &time[..millis])
+}
+
+/// A number and the word after it: `1 life`, `2 lives`.
+#[must_use]
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// `21 ms`, `15.02 s`, `4 min 5 s`, `3 h 12 min`, `2 d 3 h`: the two units that say enough, and what is finer is cut off.
@@ -38,6 +44,14 @@ pub fn length(length: Millis) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!(
+            [0, 1, 2].map(|n| counted(n, "life", "lives")),
+            ["0 lives", "1 life", "2 lives"]
+        );
+    }
 
     #[test]
     fn times_read_as_people_say_them() {

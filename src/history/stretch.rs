@@ -63,7 +63,7 @@ fn gap(change: &Change) -> Option<Missing> {
 /// Those of what traffic misses that only the file can tell; [`gaps`] tells the others.
 pub(super) fn of_the_file(missing: Vec<Missing>) -> impl Iterator<Item = Missing> {
     missing.into_iter().filter(|missing| match missing.reason {
-        Reason::Retention | Reason::Damaged => true,
+        Reason::Retention | Reason::NotImported | Reason::Damaged => true,
         Reason::LogGap | Reason::Crash => false,
     })
 }

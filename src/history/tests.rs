@@ -1,178 +1,15 @@
 //! Diff, lives and why over an archive in memory that can have lost things: what only retention, damage and roll-ups show.
 
 use std::collections::BTreeMap;
-use std::ops::{ControlFlow, RangeInclusive};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::registry::Service;
-use crate::domain::traffic::{Detail, Numbered, Traffic};
-use crate::domain::{
-    Change, Event, InstanceKey, Kind, Millis, Registry, Seq, ServiceKey, Timestamp, decide, fold,
-};
-use crate::testing::history::{Step, histories};
-use crate::testing::{START, cases, key, trace};
-
-/// Changes and traffic, of which some are no longer kept.
-#[derive(Debug, Default)]
-struct Kept {
-    changes: Vec<Change>,
-    /// Changes up to this one are gone; the state after it is kept.
-    gone: usize,
-    traffic: Vec<Numbered>,
-    traffic_gone: u64,
-    runs: Vec<HeartbeatRun>,
-    missing: Vec<Missing>,
-}
-
-impl Kept {
-    /// What comes of `steps`.
-    fn of(steps: &[Step]) -> Self {
-        let (mut registry, mut changes, mut now) = (Registry::default(), Vec::new(), START);
-        for step in steps {
-            now = Timestamp(now.0 + step.wall);
-            if let Ok(Some(decision)) = decide(&registry, &step.command(&registry), now) {
-                let change = decision.into_change(&registry, now, None, trace(1));
-                drop(fold(&mut registry, &change));
-                changes.push(change);
-            }
-        }
-        Self { changes, ..Self::default() }
-    }
-
-    fn head(&self) -> Version {
-        self.at(self.changes.len())
-    }
-
-    fn at(&self, seq: usize) -> Version {
-        let of = |change: &Change| Version { seq: change.seq, at: change.at };
-        seq.checked_sub(1).map_or_else(Version::default, |index| of(&self.changes[index]))
-    }
-
-    fn beat(&mut self, key: &InstanceKey, incarnation: u64, seconds: i64) {
-        self.traffic.push(Numbered {
-            number: self.traffic.len() as u64 + 1,
-            traffic: Traffic {
-                at: Timestamp(START.0 + seconds * 1_000_000),
-                seen: self.head().seq,
-                namespace: Some(key.service.namespace.clone()),
-                service: Some(key.service.service.clone()),
-                instance: Some(key.instance.clone()),
-                caller: "tests".into(),
-                trace: trace(2),
-                detail: Detail::Heartbeat {
-                    incarnation: Seq(incarnation),
-                    load: None,
-                    health: None,
-                    note: None,
-                },
-            },
-        });
-    }
-}
-
-fn record(id: EventId, seq: Seq, at: Timestamp, kind: Kind) -> Record {
-    let (namespace, service, instance, caller) = (None, None, None, None);
-    let (trace, cause, data) = (trace(1), None, "{}".into());
-    Record { id, seq, at, kind, namespace, service, instance, caller, trace, cause, data }
-}
-
-impl Archive for Kept {
-    fn figures(&self) -> Result<LogFigures, Error> {
-        Ok(LogFigures::default())
-    }
-
-    fn extent(&self) -> Result<Extent, Error> {
-        let last_traffic = self.traffic.len() as u64;
-        Ok(Extent {
-            oldest: self.at(self.gone),
-            newest: self.head(),
-            first_change: self.gone as u64 + 1,
-            first_traffic: (self.traffic_gone + 1).min(last_traffic),
-            last_traffic,
-        })
-    }
-
-    fn version(&self, _: Moment) -> Result<Version, Error> {
-        Ok(self.head())
-    }
-
-    fn events(&self, _: &EventQuery) -> Result<EventPage, Error> {
-        Ok(EventPage::default())
-    }
-
-    fn event(&self, id: EventId) -> Result<Option<Record>, Error> {
-        let index = usize::try_from(id.number()).unwrap() - 1;
-        Ok(match id {
-            EventId::Change(_) if index < self.gone => None,
-            EventId::Change(_) => {
-                self.changes.get(index).map(|c| record(id, c.seq, c.at, c.event.kind()))
-            }
-            EventId::Traffic(number) if number <= self.traffic_gone => None,
-            EventId::Traffic(_) => self
-                .traffic
-                .get(index)
-                .map(|n| record(id, n.traffic.seen, n.traffic.at, Kind::Heartbeat)),
-        })
-    }
-
-    fn state(&self, at: Seq) -> Result<Registry, Error> {
-        if at.0 < self.gone as u64 {
-            return Err(Error::Gone { oldest: self.at(self.gone) });
-        }
-        let mut registry = Registry::default();
-        for change in self.changes.iter().take_while(|change| change.seq <= at) {
-            drop(fold(&mut registry, change));
-        }
-        Ok(registry)
-    }
-
-    fn service(&self, key: &ServiceKey, at: Seq) -> Result<Option<Service>, Error> {
-        Ok(self.state(at)?.service(key).cloned())
-    }
-
-    fn changes(
-        &self,
-        subject: Subject<'_>,
-        range: RangeInclusive<Seq>,
-        visit: &mut dyn FnMut(Change) -> Visit,
-    ) -> Result<(), Error> {
-        let wanted = self.changes[self.gone..].iter().filter(|change| range.contains(&change.seq));
-        for change in wanted.filter(|change| subject.includes(change.event.key())) {
-            if visit(change.clone()) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn traffic(
-        &self,
-        wanted: &TrafficQuery,
-        visit: &mut dyn FnMut(Numbered) -> Visit,
-    ) -> Result<Vec<Missing>, Error> {
-        let kept = self.traffic.iter().filter(|event| event.number > self.traffic_gone);
-        for event in kept.filter(|event| wanted.includes(event)) {
-            if visit(event.clone()) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(self.missing.clone())
-    }
-
-    fn lookup_counts(
-        &self,
-        _: &TrafficQuery,
-        _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {
-        Ok((self.runs.clone(), self.traffic_gone))
-    }
-}
+use crate::domain::event::{Arithmetic, Overdue};
+use crate::domain::{Command, Event, InstanceKey, Millis, Registry, Seq, ServiceKey, Timestamp};
+use crate::testing::archive::Past;
+use crate::testing::history::histories;
+use crate::testing::{START, cases, key, register};
 
 /// Everybody who lives in a state.
 fn living(registry: &Registry) -> BTreeMap<InstanceKey, Seq> {
@@ -180,11 +17,11 @@ fn living(registry: &Registry) -> BTreeMap<InstanceKey, Seq> {
     instances.map(|instance| (instance.key.clone(), instance.incarnation)).collect()
 }
 
-fn found(kept: &Kept, key: &InstanceKey, limit: usize) -> Option<InstanceHistory> {
-    lives(kept, key, limit, kept.head().at).unwrap().map(|(_, history)| history)
+fn found(kept: &Past, key: &InstanceKey, limit: usize) -> Option<InstanceHistory> {
+    lives(kept, key, limit, kept.head().at).unwrap().ok().map(|(_, history)| history)
 }
 
-fn asked(kept: &Kept, key: &InstanceKey, which: Which) -> Answer {
+fn asked(kept: &Past, key: &InstanceKey, which: Which) -> Answer {
     why(kept, key, which, None, kept.head().at).unwrap()
 }
 
@@ -195,11 +32,11 @@ proptest! {
     /// whole does not account for.
     #[test]
     fn a_difference_is_that_of_the_states(steps in histories(60), cut in 0..100_usize) {
-        let kept = Kept::of(&steps);
+        let kept = Past::of(&steps);
         let head = kept.changes.len();
         let from = cut * head / 100;
         let [before, after] = [from, head].map(|at| living(&kept.state(Seq(at as u64)).unwrap()));
-        let found = diff(&kept, [kept.at(from), kept.head()], Scope::default()).unwrap();
+        let found = diff(&kept, [kept.at(from), kept.head()], Scope::default(), 1_000).unwrap();
         let lives = |moved: &[Moved<Option<Record>>]| -> BTreeMap<InstanceKey, Seq> {
             let lives = moved.iter().map(|m| (m.instance.key.clone(), m.instance.incarnation));
             lives.collect()
@@ -217,13 +54,13 @@ proptest! {
             _ => false,
         });
         prop_assert_eq!(found.passed + found.came.len() as u64, begun.count() as u64);
-        prop_assert_eq!(diff(&kept, [kept.head(); 2], Scope::default()).unwrap(), Difference::default());
+        prop_assert_eq!(diff(&kept, [kept.head(); 2], Scope::default(), 1_000).unwrap(), Difference::default());
         // The same, service by service.
         let mut parts = (0, 0, 0);
         for service in [key("orders", "a"), key("web", "a"), crate::testing::key_in("staging", "orders", "a")] {
             let ServiceKey { namespace, service } = service.service;
             let scope = Scope { namespace: Some(namespace), service: Some(service) };
-            let part = diff(&kept, [kept.at(from), kept.head()], scope).unwrap();
+            let part = diff(&kept, [kept.at(from), kept.head()], scope, 1_000).unwrap();
             parts = (parts.0 + part.came.len(), parts.1 + part.left.len(), parts.2 + part.changed.len());
         }
         prop_assert_eq!(parts, (found.came.len(), found.left.len(), found.changed.len()));
@@ -233,9 +70,9 @@ proptest! {
     /// its reason; what can't be told any more is said to be missing.
     #[test]
     fn lives_are_the_same_with_less_to_tell(steps in histories(60), cut in 0..100_usize) {
-        let mut kept = Kept::of(&steps);
+        let mut kept = Past::of(&steps);
         for key in [key("orders", "a"), key("web", "b")] {
-            kept.gone = 0;
+            kept.changes_gone = 0;
             let Some(whole) = found(&kept, &key, 1_000) else { continue };
             prop_assert!(whole.missing.is_empty() && whole.lives_left_out == 0);
             let told: usize = whole.lives.iter().map(|life| life.transitions.len()).sum();
@@ -258,7 +95,7 @@ proptest! {
             let kept_transitions: usize = newest.lives.iter().map(|life| life.transitions.len()).sum();
             prop_assert_eq!(newest.transitions_left_out, (told - kept_transitions) as u64);
 
-            kept.gone = cut * kept.changes.len() / 100;
+            kept.changes_gone = cut * kept.changes.len() / 100;
             let late = found(&kept, &key, 1_000).map(|history| history.lives).unwrap_or_default();
             let from = whole.lives.len() - late.len();
             let began = whole.lives[..from].iter().all(|life| life.until.is_some());
@@ -274,38 +111,30 @@ proptest! {
     }
 }
 
-/// One registration at the start, and then silence until it expires.
-fn one_life() -> (Kept, InstanceKey) {
-    use crate::domain::Command;
-    let key = key("orders", "a");
-    let mut registry = Registry::default();
-    let command = Command::Register(crate::testing::register(&key));
-    let change = decide(&registry, &command, START).unwrap().unwrap().into_change(
-        &registry,
-        START,
-        Some("deploy".into()),
-        trace(1),
-    );
-    drop(fold(&mut registry, &change));
-    (Kept { changes: vec![change], ..Kept::default() }, key)
+/// One registration at the start.
+fn one_life() -> (Past, InstanceKey) {
+    let (mut past, key) = (Past::new(), key("orders", "a"));
+    past.happens(&Command::Register(register(&key)));
+    (past, key)
 }
 
 #[test]
 fn roll_ups_tell_the_gaps_of_heartbeats_that_are_gone() {
     let (mut kept, key) = one_life();
     for seconds in [2, 4, 20, 24, 30] {
-        kept.beat(&key, 1, seconds);
+        kept.elapsed = seconds * 1_000;
+        kept.beats(&key);
     }
-    let told = |kept: &Kept| -> Vec<u64> {
+    let told = |kept: &Past| -> Vec<u64> {
         let history = found(kept, &key, 10).unwrap();
         history.lives[0].widest_gaps.iter().map(|gap| gap.gap.millis() / 1_000).collect()
     };
     assert_eq!(told(&kept), [16, 6, 4, 2, 2]);
     assert_eq!(found(&kept, &key, 10).unwrap().gaps_exact_since, None);
-    kept.traffic_gone = 3;
+    kept.forget(4);
     let missing =
         Missing { from: START, until: START, reason: Reason::Retention, events: "t1 to t3".into() };
-    kept.missing = vec![missing.clone()];
+    kept.lost = vec![missing.clone()];
     // The registration of 24 s ago is no sign that all was silent since then.
     assert_eq!(told(&kept), [6]);
     kept.runs = vec![HeartbeatRun {
@@ -324,9 +153,8 @@ fn roll_ups_tell_the_gaps_of_heartbeats_that_are_gone() {
 
 #[test]
 fn why_says_what_is_missing_and_what_is_gone() {
-    use crate::domain::Command;
-    use crate::domain::event::{Arithmetic, Overdue};
     let (mut kept, key) = one_life();
+    let mut living = kept.clone();
     let arithmetic = Arithmetic {
         last_heartbeat: None,
         ttl: Millis::from_millis(15_000),
@@ -335,15 +163,17 @@ fn why_says_what_is_missing_and_what_is_gone() {
         late: Millis::from_millis(21),
         grace: Millis::ZERO,
     };
-    let registry = kept.state(Seq(1)).unwrap();
+    kept.elapsed = 15_021;
     let overdue = Overdue { key: key.clone(), incarnation: Seq(1), arithmetic };
-    let at = Timestamp(START.0 + 15_021_000);
-    let decision = decide(&registry, &Command::Expire(overdue), at).unwrap().unwrap();
-    kept.changes.push(decision.into_change(&registry, at, None, trace(3)));
+    kept.happens(&Command::Expire(overdue));
+    let at = kept.now();
     let gap = Missing { from: START, until: at, reason: Reason::LogGap, events: "".into() };
-    kept.missing = vec![gap.clone()];
+    kept.lost = vec![gap.clone()];
     let Answer::Found(Seq(2), why) = asked(&kept, &key, Which::Newest) else { panic!() };
-    assert_eq!((why.missing.as_slice(), Why::allowed(&arithmetic)), (&[gap][..], arithmetic.ttl));
+    assert_eq!(
+        (why.missing.as_slice(), Why::allowed(&arithmetic)),
+        (&[gap.clone()][..], arithmetic.ttl)
+    );
     assert!(
         why.summary().ends_with(
             "; part of the log of that time is missing (log_gap), so that a heartbeat may have come that is not told here"
@@ -352,13 +182,17 @@ fn why_says_what_is_missing_and_what_is_gone() {
         why.summary()
     );
 
-    // The registration is gone, the life is not.
-    kept.gone = 1;
+    // The registration is gone, the life is not: what is missing is named, and is no heartbeat.
+    kept.changes_gone = 1;
+    let registration =
+        Missing { from: START, until: START, reason: Reason::Retention, events: "1".into() };
     let Answer::Found(_, why) = asked(&kept, &key, Which::Departure(Seq(2))) else { panic!() };
     assert_eq!((&why.registration, why.incarnation(), why.from), (&None, Seq(1), START));
+    assert_eq!(why.missing, [gap, registration.clone()]);
     assert!(why.summary().contains("when the last one came is not kept"), "{}", why.summary());
-    kept.changes.truncate(1);
-    let Answer::Found(_, why) = asked(&kept, &key, Which::Newest) else { panic!() };
+    living.changes_gone = 1;
+    let Answer::Found(_, why) = asked(&living, &key, Which::Newest) else { panic!() };
+    assert_eq!(why.missing, [registration]);
     assert_eq!(
         (why.event.clone(), why.summary().as_str()),
         (
@@ -366,10 +200,26 @@ fn why_says_what_is_missing_and_what_is_gone() {
             "a is healthy; it registered at 2026-11-21 08:00:00.000 UTC, and what happened then is older than what is kept"
         )
     );
-    let oldest = kept.at(1);
-    let departure = super::why(&kept, &key, Which::Departure(Seq(1)), None, START);
+    let oldest = living.at(1);
+    let departure = super::why(&living, &key, Which::Departure(Seq(1)), None, START);
     assert_eq!(departure, Err(Error::Gone { oldest }));
-    let nobody = crate::testing::key("orders", "nobody");
-    assert_eq!(asked(&kept, &nobody, Which::Newest), Answer::Unknown);
-    assert_eq!(asked(&kept, &key, Which::Incarnation(Seq(9))), Answer::NoSuchLife);
+    assert_eq!(asked(&living, &key, Which::Incarnation(Seq(9))), Answer::NoSuchLife);
+}
+
+#[test]
+fn one_that_nothing_tells_of_may_have_been_before_what_is_kept() {
+    let (mut kept, _) = one_life();
+    kept.happens(&Command::Register(register(&key("orders", "b"))));
+    for gone in [0, 1] {
+        kept.changes_gone = gone;
+        for (service, may_have_been) in [("orders", gone > 0), ("web", false)] {
+            let nobody = key(service, "nobody");
+            let Answer::Unknown(unseen) = asked(&kept, &nobody, Which::Newest) else { panic!() };
+            let told = lives(&kept, &nobody, 1, START).unwrap();
+            assert_eq!(told, Err(unseen));
+            let expected =
+                Unseen { compacted: may_have_been, oldest: kept.at(gone), newest: kept.head() };
+            assert_eq!(unseen, expected, "{service}, {gone} gone");
+        }
+    }
 }

@@ -7,12 +7,39 @@
 
 use std::sync::Arc;
 
-use super::archive::{Archive, Error, Extent, Missing, Reason};
+use super::archive::{Archive, Error, Extent, Missing};
 use super::moment::Version;
 use crate::domain::event::{Event, Outcome};
 use crate::domain::fold;
 use crate::domain::registry::Service;
 use crate::domain::{Change, Instance, InstanceKey, Registry, Seq, Status, Timestamp, TraceRef};
+
+/// What can be said of an instance that nothing kept tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// Whether it may have lived before `oldest`: its service did, and the changes of that time are gone.
+    pub compacted: bool,
+    /// Where the log begins.
+    pub oldest: Version,
+    /// Where it ends.
+    pub newest: Version,
+}
+
+impl Unseen {
+    /// Of an instance without a life in this extent, of which this is missing.
+    pub(super) fn of(extent: &Extent, missing: &[Missing]) -> Self {
+        let compacted = !missing.is_empty();
+        Self { compacted, oldest: oldest_of(extent), newest: extent.newest }
+    }
+}
+
+/// A snapshot may be the oldest state at hand while every change is still there.
+fn oldest_of(extent: &Extent) -> Version {
+    match extent.first_change {
+        0 | 1 => Version::default(),
+        _ => extent.oldest,
+    }
+}
 
 /// One life of an instance.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,11 +115,7 @@ impl Walk {
     ) -> Result<(Self, Seq, Vec<Missing>), Error> {
         let mut walk = Self::of(key.clone());
         let mut missing = Vec::new();
-        // A snapshot may be the oldest state at hand while every change is still there.
-        let oldest = match extent.first_change {
-            0 | 1 => Version::default(),
-            _ => extent.oldest,
-        };
+        let oldest = oldest_of(extent);
         if oldest.seq > Seq::ZERO
             && let Some(service) = archive.service(&key.service, oldest.seq)?
         {
@@ -100,7 +123,7 @@ impl Walk {
             missing.push(Missing {
                 from: Version::default().at,
                 until: oldest.at,
-                reason: Reason::Retention,
+                reason: extent.reason(),
                 events: Box::default(),
             });
             if let Some(instance) = service.instances.get(&key.instance) {

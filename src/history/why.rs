@@ -7,10 +7,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::archive::{Archive, Error, Missing, Subject, TrafficQuery};
+use super::archive::{Archive, Error, Extent, Missing, Reason, Subject, TrafficQuery};
 use super::record::{EventId, Record};
 use super::spoken::{instant, length};
-use super::walk::{Life, Step, Walk};
+use super::walk::{Life, Step, Unseen, Walk};
 use crate::domain::event::{Arithmetic, Event, HeartbeatRef, Kind, StatusReason};
 use crate::domain::traffic::Numbered;
 use crate::domain::{Change, Instance, InstanceKey, Millis, Mode, Seq, Status, Timestamp};
@@ -33,7 +33,7 @@ pub enum Answer {
     /// The answer, of the log as far as this change.
     Found(Seq, Box<Why>),
     /// Nothing that is kept knows the instance.
-    Unknown,
+    Unknown(Unseen),
     /// The instance is known, but no such life of it.
     NoSuchLife,
 }
@@ -61,8 +61,11 @@ pub struct Why {
     pub registration: Option<Record>,
     /// The last registration of this life before the event.
     renewed: Option<Change>,
-    /// What is not there of the time between the last sign of life and the event.
+    /// What is not there that would belong here: of the time between the last sign of life and the event, and of the
+    /// beginning of this life.
     pub missing: Vec<Missing>,
+    /// How many of these, the first ones, are of traffic: a heartbeat may have come then.
+    unheard: usize,
     now: Timestamp,
 }
 
@@ -89,7 +92,7 @@ pub fn why(
     now: Timestamp,
 ) -> Result<Answer, Error> {
     let extent = archive.extent()?;
-    let (mut walk, from, _) = Walk::begin(archive, key, &extent)?;
+    let (mut walk, from, missing) = Walk::begin(archive, key, &extent)?;
     if matches!(which, Which::Departure(seq) if seq < from) {
         return Err(Error::Gone { oldest: extent.oldest });
     }
@@ -111,10 +114,14 @@ pub fn why(
     })?;
     let living = walk.life().filter(|life| is_wanted(life)).cloned();
     let Some(life) = living.or(ended.map(|life| *life)) else {
-        return Ok(if known { Answer::NoSuchLife } else { Answer::Unknown });
+        let unseen = || Answer::Unknown(Unseen::of(&extent, &missing));
+        return Ok(if known { Answer::NoSuchLife } else { unseen() });
     };
     let alive = alive.filter(|alive| alive.incarnation == life.incarnation);
-    let found = told(archive, key, life, alive, now)?;
+    let mut found = told(archive, key, life, alive, now)?;
+    if found.registration.is_none() {
+        found.miss_registration(&extent);
+    }
     Ok(Answer::Found(extent.newest.seq, Box::new(found)))
 }
 
@@ -152,6 +159,7 @@ fn told(
         registration,
         renewed,
         missing: Vec::new(),
+        unheard: 0,
         now,
     };
     if let Some(overdue) = why.arithmetic() {
@@ -222,8 +230,19 @@ impl Why {
         if search {
             self.last_heartbeat = last;
         }
-        self.missing = missing;
+        (self.unheard, self.missing) = (missing.len(), missing);
         Ok(())
+    }
+
+    /// The registration that this life began with went with the changes of its time, and with it who asked, from where
+    /// and in which trace; a change of status before the kept ones as well.
+    fn miss_registration(&mut self, extent: &Extent) {
+        self.missing.push(Missing {
+            from: self.from,
+            until: extent.oldest.at.max(self.from),
+            reason: Reason::Retention,
+            events: self.incarnation().to_string().into(),
+        });
     }
 
     /// The last sign of life before `change`, and whether it was a heartbeat.
@@ -263,8 +282,9 @@ impl Why {
             | Event::ModeChanged { .. }
             | Event::Note(_) => self.lives(change),
         };
-        if !self.missing.is_empty() {
-            let reasons: Vec<&str> = self.missing.iter().map(|gap| gap.reason.as_str()).collect();
+        let unheard = &self.missing[..self.unheard];
+        if !unheard.is_empty() {
+            let reasons: Vec<&str> = unheard.iter().map(|gap| gap.reason.as_str()).collect();
             text.push_str("; part of the log of that time is missing (");
             text.push_str(&reasons.join(", "));
             text.push_str("), so that a heartbeat may have come that is not told here");

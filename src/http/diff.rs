@@ -7,18 +7,17 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::ser::{Serialize, Serializer};
 
-use super::events::{self, INSTANT};
-use super::faults::{Faults, FieldError};
-use super::past::INSTANT_CHARS_MAX;
+use super::faults::Faults;
+use super::instants::{self, CHARS_MAX, INSTANT};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::wire::InstanceText;
-use super::{Api, Shared, wire};
+use super::{Shared, wire};
 use crate::domain::limits::NAME_CHARS_MAX;
-use crate::history::{self, Changed, Difference, Moment, Moved, Record, Value, Version};
+use crate::history::{self, Changed, Difference, LeftOut, Moment, Moved, Record, Value, Version};
 use crate::rfc3339;
 
 /// `GET /v1/diff`
@@ -30,16 +29,24 @@ pub(super) const DIFF: Operation = Operation {
         Parameter::new(
             "from",
             "The earlier instant, required: RFC 3339, an age (`-5m`) or a version (`@1234`).",
-            Shape::Text(INSTANT_CHARS_MAX),
+            Shape::Text(CHARS_MAX),
         ),
-        Parameter::new("to", INSTANT, Shape::Text(INSTANT_CHARS_MAX)),
+        Parameter::new("to", INSTANT, Shape::Text(CHARS_MAX)),
         ANY_NAMESPACE,
         Parameter::new("service", "Those of this service.", Shape::Text(NAME_CHARS_MAX)),
+        Parameter::new(
+            "limit",
+            "Most entries of each list, the first ones by name; `left_out` says how many there are beyond.",
+            Shape::Count(1, 100_000, 10_000),
+        ),
     ],
     headers: &[],
     body: None,
     answers: &[answer(200, "The differences; `to` is now if absent.", "Diff")],
 };
+
+/// The ends of the stretch.
+const STRETCH: [&str; 2] = ["from", "to"];
 
 pub(super) async fn diff(
     State(api): State<Shared>,
@@ -52,7 +59,11 @@ pub(super) async fn diff(
         namespace: query.namespace(&mut faults),
         service: query.service(&mut faults),
     };
-    let (from, to) = stretch(&api, &query, &mut faults);
+    let [from, to] = instants::read_stretch(STRETCH, &query, api.present(), &mut faults);
+    if query.get("from").is_none() {
+        faults.invalid("from", "is required: the instant to compare with, such as -5m");
+    }
+    let limit = usize::try_from(query.count("limit")).unwrap_or(usize::MAX);
     faults.check()?;
     let from = from.ok_or(Problem::Internal)?;
     drop(query);
@@ -71,30 +82,10 @@ pub(super) async fn diff(
     let [from, to] = stretch;
     scope.reflects(to.seq);
     if from.seq > to.seq {
-        let message = format!("must not be after to: it is version {}, to is {}", from.seq, to.seq);
-        let error = FieldError { field: "from".into(), message: message.into() };
-        return Err(Problem::InvalidFields { errors: vec![error] });
+        return Err(instants::backwards(STRETCH, [from, to].map(|end| Moment::Version(end.seq))));
     }
-    let found = api.ask(move |archive| history::diff(archive, stretch, of)).await?;
+    let found = api.ask(move |archive| history::diff(archive, stretch, of, limit)).await?;
     Ok(json_response(StatusCode::OK, text(stretch, &found), to.seq))
-}
-
-/// From when until when; an end of none is now.
-fn stretch(api: &Api, query: &Query<'_>, faults: &mut Faults) -> (Option<Moment>, Option<Moment>) {
-    let (now, head) = (api.clock.wall(), api.projection.head());
-    let mut read =
-        |name: &str| query.get(name).map(|text| events::moment(name, text, now, head, faults));
-    let (from, to) = (read("from"), read("to"));
-    if from.is_none() {
-        faults.invalid("from", "is required: the instant to compare with, such as -5m");
-    }
-    let (from, to) = (from.flatten(), to.flatten());
-    if let (Some(Moment::At(earlier)), Some(Moment::At(later))) = (from, to)
-        && earlier > later
-    {
-        faults.invalid("from", "must not be after to");
-    }
-    (from, to)
 }
 
 #[derive(serde::Serialize)]
@@ -147,11 +138,21 @@ struct DiffText<'a> {
     changed: Vec<ChangedText<'a>>,
     passed: u64,
     reverted: u64,
+    truncated: bool,
+    left_out: LeftOutText,
+}
+
+#[derive(serde::Serialize)]
+struct LeftOutText {
+    came: u64,
+    left: u64,
+    changed: u64,
 }
 
 fn text(stretch: [Version; 2], found: &Difference<Option<Record>>) -> bytes::Bytes {
     let [from, to] =
         stretch.map(|Version { seq, at }| VersionText { seq: seq.0, at: rfc3339::format(at) });
+    let LeftOut { came, left, changed } = found.left_out;
     wire::json(&DiffText {
         from,
         to,
@@ -165,13 +166,15 @@ fn text(stretch: [Version; 2], found: &Difference<Option<Record>>) -> bytes::Byt
             .iter()
             .map(|Moved { instance, event }| Left { instance: InstanceText::of(instance), event })
             .collect(),
-        changed: found.changed.iter().map(changed).collect(),
+        changed: found.changed.iter().map(changed_text).collect(),
         passed: found.passed,
         reverted: found.reverted,
+        truncated: found.left_out != LeftOut::default(),
+        left_out: LeftOutText { came, left, changed },
     })
 }
 
-fn changed(Changed { key, fields, events }: &Changed) -> ChangedText<'_> {
+fn changed_text(Changed { key, fields, events }: &Changed) -> ChangedText<'_> {
     ChangedText {
         namespace: key.service.namespace.as_str(),
         service: key.service.service.as_str(),

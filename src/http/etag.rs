@@ -101,6 +101,15 @@ pub(super) fn header(tag: &Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(tag.clone()).expect("a tag is made of hexadecimal digits")
 }
 
+/// What of `headers` says which tags a client holds, in buffers of its own: headers are parts of the buffer that the
+/// connection read them into, and whoever keeps one of them keeps all of it.
+pub(super) fn detached(headers: &HeaderMap) -> HeaderMap {
+    let values = headers.get_all(IF_NONE_MATCH).iter();
+    // What was a value is one.
+    let values = values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+    values.map(|value| (IF_NONE_MATCH, value)).collect()
+}
+
 /// Whether `if-none-match` says that the client holds what `tag` stands for.
 pub(super) fn is_held(headers: &HeaderMap, tag: &[u8]) -> bool {
     headers.get_all(IF_NONE_MATCH).iter().any(|value| {
@@ -154,6 +163,20 @@ mod tests {
             assert!(!is_held(&headers(&[("if-none-match", other)]), tag), "{other}");
         }
         assert!(!is_held(&headers(&[]), tag));
+    }
+
+    #[test]
+    fn tags_that_are_kept_do_not_keep_the_buffer_of_the_request() {
+        let buffer = Bytes::from(b"\"x\", \"1f2e3d4c-41\"".to_vec());
+        let value = HeaderValue::from_maybe_shared(buffer.clone()).unwrap();
+        let request = HeaderMap::from_iter([
+            (IF_NONE_MATCH, value),
+            (axum::http::header::ETAG, header(&buffer)),
+        ]);
+        let kept = detached(&request);
+        drop(request);
+        assert!(buffer.is_unique(), "something still holds the buffer");
+        assert!(is_held(&kept, b"\"1f2e3d4c-41\"") && kept.len() == 1);
     }
 
     #[test]

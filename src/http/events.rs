@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::cursor::List;
 use super::faults::Faults;
+use super::instants::{self, CHARS_MAX, INSTANT};
 use super::names::Path;
 use super::problem::Problem;
 use super::query::Query;
@@ -16,9 +17,7 @@ use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{Api, Shared, wire};
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
-use crate::domain::{Seq, Timestamp};
-use crate::history::{self, EventId, EventPage, EventQuery, Moment, Order, Position, Record};
-use crate::rfc3339;
+use crate::history::{EventId, EventPage, EventQuery, Missing, Order, Position, Record};
 use crate::telemetry::propagation::TraceId;
 
 /// `GET /v1/events`
@@ -40,8 +39,8 @@ pub(super) const EVENTS: Operation = Operation {
             Shape::Text(2 * NAME_CHARS_MAX + 1),
         ),
         Parameter::new("trace_id", "Those of this trace: 32 hexadecimal digits.", Shape::Text(32)),
-        Parameter::new("since", INSTANT, Shape::Text(64)),
-        Parameter::new("until", INSTANT, Shape::Text(64)),
+        Parameter::new("since", INSTANT, Shape::Text(CHARS_MAX)),
+        Parameter::new("until", INSTANT, Shape::Text(CHARS_MAX)),
     ],
     headers: &[],
     body: None,
@@ -74,15 +73,16 @@ pub(super) const TRACE: Operation = Operation {
     answers: &[answer(200, "Its events.", "Trace")],
 };
 
-pub(super) const INSTANT: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`).";
+/// The ends of a stretch of events.
+const STRETCH: [&str; 2] = ["since", "until"];
 
 #[derive(Serialize)]
 struct Events<'a> {
     events: &'a [Record],
     next: Option<String>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -91,28 +91,6 @@ struct Trace<'a> {
     trace_url: Option<String>,
     #[serde(flatten)]
     page: Events<'a>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Missing {
-    from: String,
-    until: String,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    events: Box<str>,
-}
-
-impl Missing {
-    /// What is not there, as it is shown.
-    pub(super) fn of(missing: &[history::Missing]) -> Vec<Self> {
-        let shown = |gap: &history::Missing| Self {
-            from: rfc3339::format(gap.from),
-            until: rfc3339::format(gap.until),
-            reason: gap.reason.as_str(),
-            events: gap.events.clone(),
-        };
-        missing.iter().map(shown).collect()
-    }
 }
 
 pub(super) async fn events(
@@ -127,6 +105,9 @@ pub(super) async fn events(
     wanted.cursor = query.get("cursor").map(|cursor| position(&api, cursor)).transpose()?;
     drop(query);
 
+    if let (Some(since), Some(until)) = (wanted.since, wanted.until) {
+        instants::check_order(&api, STRETCH, [since, until]).await?;
+    }
     let head = api.projection.head();
     let page = api.ask(move |archive| archive.events(&wanted)).await?;
     Ok(json_response(StatusCode::OK, wire::json(&shown(&api, &page)), head))
@@ -183,11 +164,7 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
         kind
     });
     let trace_id = query.get("trace_id").and_then(|text| read_trace_id(text, faults));
-    let now = api.clock.wall();
-    let mut moment = |name: &str| {
-        query.get(name).and_then(|text| moment(name, text, now, api.projection.head(), faults))
-    };
-    let (since, until) = (moment("since"), moment("until"));
+    let [since, until] = instants::read_stretch(STRETCH, query, api.present(), faults);
     let caller = query.get("caller");
     // Nobody is recorded without a name, and an empty list would look like an answer.
     if caller.is_some_and(str::is_empty) {
@@ -211,31 +188,6 @@ fn read(api: &Api, query: &Query<'_>, faults: &mut Faults) -> EventQuery {
     }
 }
 
-/// Reads an instant in one of its three forms.
-pub(super) fn moment(
-    name: &str,
-    text: &str,
-    now: Timestamp,
-    head: Seq,
-    faults: &mut Faults,
-) -> Option<Moment> {
-    let moment = Moment::parse(text, now);
-    match moment {
-        None => {
-            faults.malformed(
-                name,
-                "must be RFC 3339, an age such as -5m, or a version such as @1234",
-            );
-        }
-        Some(Moment::At(at)) if at > now => faults.invalid(name, "must not be in the future"),
-        Some(Moment::Version(seq)) if seq > head => {
-            faults.invalid(name, format!("must not be above the present version, which is {head}"));
-        }
-        Some(Moment::At(_) | Moment::Version(_)) => {}
-    }
-    moment
-}
-
 fn position(api: &Api, cursor: &str) -> Result<Position, Problem> {
     let place = api.cursors.read(List::Events, cursor)?;
     let numbers = place.split_once(',').and_then(|(change, traffic)| {
@@ -248,29 +200,6 @@ fn shown<'a>(api: &Api, page: &'a EventPage) -> Events<'a> {
     let next = page.next.map(|Position { change, traffic }| {
         api.cursors.write(List::Events, &format!("{change},{traffic}"))
     });
-    let missing = Missing::of(&page.missing);
+    let missing = &*page.missing;
     Events { events: &page.events, next, complete: missing.is_empty(), missing }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_instant_has_three_forms_and_none_in_the_future() {
-        let now = Timestamp(1_795_248_000_000_000);
-        let read = |text: &str| {
-            let mut faults = Faults::default();
-            let found = moment("since", text, now, Seq(50), &mut faults);
-            faults.check().map(|()| found).map_err(|problem| problem.status().as_u16())
-        };
-        assert_eq!(read("@42"), Ok(Some(Moment::Version(Seq(42)))));
-        assert_eq!(read("-5m"), Ok(Some(Moment::At(Timestamp(now.0 - 300_000_000)))));
-        assert_eq!(read("2026-11-21T08:00:00Z"), Ok(Some(Moment::At(now))));
-        assert_eq!(read("2026-11-21T08:00:00.000001Z"), Err(422));
-        assert_eq!(read("@51"), Err(422));
-        for broken in ["", "@", "@x", "5m", "-5x", "yesterday", "2026-11-21"] {
-            assert_eq!(read(broken), Err(400), "{broken}");
-        }
-    }
 }

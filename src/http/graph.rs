@@ -10,16 +10,17 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::events::{INSTANT, Missing, moment};
 use super::faults::Faults;
+use super::instants::{self, CHARS_MAX, INSTANT, Present};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
 use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{Shared, accept, wire};
 use crate::domain::{Seq, ServiceKey, Timestamp};
-use crate::history::Moment;
 use crate::history::graph::{self, Edge, Graph, Node, NodeKind, Question};
+use crate::history::spoken::counted;
+use crate::history::{Missing, Moment};
 use crate::rfc3339;
 
 /// How far back the graph reaches if nothing is said.
@@ -31,8 +32,8 @@ pub(super) const GRAPH: Operation = Operation {
     id: "graph",
     summary: "Who looked up whom, how often and with what success; callers that are not registered too.",
     query: &[
-        Parameter::new("since", SINCE, Shape::Text(64)),
-        Parameter::new("until", INSTANT, Shape::Text(64)),
+        Parameter::new("since", SINCE, Shape::Text(CHARS_MAX)),
+        Parameter::new("until", INSTANT, Shape::Text(CHARS_MAX)),
         ANY_NAMESPACE,
         Parameter::new(
             "format",
@@ -46,6 +47,9 @@ pub(super) const GRAPH: Operation = Operation {
 };
 
 const SINCE: &str = "An instant: RFC 3339, an age (`-5m`) or a version (`@1234`); an hour before `until` if absent.";
+
+/// The ends of the stretch.
+const STRETCH: [&str; 2] = ["since", "until"];
 
 /// The forms of the answer, the first one being preferred.
 #[derive(Clone, Copy)]
@@ -89,8 +93,8 @@ struct GraphText<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     others: Option<u64>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -121,10 +125,8 @@ pub(super) async fn graph(
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &GRAPH, &mut faults);
-    let (now, head) = (api.clock.wall(), api.projection.head());
-    let mut read =
-        |name: &str| query.get(name).and_then(|t| moment(name, t, now, head, &mut faults));
-    let (since, until) = (read("since"), read("until"));
+    let present @ Present { now, head } = api.present();
+    let [since, until] = instants::read_stretch(STRETCH, &query, present, &mut faults);
     let until = until.unwrap_or(Moment::At(now));
     let namespace = query.namespace(&mut faults);
     faults.check()?;
@@ -146,9 +148,7 @@ pub(super) async fn graph(
         })
         .await?;
     if graph.since > graph.until {
-        let mut faults = Faults::default();
-        faults.invalid("since", "must not be after until");
-        faults.check()?;
+        return Err(instants::backwards(STRETCH, [graph.since, graph.until].map(Moment::At)));
     }
     Ok(match form {
         Form::Json => json_response(StatusCode::OK, json(&graph), head),
@@ -205,7 +205,7 @@ fn json(graph: &Graph) -> bytes::Bytes {
         failed: failed(edge),
         last: rfc3339::format(edge.last),
     });
-    let missing = Missing::of(&graph.missing);
+    let missing = &*graph.missing;
     wire::json(&GraphText {
         since: rfc3339::format(graph.since),
         until: rfc3339::format(graph.until),
@@ -219,7 +219,8 @@ fn json(graph: &Graph) -> bytes::Bytes {
 
 /// What stands on an edge: `12 lookups, 0.2/s, 3 % failed`.
 fn label(graph: &Graph, edge: &Edge) -> String {
-    let mut label = format!("{} lookups, {:.3}/s", edge.lookups, rate(graph, edge));
+    let lookups = counted(edge.lookups, "lookup", "lookups");
+    let mut label = format!("{lookups}, {:.3}/s", rate(graph, edge));
     if edge.failed > 0 {
         let _ = write!(label, ", {:.1} % failed", failed(edge) * 100.0);
     }
@@ -232,6 +233,15 @@ fn name(node: &Node) -> String {
         None | Some("default") => node.name.to_string(),
         Some(_) => node.id(),
     }
+}
+
+/// What is missing, as comments that begin with `mark`: a picture without them would look whole.
+fn comments(graph: &Graph, mark: &str) -> String {
+    let line = |gap: &Missing| {
+        let [from, until] = [gap.from, gap.until].map(rfc3339::format);
+        format!("  {mark} not complete: {from} to {until}, {}\n", gap.reason)
+    };
+    graph.missing.iter().map(line).collect()
 }
 
 /// As a Mermaid flow chart. Its ids are made up, because it takes words such as `end` for its own.
@@ -253,7 +263,7 @@ fn mermaid(graph: &Graph) -> String {
             let _ = writeln!(out, "  n{from} -->|{}| n{to}", quoted(&label(graph, edge)));
         }
     }
-    out
+    out + &comments(graph, "%%")
 }
 
 /// In the language of Graphviz.
@@ -273,12 +283,13 @@ fn dot(graph: &Graph) -> String {
         let (from, to) = (quoted(&edge.caller.id()), quoted(&edge.service.id()));
         let _ = writeln!(out, "  {from} -> {to} [label={}];", quoted(&label(graph, edge)));
     }
-    out + "}\n"
+    out + &comments(graph, "//") + "}\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Reason;
 
     fn node(namespace: Option<&str>, name: &str, kind: NodeKind) -> Node {
         Node { namespace: namespace.map(Box::from), name: name.into(), kind }
@@ -298,7 +309,7 @@ mod tests {
         Graph {
             until: Timestamp(60_000_000),
             nodes: vec![(curl.clone(), 0), (web.clone(), 2), (end.clone(), 0)],
-            edges: vec![edge(&curl, 3, 1), edge(&web, 12, 0)],
+            edges: vec![edge(&curl, 3, 1), edge(&web, 1, 0)],
             ..Graph::default()
         }
     }
@@ -309,7 +320,7 @@ mod tests {
             mermaid(&example()),
             "graph LR\n  n0([\"cu#quot;rl\\\"])\n  n1[\"web\"]\n  n2{{\"shop/end\"}}\n  \
              n0 -->|\"3 lookups, 0.050/s, 33.3 % failed\"| n2\n  \
-             n1 -->|\"12 lookups, 0.200/s\"| n2\n"
+             n1 -->|\"1 lookup, 0.017/s\"| n2\n"
         );
         assert_eq!(
             dot(&example()),
@@ -318,8 +329,19 @@ mod tests {
              \"default/web\" [label=\"web\", shape=box];\n  \
              \"shop/end\" [label=\"shop/end\", shape=hexagon];\n  \
              \"cu\\\"rl\\\\\" -> \"shop/end\" [label=\"3 lookups, 0.050/s, 33.3 % failed\"];\n  \
-             \"default/web\" -> \"shop/end\" [label=\"12 lookups, 0.200/s\"];\n}\n"
+             \"default/web\" -> \"shop/end\" [label=\"1 lookup, 0.017/s\"];\n}\n"
         );
+    }
+
+    #[test]
+    fn pictures_say_what_is_missing() {
+        let (from, until) = (Timestamp(0), Timestamp(1_000_000));
+        let gap = Missing { from, until, reason: Reason::LogGap, events: "".into() };
+        let graph = Graph { missing: vec![gap], ..example() };
+        let told =
+            "not complete: 1970-01-01T00:00:00.000000Z to 1970-01-01T00:00:01.000000Z, log_gap\n";
+        assert!(mermaid(&graph).ends_with(&format!("  %% {told}")), "{}", mermaid(&graph));
+        assert!(dot(&graph).ends_with(&format!("  // {told}}}\n")), "{}", dot(&graph));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) async fn heartbeat(
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &HEARTBEAT, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let key = path.instance(&query, &mut faults);
     let spec = HEARTBEAT.body.as_ref().ok_or(Problem::Internal)?;
     let object = body::read_object(request, spec, api.config.request_timeout).await?;
     let mut fields = Fields::new(object.unwrap_or_default(), "", &mut faults);
@@ -104,7 +104,7 @@ fn read_beat(fields: &mut Fields<'_>, key: Option<InstanceKey>) -> Option<Beat> 
 async fn renew(api: &Api, scope: &Scope, beat: Beat) -> Result<(Arc<Instance>, Seq), Problem> {
     let head = api.projection.head();
     scope.reflects(head);
-    let entry = find(api, &beat.key)?;
+    let entry = api.living(&beat.key)?;
     let living = &entry.instance;
     if let Some(given) = beat.incarnation
         && given != living.incarnation
@@ -122,13 +122,6 @@ async fn renew(api: &Api, scope: &Scope, beat: Beat) -> Result<(Arc<Instance>, S
         return Ok((Arc::clone(living), seen));
     }
     renew_through_registrar(api, scope, &beat, &entry, seen).await
-}
-
-fn find(api: &Api, key: &InstanceKey) -> Result<Arc<Entry>, Problem> {
-    let ServiceKey { namespace, service } = &key.service;
-    let view = api.projection.service(namespace.as_str(), service.as_str());
-    let view = view.ok_or(Problem::UnknownService)?;
-    view.entry(key.instance.as_str()).cloned().ok_or(Problem::UnknownInstance)
 }
 
 /// Whether what the instance says of itself changes what the registry believes.
@@ -275,7 +268,7 @@ pub(super) async fn heartbeats(
 
 /// Whether a beat will have to become a command, as far as one can see beforehand.
 fn waits_for_log(api: &Api, beat: &Beat) -> bool {
-    find(api, &beat.key).is_ok_and(|entry| {
+    api.living(&beat.key).is_ok_and(|entry| {
         flips(beat, &entry.instance) || entry.lease.word().read().mark() != Mark::Open
     })
 }

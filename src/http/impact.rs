@@ -7,7 +7,6 @@ use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::events::Missing;
 use super::faults::Faults;
 use super::problem::Problem;
 use super::query::Query;
@@ -16,8 +15,8 @@ use super::spec::{Method, Operation, Parameter, Shape, answer};
 use super::{Api, Shared, wire};
 use crate::domain::limits::NAME_CHARS_MAX;
 use crate::domain::{InstanceKey, Namespace, Seq, ServiceKey, Timestamp, TraceRef};
-use crate::history::Record;
 use crate::history::impact::{self, Handed, Impact, LongPoll, Refusal, Stream, Target};
+use crate::history::{Missing, Record};
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
 
@@ -66,8 +65,8 @@ struct Answer<'a> {
     lookups: u64,
     confirmations: u64,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 /// A trace as answered; all null where there is none.
@@ -190,10 +189,7 @@ fn refused(api: &Api, target: &Target, refusal: &Refusal) -> Problem {
     match refusal {
         Refusal::NoDeparture => {
             let lives = match target {
-                Target::Newest(InstanceKey { service, instance }) => api
-                    .projection
-                    .service(service.namespace.as_str(), service.service.as_str())
-                    .is_some_and(|view| view.entry(instance.as_str()).is_some()),
+                Target::Newest(key) => api.living(key).is_ok(),
                 Target::NewestOf(_) | Target::Event { .. } => false,
             };
             Problem::NoDeparture { lives }
@@ -216,7 +212,7 @@ fn text(api: &Api, impact: &Impact) -> Result<bytes::Bytes, Problem> {
     let instance = String::from_utf8(wire::instance(&impact.instance).to_vec());
     let instance = instance.ok().and_then(|text| RawValue::from_string(text).ok());
     let sign = impact.last_sign_of_life;
-    let missing = Missing::of(&impact.missing);
+    let missing = &*impact.missing;
     let callers: Vec<Caller<'_>> = impact
         .callers
         .iter()

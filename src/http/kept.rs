@@ -3,14 +3,15 @@
 use serde::Serialize;
 
 use crate::domain::Millis;
-use crate::domain::Seq;
 use crate::domain::event::{Class, Compacted};
+use crate::domain::{Seq, Timestamp};
 use crate::history::{EventId, Extent, LogFigures, Policy, Version};
 use crate::rfc3339;
 
 #[derive(Serialize)]
 pub(super) struct Kept {
     budgets: Budgets,
+    covered: Covered,
     /// The oldest state that can be told.
     oldest: Shown,
     first_change: u64,
@@ -26,6 +27,26 @@ struct Budgets {
     traffic_age: Option<String>,
     traffic_bytes: Option<u64>,
     changes_age: Option<String>,
+}
+
+/// What is there under each budget.
+#[derive(Serialize)]
+struct Covered {
+    /// Under `traffic_age` and `traffic_bytes`; none if all of it has gone.
+    traffic: Option<Stretch>,
+    /// Under `changes_age`.
+    changes: Option<Stretch>,
+    /// Under `changes_age` too: since when counts by the minute stand in for lookups that have gone; none if all of
+    /// them are there.
+    counts_from: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Stretch {
+    first: String,
+    last: String,
+    /// About, and of the file: the write-ahead log comes on top.
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -66,6 +87,20 @@ pub(super) fn kept(policy: &Policy, figures: &LogFigures, extent: &Extent) -> Ke
             traffic_age: age(policy.traffic_age),
             traffic_bytes: policy.traffic_bytes,
             changes_age: age(policy.changes_age),
+        },
+        covered: Covered {
+            traffic: (extent.first_traffic > 0).then(|| Stretch {
+                first: EventId::Traffic(extent.first_traffic).to_string(),
+                last: EventId::Traffic(extent.last_traffic).to_string(),
+                bytes: figures.traffic_bytes,
+            }),
+            changes: (extent.first_change > 0).then(|| Stretch {
+                first: EventId::Change(extent.first_change).to_string(),
+                last: EventId::Change(extent.newest.seq.0).to_string(),
+                bytes: figures.changes_bytes,
+            }),
+            counts_from: (extent.counted_from > Timestamp::default())
+                .then(|| rfc3339::format(extent.counted_from)),
         },
         oldest: shown(extent.oldest),
         first_change: figures.first_change,

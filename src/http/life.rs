@@ -6,10 +6,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::events::Missing;
 use super::faults::{Faults, FieldError};
+use super::instants::CHARS_MAX;
 use super::names::Path;
-use super::past::INSTANT_CHARS_MAX;
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -17,9 +16,11 @@ use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer};
 use super::wire::InstanceText;
 use super::{Api, Shared, wire};
-use crate::domain::{InstanceKey, Seq, ServiceKey};
+use crate::domain::event::Kind;
+use crate::domain::{InstanceKey, Seq};
 use crate::history::{
-    self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Record, Which, Why,
+    self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Missing, Record, Unseen, Which,
+    Why,
 };
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
@@ -53,12 +54,12 @@ pub(super) const WHY: Operation = Operation {
         Parameter::new(
             "seq",
             "The change by which it left: why it did then. Without it, its newest life.",
-            Shape::Text(INSTANT_CHARS_MAX),
+            Shape::Text(CHARS_MAX),
         ),
         Parameter::new(
             "incarnation",
             "The life that is meant; not together with `seq`.",
-            Shape::Text(INSTANT_CHARS_MAX),
+            Shape::Text(CHARS_MAX),
         ),
     ],
     headers: &[],
@@ -66,14 +67,11 @@ pub(super) const WHY: Operation = Operation {
     answers: &[answer(200, "The event, and a sentence that tells it.", "Why")],
 };
 
-/// The instance is not known: is its service?
-fn unknown(api: &Api, scope: &Scope, key: &InstanceKey) -> Problem {
-    scope.reflects(api.projection.head());
-    let ServiceKey { namespace, service } = &key.service;
-    match api.projection.service(namespace.as_str(), service.as_str()) {
-        Some(_) => Problem::UnknownInstance,
-        None => Problem::UnknownService,
-    }
+/// Nothing tells of the instance: is its service known?
+fn unknown(api: &Api, scope: &Scope, key: &InstanceKey, unseen: Unseen) -> Problem {
+    scope.reflects(unseen.newest.seq);
+    let service_lives = !matches!(api.living(key), Err(Problem::UnknownService));
+    Problem::Unseen { service_lives, unseen }
 }
 
 #[derive(Serialize)]
@@ -86,8 +84,8 @@ struct HistoryText<'a> {
     flap_score: f64,
     gaps_exact_since: Option<String>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -110,6 +108,9 @@ struct LifeText<'a> {
 struct GapText {
     at: String,
     gap_ms: u64,
+    /// Only where the life ended with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_by: Option<&'static str>,
 }
 
 pub(super) async fn history(
@@ -120,7 +121,7 @@ pub(super) async fn history(
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &HISTORY, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let key = path.instance(&query, &mut faults);
     let limit = usize::try_from(query.count("limit")).unwrap_or(usize::MAX);
     faults.check()?;
     drop(query);
@@ -128,12 +129,12 @@ pub(super) async fn history(
     scope.about(&key.service.service, Some(&key.instance));
     let (wanted, now) = (key.clone(), api.clock.wall());
     let found = api.ask(move |archive| history::lives(archive, &wanted, limit, now)).await?;
-    let (version, found) = found.ok_or_else(|| unknown(&api, &scope, &key))?;
+    let (version, found) = found.map_err(|unseen| unknown(&api, &scope, &key, unseen))?;
     Ok(json_response(StatusCode::OK, history_text(&key, &found), version))
 }
 
 fn history_text(key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
-    let missing = Missing::of(&found.missing);
+    let missing = &*found.missing;
     wire::json(&HistoryText {
         namespace: key.service.namespace.as_str(),
         service: key.service.service.as_str(),
@@ -148,7 +149,11 @@ fn history_text(key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
 }
 
 fn life_text(life: &LifeStory) -> LifeText<'_> {
-    let gap = |Gap { at, gap }: &Gap| GapText { at: rfc3339::format(*at), gap_ms: gap.millis() };
+    let gap = |gap: &Gap| GapText {
+        at: rfc3339::format(gap.at),
+        gap_ms: gap.gap.millis(),
+        ended_by: gap.ended_by.map(Kind::as_str),
+    };
     LifeText {
         incarnation: life.incarnation.0,
         from: rfc3339::format(life.from),
@@ -170,8 +175,8 @@ struct WhyText<'a> {
     last_heartbeat: Option<HeartbeatText>,
     registration: Option<RegistrationText<'a>>,
     complete: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    missing: &'a [Missing],
 }
 
 #[derive(Serialize)]
@@ -215,7 +220,7 @@ pub(super) async fn why(
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &WHY, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let key = path.instance(&query, &mut faults);
     let which = which(&api, &query, &mut faults);
     faults.check()?;
     drop(query);
@@ -228,7 +233,7 @@ pub(super) async fn why(
         Answer::Found(version, found) => {
             Ok(json_response(StatusCode::OK, why_text(&api, &found), version))
         }
-        Answer::Unknown => Err(unknown(&api, &scope, &key)),
+        Answer::Unknown(unseen) => Err(unknown(&api, &scope, &key, unseen)),
         Answer::NoSuchLife => {
             scope.reflects(api.projection.head());
             let (field, message) = match which {
@@ -275,9 +280,7 @@ fn which(api: &Api, query: &Query<'_>, faults: &mut Faults) -> Which {
 
 /// What the present knows of an instance that lives, without reading the log.
 fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
-    let ServiceKey { namespace, service } = &key.service;
-    let view = api.projection.service(namespace.as_str(), service.as_str())?;
-    let entry = view.entry(key.instance.as_str())?;
+    let entry = api.living(key).ok()?;
     Some(Alive {
         incarnation: entry.instance.incarnation,
         last_at: entry.lease.last_heartbeat_at(),
@@ -287,7 +290,7 @@ fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
 
 fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
     let url = |record: &Record| api.trace_url(record.trace);
-    let missing = Missing::of(&why.missing);
+    let missing = &*why.missing;
     wire::json(&WhyText {
         event: &why.event,
         summary: why.summary(),

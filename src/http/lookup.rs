@@ -123,19 +123,19 @@ pub(super) async fn lookup(
     State(api): State<Shared>,
     scope: Scope,
     path: Path,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
     let head = api.projection.head();
     // Nearly every lookup has no query, and its service is known: no name has to be made or checked then.
     let plain = request.uri().query().is_none_or(str::is_empty);
-    if plain && let Some(view) = api.projection.service("default", path.service()) {
+    if plain && let Some(view) = api.projection.service("default", path.get("service")) {
         scope.about(&view.key.service, None);
         let found = default_answer(&api, &view, request.headers());
         return finish(&api, &scope, &view, head, (String::new(), None), found).await;
     }
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
-    let key = path.service_key(query.namespace(&mut faults), &mut faults);
+    let key = path.service(&query, &mut faults);
     let filter = read_filter(&query, &mut faults);
     let wait = longpoll::read(&query, head, &mut faults);
     let leases = query.get("include").is_some();
@@ -152,6 +152,12 @@ pub(super) async fn lookup(
     if let Some(at) = at {
         return past::lookup(&api, &scope, at, key, &filter, request.headers()).await;
     }
+    // A crowd may wait: of the request that waits, nothing is kept but what its answer needs.
+    let headers = match wait {
+        Some(_) => etag::detached(request.headers()),
+        None => std::mem::take(request.headers_mut()),
+    };
+    drop((path, request));
     let waited = match wait {
         Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
         None => None,
@@ -162,7 +168,7 @@ pub(super) async fn lookup(
     let Some(view) = view else {
         return Err(unknown(&api, &scope, key, None, head, text, held).await);
     };
-    let found = found(&api, &view, &filter, &text, leases, request.headers());
+    let found = found(&api, &view, &filter, &text, leases, &headers);
     let response = finish(&api, &scope, &view, head, (text, held), found).await?;
     if let Some(waited) = waited {
         waited.told(&api);
@@ -337,7 +343,7 @@ pub(super) async fn instance(
     let head = api.projection.head();
     let mut faults = Faults::default();
     let query = Query::read(request.uri().query(), &READ_INSTANCE, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let key = path.instance(&query, &mut faults);
     let at = past::moment(&api, &query, &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;

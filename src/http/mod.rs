@@ -26,6 +26,7 @@ mod fields;
 mod graph;
 mod heartbeat;
 mod impact;
+mod instants;
 mod kept;
 mod life;
 mod longpoll;
@@ -59,10 +60,12 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Monotonic};
 use crate::domain::traffic::{Detail, Traffic};
-use crate::domain::{Command, InstanceId, Millis, Namespace, Seq, ServiceName, TraceRef};
+use crate::domain::{
+    Command, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey, ServiceName, TraceRef,
+};
 use crate::history::{self, Archive, Policy};
 use crate::lease::Lease;
-use crate::projection::Projection;
+use crate::projection::{Entry, Projection};
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
@@ -70,10 +73,11 @@ use crate::telemetry::spans::Tracer;
 use crate::watch::Hub;
 use cursor::Cursors;
 use etag::Tags;
+use instants::Present;
 use problem::Problem;
 pub use router::router;
 use scope::Scope;
-pub use server::serve;
+pub use server::{listen, serve};
 
 /// Settings of the HTTP server.
 #[derive(Debug, Clone)]
@@ -105,7 +109,7 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            max_connections: 10_000,
+            max_connections: 16_384,
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
             slow_read: crate::telemetry::keep::SLOW_READ,
@@ -201,6 +205,19 @@ impl Api {
             Err(_) => {}
         }
         submitted
+    }
+
+    /// The present, which instants are read against.
+    fn present(&self) -> Present {
+        Present { now: self.clock.wall(), head: self.projection.head() }
+    }
+
+    /// An instance that lives, with its lease.
+    fn living(&self, key: &InstanceKey) -> Result<Arc<Entry>, Problem> {
+        let ServiceKey { namespace, service } = &key.service;
+        let view = self.projection.service(namespace.as_str(), service.as_str());
+        let view = view.ok_or(Problem::UnknownService)?;
+        view.entry(key.instance.as_str()).cloned().ok_or(Problem::UnknownInstance)
     }
 
     /// Asks the archive, on a thread that may block.

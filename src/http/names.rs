@@ -5,7 +5,8 @@ use axum::http::request::Parts;
 
 use super::faults::Faults;
 use super::problem::Problem;
-use crate::domain::{InstanceId, InstanceKey, Namespace, ServiceKey, ServiceName};
+use super::query::Query;
+use crate::domain::{InstanceId, InstanceKey, ServiceKey, ServiceName};
 
 /// The decoded segments of a path that are names.
 #[derive(Debug)]
@@ -28,38 +29,26 @@ impl Path {
         self.0.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 
-    /// `{service}`, unchecked.
-    pub(super) fn service(&self) -> &str {
-        self.get("service")
-    }
-
-    /// `{instance}`, unchecked.
-    pub(super) fn instance(&self) -> &str {
-        self.get("instance")
-    }
-
-    /// `{service}` in `namespace`, checked; none of it is `default`.
-    pub(super) fn service_key(
-        &self,
-        namespace: Option<Namespace>,
-        faults: &mut Faults,
-    ) -> Option<ServiceKey> {
-        let service = ServiceName::new(self.service())
-            .map_err(|error| faults.invalid("service", error.to_string()))
-            .ok()?;
+    /// `{service}` in the namespace that the query names, both checked; without one it is `default`.
+    pub(super) fn service(&self, query: &Query<'_>, faults: &mut Faults) -> Option<ServiceKey> {
+        let namespace = query.namespace(faults);
+        let service = self.name("service", ServiceName::new, faults)?;
         Some(ServiceKey { namespace: namespace.unwrap_or_default(), service })
     }
 
-    /// `{service}` and `{instance}` in `namespace`, checked.
-    pub(super) fn instance_key(
-        &self,
-        namespace: Option<Namespace>,
-        faults: &mut Faults,
-    ) -> Option<InstanceKey> {
-        let service = self.service_key(namespace, faults);
-        let instance = InstanceId::new(self.instance())
-            .map_err(|error| faults.invalid("instance", error.to_string()))
-            .ok();
+    /// `{service}` and `{instance}` in the namespace that the query names, all checked.
+    pub(super) fn instance(&self, query: &Query<'_>, faults: &mut Faults) -> Option<InstanceKey> {
+        let service = self.service(query, faults);
+        let instance = self.name("instance", InstanceId::new, faults);
         Some(InstanceKey { service: service?, instance: instance? })
+    }
+
+    fn name<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        make: impl Fn(&str) -> Result<T, E>,
+        faults: &mut Faults,
+    ) -> Option<T> {
+        make(self.get(name)).map_err(|error| faults.invalid(name, error.to_string())).ok()
     }
 }

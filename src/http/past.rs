@@ -27,22 +27,19 @@ use super::registration::json_response;
 use super::scope::Scope;
 use super::services::{self, Page};
 use super::spec::{Parameter, Shape};
-use super::{Api, events, wire};
+use super::{Api, instants, wire};
 use crate::domain::registry::Service;
 use crate::domain::selection::Filter;
 use crate::domain::{InstanceKey, Namespace, Registry, Seq, ServiceKey, Status};
 use crate::history::Moment;
 use crate::projection::{ServiceView, Summary};
 
-/// Longest instant that is read, in characters.
-pub(super) const INSTANT_CHARS_MAX: usize = 64;
-
 /// What asks for the present only: leases are not remembered, and nobody waits for the past.
 const OF_THE_PRESENT: &[&str] = &["include", "after", "wait"];
 
 /// `at` among the parameters of an operation.
 pub(super) const fn at(about: &'static str) -> Parameter {
-    Parameter::new("at", about, Shape::Text(INSTANT_CHARS_MAX))
+    Parameter::new("at", about, Shape::Text(instants::CHARS_MAX))
 }
 
 /// The moment that a query asks for; none is the present.
@@ -51,7 +48,7 @@ pub(super) fn moment(api: &Api, query: &Query<'_>, faults: &mut Faults) -> Optio
     for name in OF_THE_PRESENT.iter().filter(|name| query.get(name).is_some()) {
         faults.invalid(*name, "can't be given together with at: it asks for the present");
     }
-    events::moment("at", at, api.clock.wall(), api.projection.head(), faults)
+    instants::read("at", at, api.present(), faults)
 }
 
 /// The version that the state had at a moment, and a service then.

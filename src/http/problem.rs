@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::faults::FieldError;
 use crate::domain::{Rejection, Seq};
-use crate::history::{self, Version};
+use crate::history::{self, Unseen, Version};
 use crate::registrar::Refused;
 use crate::rfc3339;
 use crate::telemetry::names::ErrorType;
@@ -32,6 +32,8 @@ pub(super) enum Problem {
     UnknownService,
     /// The instance does not live.
     UnknownInstance,
+    /// Nothing that is kept tells of the instance; `service_lives` if its service is known now.
+    Unseen { service_lives: bool, unseen: Unseen },
     /// The path has no such method.
     MethodNotAllowed,
     /// The answer exists in no form that `accept` allows.
@@ -64,6 +66,8 @@ pub(super) enum Problem {
     InvalidFields { errors: Vec<FieldError> },
     /// A fault of the registry.
     Internal,
+    /// What was asked for is in the log, and the file is damaged there.
+    LogDamaged,
     /// Replay is still running.
     NotReady { phase: String },
     /// The log can't be written.
@@ -100,6 +104,13 @@ impl Problem {
             Self::UnknownPath => (404, "unknown-path", "There is nothing at this path"),
             Self::UnknownService => (404, "unknown-service", "The service is not known"),
             Self::UnknownInstance => (404, "unknown-instance", "The instance is not registered"),
+            // The same names as in the present: who handles those handles these.
+            Self::Unseen { service_lives: false, .. } => {
+                (404, "unknown-service", "The log tells of no such service")
+            }
+            Self::Unseen { service_lives: true, .. } => {
+                (404, "unknown-instance", "The log tells of no such instance")
+            }
             Self::MethodNotAllowed => {
                 (405, "method-not-allowed", "The path does not have this method")
             }
@@ -124,6 +135,7 @@ impl Problem {
                 (422, "invalid-fields", "Fields are missing or out of range")
             }
             Self::Internal => (500, "internal", "The registry has made a mistake"),
+            Self::LogDamaged => (500, "log-damaged", "The log is damaged there"),
             Self::NotReady { .. } => (503, "not-ready", "The registry is not ready yet"),
             Self::LogFailed { .. } => (503, "log-failed", "The log can't be written"),
             Self::LogSlow => (503, "log-slow", "The log is slow"),
@@ -153,6 +165,7 @@ impl Problem {
             Self::UnknownInstance => {
                 "it never was, or it has left; a client that heartbeats registers again".into()
             }
+            Self::Unseen { unseen, .. } => unseen_detail(unseen),
             Self::MethodNotAllowed => "the header allow names those that it has".into(),
             Self::NotAcceptable { produces } => format!("it is {produces} only"),
             Self::BodyTimeout { seconds } => {
@@ -184,6 +197,10 @@ impl Problem {
             Self::UnsupportedMediaType { accepted } => format!("send {accepted}"),
             Self::InvalidFields { .. } => "nothing was done; see errors for each field".into(),
             Self::Internal => "the cause is in the registry's own log under this trace id".into(),
+            Self::LogDamaged => {
+                "it was written, and what the disk gives back is not what was; `rollcall verify` names all such places"
+                    .into()
+            }
             Self::NotReady { phase } => phase.clone(),
             Self::LogFailed { cause } => {
                 format!("changes are refused until it can: {cause}; lookups and heartbeats go on")
@@ -205,7 +222,7 @@ impl Problem {
     /// Why the registry failed, for metrics; none where the caller was wrong.
     pub(super) fn error_type(&self) -> ErrorType {
         match self {
-            Self::Internal => ErrorType::Internal,
+            Self::Internal | Self::LogDamaged => ErrorType::Internal,
             Self::NotReady { .. } | Self::Stopping => ErrorType::NotReady,
             Self::LogFailed { .. } => ErrorType::LogFailed,
             Self::LogSlow | Self::Busy => ErrorType::LogSlow,
@@ -217,6 +234,7 @@ impl Problem {
             | Self::UnknownPath
             | Self::UnknownService
             | Self::UnknownInstance
+            | Self::Unseen { .. }
             | Self::MethodNotAllowed
             | Self::NotAcceptable { .. }
             | Self::BodyTimeout { .. }
@@ -244,8 +262,11 @@ impl Problem {
                 members.insert("errors".into(), errors);
             }
             Self::HistoryGone { oldest } => {
-                let at = rfc3339::format(oldest.at);
-                members.insert("oldest".into(), json!({"seq": oldest.seq.0, "at": at}));
+                members.insert("oldest".into(), version(oldest));
+            }
+            Self::Unseen { unseen, .. } => {
+                members.insert("oldest".into(), version(&unseen.oldest));
+                members.insert("newest".into(), version(&unseen.newest));
             }
             Self::OtherIncarnation { current, .. } | Self::InUse { incarnation: current } => {
                 members.insert("incarnation".into(), current.0.into());
@@ -289,6 +310,30 @@ impl Problem {
     }
 }
 
+fn version(Version { seq, at }: &Version) -> Value {
+    json!({"seq": seq.0, "at": rfc3339::format(*at)})
+}
+
+/// Whether it never was, or may have been and is no longer told of.
+fn unseen_detail(Unseen { compacted, oldest, newest }: &Unseen) -> String {
+    let until = format!("version {} of {}", newest.seq, rfc3339::format(newest.at));
+    let since = format!("version {} of {}", oldest.seq, rfc3339::format(oldest.at));
+    match (oldest.seq, compacted) {
+        (Seq::ZERO, _) => format!(
+            "it was never registered: the log holds everything from its beginning to {until}; check the names and \
+             the namespace"
+        ),
+        (_, false) => format!(
+            "it was never registered: the log reaches from {since} to {until}, and its service was not known before \
+             that"
+        ),
+        (_, true) => format!(
+            "the log reaches from {since} to {until} and tells of no life of it in that time; if it had left before, \
+             retention has taken what told of it"
+        ),
+    }
+}
+
 impl IntoResponse for Problem {
     /// A response that carries the problem to the scope of the request, which writes it.
     fn into_response(self) -> Response {
@@ -329,6 +374,10 @@ impl From<history::Error> for Problem {
                 let error = FieldError { field: "at".into(), message: message.into() };
                 Self::InvalidFields { errors: vec![error] }
             }
+            history::Error::Damaged(cause) => {
+                tracing::error!(error.r#type = "log_damaged", "the log is damaged: {cause}");
+                Self::LogDamaged
+            }
             history::Error::Unreadable(cause) => {
                 tracing::error!(error.r#type = "log_unreadable", "the log can't be read: {cause}");
                 Self::Internal
@@ -350,6 +399,13 @@ impl From<Refused> for Problem {
     }
 }
 
+#[cfg(test)]
+fn unseen(oldest: u64, compacted: bool) -> Problem {
+    let version = |seq| Version { seq: Seq(seq), at: crate::testing::START };
+    let unseen = Unseen { compacted, oldest: version(oldest), newest: version(240) };
+    Problem::Unseen { service_lives: true, unseen }
+}
+
 /// One of each, for the table and for the OpenAPI document.
 #[cfg(test)]
 fn examples() -> Vec<Problem> {
@@ -364,6 +420,7 @@ fn examples() -> Vec<Problem> {
         Problem::UnknownPath,
         Problem::UnknownService,
         Problem::UnknownInstance,
+        unseen(0, false),
         Problem::MethodNotAllowed,
         Problem::NotAcceptable { produces: "application/json" },
         Problem::BodyTimeout { seconds: 10 },
@@ -378,6 +435,7 @@ fn examples() -> Vec<Problem> {
         Problem::UnsupportedMediaType { accepted: "application/json" },
         Problem::InvalidFields { errors },
         Problem::Internal,
+        Problem::LogDamaged,
         Problem::NotReady { phase: "replaying".into() },
         Problem::LogFailed { cause: "disk full".into() },
         Problem::LogSlow,
@@ -413,6 +471,7 @@ mod tests {
                 "404 unknown-path",
                 "404 unknown-service",
                 "404 unknown-instance",
+                "404 unknown-instance",
                 "405 method-not-allowed",
                 "406 not-acceptable",
                 "408 body-timeout",
@@ -427,6 +486,7 @@ mod tests {
                 "415 unsupported-media-type",
                 "422 invalid-fields",
                 "500 internal internal",
+                "500 log-damaged internal",
                 "503 not-ready retry-after 1 not_ready",
                 "503 log-failed retry-after 5 log_failed",
                 "503 log-slow retry-after 1 log_slow",
@@ -449,5 +509,39 @@ mod tests {
             body(Problem::OtherIncarnation { current: Seq(41), given: Seq(7) })
                 .ends_with(r#""incarnation":41}"#)
         );
+    }
+
+    #[test]
+    fn what_the_log_does_not_tell_of_is_said_with_how_far_it_reaches() {
+        const AT: &str = "2026-11-21T08:00:00.000000Z";
+        for (oldest, compacted, expected) in [
+            (
+                0,
+                false,
+                format!(
+                    "never registered: the log holds everything from its beginning to version 240 of {AT}"
+                ),
+            ),
+            (
+                101,
+                false,
+                format!(
+                    "never registered: the log reaches from version 101 of {AT} to version 240 of {AT}"
+                ),
+            ),
+            (
+                101,
+                true,
+                format!(
+                    "the log reaches from version 101 of {AT} to version 240 of {AT} and tells of no life"
+                ),
+            ),
+        ] {
+            let problem = unseen(oldest, compacted);
+            assert!(problem.detail().contains(&expected), "{}", problem.detail());
+            let body: Value = serde_json::from_slice(&problem.body("0af7")).unwrap();
+            let range = [&body["oldest"]["seq"], &body["newest"]["seq"]];
+            assert_eq!(range, [&json!(oldest), &json!(240)]);
+        }
     }
 }

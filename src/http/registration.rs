@@ -109,8 +109,8 @@ pub(super) async fn register(
     path: Path,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (mut faults, namespace) = read_namespace(&request, &REGISTER);
-    let key = path.instance_key(namespace, &mut faults);
+    let mut faults = Faults::default();
+    let key = path.instance(&read_query(&request, &REGISTER, &mut faults), &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
     let object = read_body(&api, &REGISTER, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
@@ -126,7 +126,8 @@ pub(super) async fn register_short(
     scope: Scope,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (mut faults, namespace) = read_namespace(&request, &REGISTER_SHORT);
+    let mut faults = Faults::default();
+    let namespace = read_query(&request, &REGISTER_SHORT, &mut faults).namespace(&mut faults);
     let object = read_body(&api, &REGISTER_SHORT, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
     let service = fields.required("service_name", ServiceName::new);
@@ -152,8 +153,8 @@ pub(super) async fn update(
     path: Path,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (mut faults, namespace) = read_namespace(&request, &UPDATE);
-    let key = path.instance_key(namespace, &mut faults);
+    let mut faults = Faults::default();
+    let key = path.instance(&read_query(&request, &UPDATE, &mut faults), &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
     let object = read_body(&api, &UPDATE, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
@@ -182,8 +183,8 @@ pub(super) async fn deregister(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
-    let query = Query::read(request.uri().query(), &DEREGISTER, &mut faults);
-    let key = path.instance_key(query.namespace(&mut faults), &mut faults);
+    let query = read_query(&request, &DEREGISTER, &mut faults);
+    let key = path.instance(&query, &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
@@ -197,11 +198,8 @@ pub(super) async fn deregister(
     Ok(response)
 }
 
-fn read_namespace(request: &Request, operation: &Operation) -> (Faults, Option<Namespace>) {
-    let mut faults = Faults::default();
-    let namespace =
-        Query::read(request.uri().query(), operation, &mut faults).namespace(&mut faults);
-    (faults, namespace)
+fn read_query<'a>(request: &'a Request, of: &Operation, faults: &mut Faults) -> Query<'a> {
+    Query::read(request.uri().query(), of, faults)
 }
 
 /// The body's object. A body that can't be read ends the request at once: there is nothing to gather then.

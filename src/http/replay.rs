@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::events::INSTANT;
 use super::faults::Faults;
 use super::fields::{Fields, type_of};
+use super::instants::INSTANT;
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -135,10 +135,7 @@ fn read(fields: &mut Fields<'_>, handle: &Handle) -> Steer {
     });
     // An age is counted from the replayed present.
     let now = handle.position().place.at;
-    let at = fields.checked("at", |text| {
-        Moment::parse(text, now)
-            .ok_or("must be RFC 3339, an age such as -5m, or a version such as @1234")
-    });
+    let at = fields.checked("at", |text| Moment::parse(text, now).ok_or(Moment::FORMS));
     Steer { at, speed, play: state.map(|state| state == Playing::Playing) }
 }
 

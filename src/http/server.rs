@@ -5,8 +5,9 @@
 //! Called by `app`, which gives the listener and the token that ends it.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,10 +18,12 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -32,6 +35,28 @@ use super::caller::Peer;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
+/// How an HTTP/2 connection begins (RFC 9113, section 3.4). No method of HTTP/1 does.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`, 4,096 on Linux). Libraries
+/// take 128: a herd that connects at once overflows that, and the system then drops what it had half let in, so that
+/// clients see a second's delay or a reset connection.
+const BACKLOG: u32 = 4_096;
+
+/// Listens on `address`, for [`serve`].
+///
+/// # Errors
+/// The system's.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A registry that is started again must not wait until the connections of the last one are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `router` on `listener` until `stop` is cancelled, then finishes what was begun, within the time that
 /// the settings give it. Whether all of it was finished.
@@ -44,8 +69,13 @@ pub async fn serve(
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(config.max_connections));
     let cut = CancellationToken::new();
-    let server =
-        Arc::new(Server { builder: builder(config), router, stop, cut, config: config.clone() });
+    let server = Arc::new(Server {
+        builders: Builders::of(config),
+        router,
+        stop,
+        cut,
+        config: config.clone(),
+    });
     while let Some((place, stream, address)) = server.accept(&listener, &places).await {
         let server = Arc::clone(&server);
         connections.spawn(async move {
@@ -62,15 +92,36 @@ pub async fn serve(
     finished
 }
 
-fn builder(config: &Config) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
-    builder
+/// What makes connections.
+struct Builders {
+    http1: http1::Builder,
+    either: Builder<TokioExecutor>,
+}
+
+impl Builders {
+    fn of(config: &Config) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        let mut either = Builder::new(TokioExecutor::new());
+        either.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        either.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        Self { http1, either }
+    }
+}
+
+/// Whether what the client sent first may be the beginning of HTTP/2, or is none at all. It is left to be read.
+///
+/// Where hyper finds out by reading, its buffer begins with these few bytes, and has to double to 16 KiB before it
+/// reads on: that was a third of what a waiting client costs.
+async fn may_be_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    // Whoever reads next meets the error again.
+    let sent = stream.peek(&mut first).await.unwrap_or(0);
+    HTTP2_PREFACE.starts_with(&first[..sent])
 }
 
 struct Server {
-    builder: Builder<TokioExecutor>,
+    builders: Builders,
     router: Router,
     /// Ends accepting and asks connections to finish.
     stop: CancellationToken,
@@ -113,36 +164,73 @@ impl Server {
         let asked = Arc::new(AtomicBool::new(false));
         let peer = Arc::new(Peer::at(address));
         let own_cut = Arc::clone(&peer.cut);
-        let mut own_cut = pin!(own_cut.notified());
         let service = Requests { router: self.router.clone(), peer, asked: Arc::clone(&asked) };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
         // one here, for both versions.
         let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
+        let may_be_http2 = tokio::select! {
+            biased;
+            found = may_be_http2(&stream) => found,
+            () = self.cut.cancelled() => return,
+            () = self.stop.cancelled() => return,
+            () = first_request.as_mut() => return,
+        };
+        let limits = Limits { first_request, asked, own_cut };
+        let io = TokioIo::new(stream);
+        let ended = if may_be_http2 {
+            let connection = self.builders.either.serve_connection(io, service);
+            // Boxed, as few have it: all connections would be as large otherwise.
+            Box::pin(self.drive(connection, |connection| connection.graceful_shutdown(), limits))
+                .await
+        } else {
+            let connection = self.builders.http1.serve_connection(io, service);
+            self.drive(connection, |connection| connection.graceful_shutdown(), limits).await
+        };
+        if let Err(error) = ended {
+            tracing::debug!("connection of {address}: {error}");
+        }
+    }
+
+    /// Serves a connection until it has ended or is to end; `finish` asks it to end after the requests it has.
+    async fn drive<C, E>(
+        &self,
+        connection: C,
+        finish: impl Fn(Pin<&mut C>),
+        limits: Limits<'_>,
+    ) -> Result<(), Box<dyn Error + Send + Sync>>
+    where
+        C: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Limits { mut first_request, asked, own_cut } = limits;
+        let mut connection = pin!(connection);
+        let mut own_cut = pin!(own_cut.notified());
         let (mut waiting, mut finishing) = (true, false);
         loop {
             tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!("connection of {address}: {error}");
-                    }
-                    return;
-                }
-                () = self.cut.cancelled() => return,
-                () = own_cut.as_mut() => return,
+                ended = connection.as_mut() => return ended.map_err(Into::into),
+                () = self.cut.cancelled() => return Ok(()),
+                () = own_cut.as_mut() => return Ok(()),
                 () = self.stop.cancelled(), if !finishing => {
                     finishing = true;
-                    connection.as_mut().graceful_shutdown();
+                    finish(connection.as_mut());
                 }
-                () = &mut first_request, if waiting => {
+                () = first_request.as_mut(), if waiting => {
                     waiting = false;
                     if !asked.load(Ordering::Relaxed) {
-                        return;
+                        return Ok(());
                     }
                 }
             }
         }
     }
+}
+
+/// What ends a connection before its time.
+struct Limits<'a> {
+    first_request: Pin<&'a mut Sleep>,
+    asked: Arc<AtomicBool>,
+    own_cut: Arc<Notify>,
 }
 
 /// The requests of one connection.
@@ -163,5 +251,35 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         request.extensions_mut().insert(Arc::clone(&self.peer));
         // A router is always ready; calling one borrows it mutably for no reason but the trait.
         self.router.clone().call(request.map(Body::new))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_may_become_http2_is_taken_for_it_and_all_of_it_is_left() {
+        for (sent, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], false),
+            (b"PUT / HTTP/1.1\r\n", false),
+            (b"PRI * HTTP/1.1\r\n", false),
+            (b"PRI * HT", true),
+            (b"P", true),
+            (HTTP2_PREFACE, true),
+            (b"", true),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            client.write_all(sent).await.unwrap();
+            client.shutdown().await.unwrap();
+            assert_eq!(may_be_http2(&server).await, expected, "{:?}", sent.escape_ascii());
+            let mut read = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut server, &mut read).await.unwrap();
+            assert_eq!(read, sent);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   the keeper's thread, once a second and no oftener than the log allows:
-//!     derive   until nothing is left, slice by slice, each with a pause as long as itself
+//!     derive   until nothing is left, slice by slice, each with a pause nine times as long as itself
 //!     snapshot when enough has changed since the last one, or it is old and anything has
 //!     retain   now and then, slice by slice, until all is within the budgets; then reclaim
 //!     tell     a `compacted` event through the registrar, for what went

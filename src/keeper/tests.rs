@@ -54,6 +54,10 @@ impl Script {
 impl Upkeep for Script {
     fn heed(&mut self, _: Arc<AtomicBool>) {}
 
+    fn longest_hold(&mut self) -> Duration {
+        Duration::from_millis(3)
+    }
+
     fn standing(&mut self) -> Result<Standing, Failed> {
         self.call("standing", |state| state.standing)
     }
@@ -312,6 +316,20 @@ async fn the_budgets_are_enforced_now_and_then_and_told_once_an_hour() {
     assert!(page.contains(counted), "{page}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ended_is_derived_from_and_goes_at_once() {
+    let mut rig = Rig::new().await;
+    rig.script.0.lock().retain = [Removed::Ended, removed(1, 256)].into();
+    assert!(rig.keeper.turn(), "there is something to do at once");
+    let calls = rig.script.0.lock().calls.clone();
+    assert_eq!((rig.script.calls("retain"), rig.script.calls("reclaim")), (1, 0), "{calls:?}");
+    rig.turn(1);
+    assert_eq!(rig.script.0.lock().calls[calls.len()], "derive");
+    assert_eq!((rig.script.calls("retain"), rig.script.calls("reclaim")), (3, 1));
+    rig.turn(1);
+    assert_eq!(rig.script.calls("retain"), 3, "it is not due again");
+}
+
 /// Deriving that never comes to an end leaves the others their turn, and the thread ends when it is told to.
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_work_starves_nobody_and_can_be_stopped() {
@@ -335,12 +353,14 @@ fn ages_become_instants_and_traffic_goes_with_its_changes() {
     let expected = Budgets {
         traffic_until: ago(5),
         traffic_bytes: 7,
+        traffic_ended: Timestamp(START.0 - 5 * 3_600_000_000 / 8),
         changes_until: ago(9),
         rollups_until: ago(9),
     };
     assert_eq!(budgets(&policy, START), expected);
     let short = Policy { changes_age: hours(2), ..policy };
     assert_eq!(budgets(&short, START).traffic_until, ago(2));
+    assert_eq!(budgets(&short, START).traffic_ended.0, START.0 - 2 * 3_600_000_000 / 8);
     let ever = budgets(&Policy::default(), START);
     assert_eq!(
         (ever.traffic_until, ever.changes_until),

@@ -1,5 +1,5 @@
 //! Reads blocks: a column at a time where only some events are wanted, or a column is all that is asked for;
-//! the whole event where one is.
+//! the whole event where one is; and the columns of numbers at once ([`Parsed`]), for those who need all of them.
 //!
 //! Opening a block checks its checksum and its lengths, so that nothing that a file can hold makes a panic later, and
 //! nothing that is damaged is taken for what was written. The other direction is [`super::blocks::encode`].
@@ -143,6 +143,23 @@ impl<'a> Columns<'a> {
         Some(self.block.seen_from.saturating_add(self.number(Column::Seen, n)?))
     }
 
+    /// All trace ids, 16 bytes each.
+    pub fn trace_ids(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        self.block.trace_ids.chunks_exact(16)
+    }
+
+    /// When the first event happened.
+    #[must_use]
+    pub fn first_at(&self) -> i64 {
+        self.block.first_at
+    }
+
+    /// The lowest version that an event saw, after which the others count.
+    #[must_use]
+    pub fn seen_from(&self) -> u64 {
+        self.block.seen_from
+    }
+
     /// How many positions the names have.
     #[must_use]
     pub fn texts(&self) -> usize {
@@ -255,6 +272,101 @@ impl<'a> Columns<'a> {
             }
         })
     }
+}
+
+/// The columns that deriving needs, parsed once for all who take part in it, into memory that is used again for the
+/// next block.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// Microseconds after the block's first instant.
+    pub ats: Vec<u64>,
+    /// Versions after the block's lowest one.
+    pub seen: Vec<u64>,
+    /// Positions in the names: namespaces, services, instances, callers, details. Each of them is there.
+    pub positions: [Vec<u32>; 5],
+    /// The revisions.
+    pub revisions: Vec<u64>,
+    /// The statuses.
+    pub statuses: Vec<u16>,
+    /// The forms; none if this program does not know it.
+    pub forms: Vec<Option<Form>>,
+}
+
+/// The columns of positions in the names.
+const POSITIONS: [Column; 5] =
+    [Column::Namespace, Column::Service, Column::Instance, Column::Caller, Column::Detail];
+
+impl Parsed {
+    /// Takes the numbers of a block in the place of those of the last one.
+    ///
+    /// # Errors
+    /// What is wrong with the block. The numbers are of no use then.
+    pub fn read(&mut self, columns: &Columns<'_>) -> Result<(), String> {
+        let Columns { block, widths, names } = columns;
+        let parse = |column: Column, numbers: &mut Vec<u64>| {
+            let (place, name) = (column as usize, column);
+            parse_column(&block.numbers[place], widths[place], numbers)
+                .ok_or_else(|| format!("the column {name:?} holds something that is not a number"))
+        };
+        parse(Column::At, &mut self.ats)?;
+        parse(Column::Seen, &mut self.seen)?;
+        for (positions, column) in self.positions.iter_mut().zip(POSITIONS) {
+            // The revisions come last, and lend their room.
+            parse(column, &mut self.revisions)?;
+            let known = |position: &u64| *position < names.len() as u64;
+            if !self.revisions.iter().all(known) {
+                return Err(format!("the column {column:?} names a text that is not there"));
+            }
+            positions.clear();
+            let small = |position: &u64| u32::try_from(*position).unwrap_or(u32::MAX);
+            positions.extend(self.revisions.iter().map(small));
+        }
+        parse(Column::Revision, &mut self.revisions)?;
+        self.statuses.clear();
+        for digits in block.statuses.chunks_exact(3) {
+            let status = digits_to_number(digits).and_then(|status| u16::try_from(status).ok());
+            self.statuses.push(status.ok_or("a status is not a number")?);
+        }
+        self.forms.clear();
+        self.forms.extend(block.kinds.iter().map(|digit| Form::parse(*digit)));
+        Ok(())
+    }
+}
+
+/// All numbers of a column; none if one is not a number. The usual widths are known when this is compiled, which
+/// makes the loop over the digits of one number none at all.
+fn parse_column(digits: &[u8], width: usize, numbers: &mut Vec<u64>) -> Option<()> {
+    numbers.clear();
+    match width {
+        1 => parse_cells::<1>(digits, numbers),
+        2 => parse_cells::<2>(digits, numbers),
+        3 => parse_cells::<3>(digits, numbers),
+        4 => parse_cells::<4>(digits, numbers),
+        5 => parse_cells::<5>(digits, numbers),
+        6 => parse_cells::<6>(digits, numbers),
+        7 => parse_cells::<7>(digits, numbers),
+        8 => parse_cells::<8>(digits, numbers),
+        // The widest may be too large.
+        _ => {
+            for cell in digits.chunks_exact(width.max(1)) {
+                numbers.push(digits_to_number(cell)?);
+            }
+            Some(())
+        }
+    }
+}
+
+fn parse_cells<const WIDTH: usize>(digits: &[u8], numbers: &mut Vec<u64>) -> Option<()> {
+    let (cells, _) = digits.as_chunks::<WIDTH>();
+    let mut strange = false;
+    numbers.extend(cells.iter().map(|cell| {
+        cell.iter().fold(0, |number, digit| {
+            let digit = digit.wrapping_sub(b'0');
+            strange |= digit > 9;
+            number * 10 + u64::from(digit)
+        })
+    }));
+    (!strange).then_some(())
 }
 
 /// Whether the block is what was written, as far as its checksum can tell.

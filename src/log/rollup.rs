@@ -2,23 +2,26 @@
 //! and hour.
 //!
 //! ```text
-//!   derive ── Columns ──▶ Lookups::take ──▶ Minute  ──▶ a row of lookup_minutes
+//!   derive ── Parsed ───▶ Lookups::take ──▶ Minute  ──▶ a row of lookup_minutes
 //!                    └──▶ Beats::take   ──▶ Run     ──▶ a row of heartbeat_runs
 //! ```
 //!
 //! Both gather a *period* and give it out when an event of the next one comes: times and numbers only grow together,
 //! so that it is complete then. Where a period ends depends on nothing but the events, so that after a crash the
 //! same rows are made again. A period also ends after [`PERIOD`] numbers, so that at any rate of traffic no more
-//! than some 250 MB of it wait for their roll-up.
+//! than some 250 MB of it wait for their roll-up. Where no next event comes, or not soon enough for what is to be kept,
+//! retention ends the period ([`Lookups::end`], [`Beats::end`]) at a number that is written down before.
 //! Pure, and careful with time: derived in the background on the machine that serves. No allocation per event.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::blocks::Form;
-use super::columns::{Column, Columns};
+use super::columns::{Columns, Parsed};
 use crate::domain::Timestamp;
 
 /// Numbers after which a period ends in any case.
@@ -206,26 +209,124 @@ fn take_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Which period an event is in.
-fn period(at: i64, length: i64, number: u64) -> (i64, u64) {
-    (at.div_euclid(length), number / PERIOD)
+/// A stretch of time and of numbers: it ends with its time, or after [`PERIOD`] numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Period {
+    ats: Range<i64>,
+    numbers: Range<u64>,
+}
+
+impl Period {
+    /// The one of so many microseconds that holds an event.
+    fn of(at: i64, length: i64, number: u64) -> Self {
+        let (begin, first) = (at.saturating_sub(at.rem_euclid(length)), number - number % PERIOD);
+        Self {
+            ats: begin..begin.saturating_add(length),
+            numbers: first..first.saturating_add(PERIOD),
+        }
+    }
+
+    fn holds(&self, at: i64, number: u64) -> bool {
+        self.ats.contains(&at) && self.numbers.contains(&number)
+    }
+}
+
+/// The texts of a period, by number: 1 is the first, 0 is none.
+#[derive(Debug, Default)]
+struct Texts {
+    ids: HashMap<Arc<str>, u32, RandomState>,
+    all: Vec<Arc<str>>,
+    /// For each position of the block that is being taken, the number here, or one that none has.
+    known: Vec<u32>,
+}
+
+/// No text has this number.
+const UNKNOWN: u32 = u32::MAX;
+
+impl Texts {
+    /// Forgets what the positions of the last block meant.
+    fn of_block(&mut self, columns: &Columns<'_>) {
+        self.known.clear();
+        self.known.resize(columns.texts(), UNKNOWN);
+    }
+
+    /// The number of the text at a position of the block.
+    fn at(&mut self, columns: &Columns<'_>, position: u32) -> u32 {
+        match self.known_at(columns, position) {
+            UNKNOWN => {
+                let id = self.id(text_at(columns, position));
+                self.note(position, id);
+                id
+            }
+            id => id,
+        }
+    }
+
+    /// The same, if it has a number already.
+    fn known_at(&mut self, columns: &Columns<'_>, position: u32) -> u32 {
+        match self.known.get(position as usize).copied().unwrap_or(UNKNOWN) {
+            UNKNOWN => {
+                let id = self.known(text_at(columns, position));
+                self.note(position, id);
+                id
+            }
+            id => id,
+        }
+    }
+
+    fn note(&mut self, position: u32, id: u32) {
+        if let Some(known) = self.known.get_mut(position as usize) {
+            *known = id;
+        }
+    }
+
+    fn known(&self, text: &str) -> u32 {
+        match text {
+            "" => 0,
+            text => self.ids.get(text).copied().unwrap_or(UNKNOWN),
+        }
+    }
+
+    fn id(&mut self, text: &str) -> u32 {
+        match self.known(text) {
+            UNKNOWN => {
+                let text: Arc<str> = text.into();
+                self.all.push(Arc::clone(&text));
+                let id = u32::try_from(self.all.len()).unwrap_or(UNKNOWN - 1);
+                self.ids.insert(text, id);
+                id
+            }
+            id => id,
+        }
+    }
+
+    fn text(&self, id: u32) -> &str {
+        let place = (id as usize).checked_sub(1);
+        place.and_then(|place| self.all.get(place)).map_or("", |text| text)
+    }
+
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.all.clear();
+        self.known.fill(UNKNOWN);
+    }
+}
+
+fn text_at<'c>(columns: &'c Columns<'_>, position: u32) -> &'c str {
+    columns.text(position as usize).unwrap_or_default()
 }
 
 /// The lookups of the present minute.
 #[derive(Debug, Default)]
 pub struct Lookups {
-    period: Option<(i64, u64)>,
+    period: Option<Period>,
     part: u64,
     last: u64,
-    ids: HashMap<Box<str>, u32, RandomState>,
-    /// JSON, without its end.
-    names: String,
+    texts: Texts,
     rows: HashMap<Key, usize, RandomState>,
     counts: Vec<Count>,
     /// How many of the counts are of [`OTHER`].
     others: usize,
-    /// For each position of the block that is being taken, the one here.
-    known: Vec<Option<u32>>,
 }
 
 impl Lookups {
@@ -237,66 +338,70 @@ impl Lookups {
     pub fn take(
         &mut self,
         columns: &Columns<'_>,
+        parsed: &Parsed,
         after: u64,
         closed: &mut Vec<Minute>,
     ) -> Result<Option<u64>, String> {
         let mut through = None;
-        self.forget_positions(columns);
-        for n in 0..columns.len() {
+        self.texts.of_block(columns);
+        for n in events_after(columns, after) {
             let number = columns.event_number(n);
-            if number <= after {
-                continue;
-            }
-            let at = columns.at(n).ok_or("not an instant")?.0;
-            let of = period(at, MINUTE, number);
-            if self.period != Some(of) {
+            let at = at(columns, parsed, n);
+            if !self.period.as_ref().is_some_and(|period| period.holds(at, number)) {
                 if self.period.is_some() {
                     through = Some(self.last);
                     closed.extend(self.close());
-                    self.forget_positions(columns);
                 }
-                (self.period, self.part) = (Some(of), number);
+                (self.period, self.part) = (Some(Period::of(at, MINUTE, number)), number);
             }
             self.last = number;
-            if matches!(columns.form(n), Some(Form::Lookup | Form::LongPoll)) {
-                self.count(columns, n, number, at)?;
+            if matches!(parsed.forms[n], Some(Form::Lookup | Form::LongPoll)) {
+                self.count(columns, parsed, n, at)?;
             }
         }
         Ok(through)
     }
 
-    fn forget_positions(&mut self, columns: &Columns<'_>) {
-        self.known.clear();
-        self.known.resize(columns.texts(), None);
-    }
-
     fn count(
         &mut self,
         columns: &Columns<'_>,
+        parsed: &Parsed,
         n: usize,
-        number: u64,
         at: i64,
     ) -> Result<(), String> {
-        let missing = || format!("event {n}: a column is damaged");
-        let mut key = Key {
-            namespace: self.id_of(columns, Column::Namespace, n)?,
-            service: self.id_of(columns, Column::Service, n)?,
-            instance: self.id_of(columns, Column::Instance, n)?,
-            caller: self.id_of(columns, Column::Caller, n)?,
-            filter: match columns.form(n) {
-                Some(Form::LongPoll) => self.id(&columns.filter(n)?),
-                _ => self.id_of(columns, Column::Detail, n)?,
-            },
-            revision: columns.number(Column::Revision, n).ok_or_else(missing)?,
-            status: columns.status(n).ok_or_else(missing)?,
-        };
+        // For one more there is no place: what was not seen before in this minute needs no number either.
         let full = self.counts.len() - self.others >= DISTINCT_MAX;
+        let texts = &mut self.texts;
+        let [namespace, service, instance, caller, filter] =
+            parsed.positions.each_ref().map(|of| of[n]);
+        let mut id = |position: u32| match full {
+            true => texts.known_at(columns, position),
+            false => texts.at(columns, position),
+        };
+        let ids = [id(namespace), id(service), id(instance), id(caller)];
+        let filter = match parsed.forms[n] {
+            Some(Form::LongPoll) if full => texts.known(&columns.filter(n)?),
+            Some(Form::LongPoll) => texts.id(&columns.filter(n)?),
+            _ => id(filter),
+        };
+        let [of_namespace, of_service, instance, caller] = ids;
+        let (revision, status) = (parsed.revisions[n], parsed.statuses[n]);
+        let mut key = Key {
+            namespace: of_namespace,
+            service: of_service,
+            instance,
+            caller,
+            filter,
+            revision,
+            status,
+        };
         if full && !self.rows.contains_key(&key) {
-            key = self.other(key);
+            key = self.other(text_at(columns, namespace), text_at(columns, service), status);
         }
+        let number = columns.event_number(n);
         let place = *self.rows.entry(key).or_insert(self.counts.len());
         if place == self.counts.len() {
-            self.others += usize::from(Some(&key.caller) == self.ids.get(OTHER));
+            self.others += usize::from(full);
             let first_at = at;
             self.counts.push(Count { key, first: number, first_at, ..Count::default() });
         }
@@ -308,49 +413,29 @@ impl Lookups {
 
     /// Where a lookup is counted for which there is no place of its own: with all of its service, and when even these
     /// are too many, with all that got the same answer.
-    fn other(&mut self, key: Key) -> Key {
-        let caller = self.id(OTHER);
-        let Key { namespace, service, status, .. } = key;
-        let known = Key { namespace, service, caller, status, ..Key::default() };
-        if self.others < DISTINCT_MAX || self.rows.contains_key(&known) {
+    fn other(&mut self, namespace: &str, service: &str, status: u16) -> Key {
+        let caller = self.texts.id(OTHER);
+        let (of_namespace, of_service) = (self.texts.known(namespace), self.texts.known(service));
+        let key = |namespace, service| Key { namespace, service, caller, status, ..Key::default() };
+        let known = key(of_namespace, of_service);
+        if self.rows.contains_key(&known) {
             known
+        } else if self.others < DISTINCT_MAX {
+            key(self.texts.id(namespace), self.texts.id(service))
         } else {
-            Key { caller, status, ..Key::default() }
+            key(0, 0)
         }
     }
 
-    fn id_of(&mut self, columns: &Columns<'_>, column: Column, n: usize) -> Result<u32, String> {
-        let position = columns.position(column, n);
-        let position =
-            position.ok_or_else(|| format!("event {n} names a text that is not there"))?;
-        if let Some(Some(id)) = self.known.get(position) {
-            return Ok(*id);
-        }
-        let id = self.id(columns.text(position).unwrap_or_default());
-        if let Some(known) = self.known.get_mut(position) {
-            *known = Some(id);
-        }
-        Ok(id)
-    }
-
-    fn id(&mut self, text: &str) -> u32 {
-        if text.is_empty() {
-            return 0;
-        }
-        if let Some(id) = self.ids.get(text) {
-            return *id;
-        }
-        let id = u32::try_from(self.ids.len() + 1).unwrap_or(u32::MAX);
-        self.ids.insert(text.into(), id);
-        self.names.push(',');
-        self.names.push_str(&serde_json::to_string(text).unwrap_or_default());
-        id
+    /// Ends the present period; what comes next begins another one, also within the same minute.
+    pub fn end(&mut self) -> Option<Minute> {
+        self.close()
     }
 
     /// The row of the period that has ended; none if there was no lookup in it.
     fn close(&mut self) -> Option<Minute> {
-        let (minute, _) = self.period.take()?;
-        let begins = minute.saturating_mul(MINUTE);
+        let begins = self.period.take()?.ats.start;
+        let minute = begins.div_euclid(MINUTE);
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         let mut counts = Vec::with_capacity(self.counts.len() * 20);
         for count in &self.counts {
@@ -370,13 +455,30 @@ impl Lookups {
                 put_number(&mut counts, number);
             }
         }
-        let names = format!("[null{}]", self.names);
+        let mut names = "[null".to_owned();
+        for text in &self.texts.all {
+            names.push(',');
+            names.push_str(&serde_json::to_string(text).unwrap_or_default());
+        }
+        names.push(']');
         let mut row =
             Minute { minute, part: self.part, last: self.last, names, counts, checksum: 0 };
         row.checksum = row.expected_checksum();
         let any = !self.counts.is_empty();
-        *self = Self { known: std::mem::take(&mut self.known), ..Self::default() };
+        self.forget();
         any.then_some(row)
+    }
+
+    /// Begins anew. The room is used again, unless it was much: a minute of very many need not be paid for ever.
+    fn forget(&mut self) {
+        if self.rows.capacity() > DISTINCT_MAX {
+            let known = std::mem::take(&mut self.texts.known);
+            *self = Self { texts: Texts { known, ..Texts::default() }, ..Self::default() };
+        }
+        self.texts.clear();
+        self.rows.clear();
+        self.counts.clear();
+        self.others = 0;
     }
 }
 
@@ -425,98 +527,114 @@ impl Run {
     }
 }
 
+/// A life, by the numbers of its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Life {
+    namespace: u32,
+    service: u32,
+    instance: u32,
+    incarnation: u64,
+}
+
 /// The heartbeats of the present period: one run for each life, as long as that is.
 #[derive(Debug, Default)]
 pub struct Beats {
-    period: Option<(i64, u64)>,
+    period: Option<Period>,
     last: u64,
-    runs: HashMap<Box<str>, Run, RandomState>,
-    life: String,
+    texts: Texts,
+    lives: HashMap<Life, usize, RandomState>,
+    runs: Vec<(Life, Run)>,
 }
 
 impl Beats {
     /// Takes the events of a block that come after the number `after`. What is complete is put into `closed`, with the
     /// number up to which everything is there then.
-    ///
-    /// # Errors
-    /// What is wrong with the block.
     pub fn take(
         &mut self,
         columns: &Columns<'_>,
+        parsed: &Parsed,
         after: u64,
         closed: &mut Vec<(Vec<Run>, u64)>,
-    ) -> Result<(), String> {
-        for n in 0..columns.len() {
+    ) {
+        self.texts.of_block(columns);
+        for n in events_after(columns, after) {
             let number = columns.event_number(n);
-            if number <= after {
-                continue;
-            }
-            let at = columns.at(n).ok_or("not an instant")?.0;
-            let of = period(at, BEATS, number);
-            if self.period != Some(of) {
+            let at = at(columns, parsed, n);
+            if !self.period.as_ref().is_some_and(|period| period.holds(at, number)) {
                 if self.period.is_some() {
                     closed.push((self.close(), self.last));
                 }
-                self.period = Some(of);
+                self.period = Some(Period::of(at, BEATS, number));
             }
             self.last = number;
-            if columns.form(n) == Some(Form::Heartbeat) {
-                self.beat(columns, n, number, at)?;
+            if parsed.forms[n] == Some(Form::Heartbeat) {
+                self.beat(columns, parsed, n, at);
             }
         }
-        Ok(())
     }
 
-    fn beat(
-        &mut self,
-        columns: &Columns<'_>,
-        n: usize,
-        number: u64,
-        at: i64,
-    ) -> Result<(), String> {
-        self.life.clear();
-        for column in [Column::Namespace, Column::Service, Column::Instance] {
-            let position = columns.position(column, n);
-            let position =
-                position.ok_or_else(|| format!("event {n} names a text that is not there"))?;
-            self.life.push_str(columns.text(position).unwrap_or_default());
-            self.life.push('/');
-        }
-        let incarnation = columns.digits(Column::Revision, n).unwrap_or_default();
-        let incarnation = std::str::from_utf8(incarnation).unwrap_or_default();
-        self.life.push_str(incarnation.trim_start_matches('0'));
-        match self.runs.get_mut(&*self.life) {
-            Some(run) => {
+    fn beat(&mut self, columns: &Columns<'_>, parsed: &Parsed, n: usize, at: i64) {
+        let [namespace, service, instance, ..] =
+            parsed.positions.each_ref().map(|of| self.texts.at(columns, of[n]));
+        let life = Life { namespace, service, instance, incarnation: parsed.revisions[n] };
+        let through = columns.event_number(n);
+        let place = *self.lives.entry(life).or_insert(self.runs.len());
+        match self.runs.get_mut(place) {
+            Some((_, run)) => {
                 let gap = at.saturating_sub(run.last_at);
                 if gap > run.widest_gap {
                     (run.widest_gap, run.widest_gap_at) = (gap, at);
                 }
-                (run.last_at, run.through) = (at, number);
+                (run.last_at, run.through) = (at, through);
                 run.count += 1;
             }
             None => {
-                let life: Box<str> = self.life.as_str().into();
                 let run = Run {
-                    life: life.clone(),
+                    // Put together when the period is over.
+                    life: Box::default(),
                     hour: at.div_euclid(HOUR),
                     first_at: at,
                     last_at: at,
                     count: 1,
                     widest_gap: 0,
                     widest_gap_at: at,
-                    through: number,
+                    through,
                 };
-                self.runs.insert(life, run);
+                self.runs.push((life, run));
             }
         }
-        Ok(())
+    }
+
+    /// Ends the present period; what comes next begins another one, whose runs are added to these.
+    pub fn end(&mut self) -> Vec<Run> {
+        self.close()
     }
 
     /// The runs of the period that has ended, in the order of the table.
     fn close(&mut self) -> Vec<Run> {
         self.period = None;
-        let mut runs: Vec<Run> = std::mem::take(&mut self.runs).into_values().collect();
+        self.lives.clear();
+        let named = |(life, run): (Life, Run)| {
+            let Life { namespace, service, instance, incarnation } = life;
+            let [namespace, service, instance] =
+                [namespace, service, instance].map(|id| self.texts.text(id));
+            let life = format!("{namespace}/{service}/{instance}/{incarnation}").into();
+            Run { life, ..run }
+        };
+        let mut runs: Vec<Run> = std::mem::take(&mut self.runs).into_iter().map(named).collect();
+        self.texts.clear();
         runs.sort_unstable_by(|a, b| a.life.cmp(&b.life));
         runs
     }
+}
+
+/// The places of the events of a block that come after the number `after`.
+fn events_after(columns: &Columns<'_>, after: u64) -> Range<usize> {
+    let taken = after.saturating_add(1).saturating_sub(columns.event_number(0));
+    usize::try_from(taken).unwrap_or(usize::MAX).min(columns.len())..columns.len()
+}
+
+/// When event `n` of a block happened.
+fn at(columns: &Columns<'_>, parsed: &Parsed, n: usize) -> i64 {
+    columns.first_at().saturating_add_unsigned(parsed.ats[n])
 }

@@ -2,9 +2,13 @@
 //! search passes over the stretches that can't hold what it wants.
 //!
 //! ```text
-//!   derive ── Builder ──▶ Segment ──▶ a row of change_segments or traffic_segments
-//!   archive ── Sought::may_be_in ──▶ read this stretch, or pass over it
+//!   derive ── Builder ──┬▶ Segment ──▶ a row of change_segments or traffic_segments
+//!                       └▶ Traces ───▶ a row of change_traces or traffic_traces
+//!   archive ── Sought::may_be_in, or may_be_traced_in ──▶ read this stretch, or pass over it
 //! ```
+//!
+//! Filters of trace ids are most of what stands there, and whoever asks for a trace needs nothing else: the two are
+//! kept apart, so that a search reads the one or the other.
 //!
 //! "Can be" errs on one side only: a stretch that holds a wanted event is never passed over. Pure; what is here
 //! must not change once written, or old segments would lie: hashes, bits of kinds, the layout of filters.
@@ -41,7 +45,7 @@ pub enum Role {
     Caller = 4,
 }
 
-/// A name in its role, as a number.
+/// A name in its role, as a number. The empty one, which no name is, says that an event had none in this role.
 #[must_use]
 pub fn hash_name(role: Role, name: &str) -> u64 {
     xxh3_64_with_seed(name.as_bytes(), role as u64)
@@ -80,7 +84,7 @@ pub fn bit(kind: Kind) -> u64 {
     1 << place
 }
 
-/// One segment: a row of its class's table.
+/// What else than traces is in a stretch: a row of its class's table.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Segment {
     /// Number of its first event.
@@ -95,13 +99,24 @@ pub struct Segment {
     pub kinds: u64,
     /// Filter over the names in their roles.
     pub names: Vec<u8>,
+    /// CRC-32 over all of the above.
+    pub checksum: u32,
+}
+
+/// The traces in a stretch: a row of its class's table.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Traces {
+    /// Number of its first event.
+    pub first: u64,
+    /// Number of its last event.
+    pub last: u64,
     /// Filter over the trace ids.
     pub trace_ids: Vec<u8>,
     /// CRC-32 over all of the above.
     pub checksum: u32,
 }
 
-/// The same, borrowed from a row that is being read.
+/// A [`Segment`], borrowed from a row that is being read.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Number of its first event.
@@ -116,6 +131,17 @@ pub struct View<'a> {
     pub kinds: u64,
     /// Filter over the names in their roles.
     pub names: &'a [u8],
+    /// CRC-32 over all of the above.
+    pub checksum: u32,
+}
+
+/// [`Traces`], borrowed from a row that is being read.
+#[derive(Clone, Copy, Debug)]
+pub struct TracesView<'a> {
+    /// Number of its first event.
+    pub first: u64,
+    /// Number of its last event.
+    pub last: u64,
     /// Filter over the trace ids.
     pub trace_ids: &'a [u8],
     /// CRC-32 over all of the above.
@@ -133,22 +159,45 @@ impl Segment {
             seen_to: self.seen_to,
             kinds: self.kinds,
             names: &self.names,
-            trace_ids: &self.trace_ids,
             checksum: self.checksum,
         }
     }
 }
 
+impl Traces {
+    /// The traces, borrowed.
+    #[must_use]
+    pub fn view(&self) -> TracesView<'_> {
+        let Self { first, last, ref trace_ids, checksum } = *self;
+        TracesView { first, last, trace_ids, checksum }
+    }
+}
+
+fn checksum(numbers: &[u64], filter: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    for number in numbers {
+        crc.update(&number.to_le_bytes());
+    }
+    crc.update(filter);
+    crc.finalize()
+}
+
 impl View<'_> {
     fn expected_checksum(&self) -> u32 {
-        let mut crc = crc32fast::Hasher::new();
-        for number in [self.first, self.last, self.seen_from, self.seen_to, self.kinds] {
-            crc.update(&number.to_le_bytes());
-        }
-        crc.update(&(self.names.len() as u64).to_le_bytes());
-        crc.update(self.names);
-        crc.update(self.trace_ids);
-        crc.finalize()
+        let Self { first, last, seen_from, seen_to, kinds, names, .. } = *self;
+        checksum(&[first, last, seen_from, seen_to, kinds], names)
+    }
+
+    /// Whether it is what was written. One that is not is as good as none.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.first <= self.last && self.checksum == self.expected_checksum()
+    }
+}
+
+impl TracesView<'_> {
+    fn expected_checksum(&self) -> u32 {
+        checksum(&[self.first, self.last], self.trace_ids)
     }
 
     /// Whether it is what was written. One that is not is as good as none.
@@ -178,51 +227,58 @@ impl Builder {
         Self { first, last: first, seen_from: u64::MAX, seen_to: 0, kinds: 0, names, trace_ids }
     }
 
-    /// An event `number` is in it, which saw `seen`.
-    pub fn event(&mut self, number: u64, seen: u64, kind: Kind) {
-        self.last = self.last.max(number);
-        self.seen_from = self.seen_from.min(seen);
-        self.seen_to = self.seen_to.max(seen);
-        self.kinds |= bit(kind);
-    }
-
     /// Whether an event of this number would follow on what is in it.
     #[must_use]
     pub fn reaches(&self, number: u64) -> bool {
         number <= self.last.saturating_add(1)
     }
 
-    /// A name is in it.
-    pub fn name(&mut self, role: Role, name: &str) {
-        self.names.push(hash_name(role, name));
+    /// Events that saw versions from `from` to `to` are in it, of kinds with these [`bit`]s; `last` is the number of the
+    /// last of them.
+    pub fn events(&mut self, last: u64, (from, to): (u64, u64), kinds: u64) {
+        self.last = self.last.max(last);
+        self.seen_from = self.seen_from.min(from);
+        self.seen_to = self.seen_to.max(to);
+        self.kinds |= kinds;
     }
 
-    /// A trace is in it; all zero is none.
-    pub fn trace(&mut self, trace_id: &[u8]) {
-        let hash = hash_trace(trace_id);
-        // Neighbours are often of one trace.
-        if self.trace_ids.last() != Some(&hash) && trace_id.iter().any(|byte| *byte != 0) {
-            self.trace_ids.push(hash);
+    /// A name is in it; none if an event has none in this role.
+    pub fn name(&mut self, role: Role, name: Option<&str>) {
+        self.names.push(hash_name(role, name.unwrap_or_default()));
+    }
+
+    /// Traces are in it; all zero is none.
+    pub fn traces<'t>(&mut self, trace_ids: impl IntoIterator<Item = &'t [u8]>) {
+        let mut before: &[u8] = &[];
+        for trace_id in trace_ids {
+            // Neighbours are often of one trace.
+            if trace_id != before && trace_id.iter().any(|byte| *byte != 0) {
+                self.trace_ids.push(hash_trace(trace_id));
+                before = trace_id;
+            }
         }
     }
 
-    /// The segment.
+    /// The segment and its traces.
     #[must_use]
-    pub fn finish(mut self) -> Segment {
+    pub fn finish(mut self) -> (Segment, Traces) {
         self.names.sort_unstable();
         self.names.dedup();
+        let (first, last) = (self.first, self.last);
         let mut segment = Segment {
-            first: self.first,
-            last: self.last,
+            first,
+            last,
             seen_from: self.seen_from.min(self.seen_to),
             seen_to: self.seen_to,
             kinds: self.kinds,
             names: filter_of(&self.names),
-            trace_ids: filter_of(&self.trace_ids),
             checksum: 0,
         };
         segment.checksum = segment.view().expected_checksum();
-        segment
+        let trace_ids = filter_of(&self.trace_ids);
+        let mut traces = Traces { first, last, trace_ids, checksum: 0 };
+        traces.checksum = traces.view().expected_checksum();
+        (segment, traces)
     }
 }
 
@@ -288,6 +344,13 @@ impl Sought {
         self
     }
 
+    /// Only events without a name in this role.
+    #[must_use]
+    pub fn without_name(mut self, role: Role) -> Self {
+        self.names.push(hash_name(role, ""));
+        self
+    }
+
     /// Only events of this trace. No filter knows the one that is none.
     #[must_use]
     pub fn of_trace(mut self, trace_id: Option<[u8; 16]>) -> Self {
@@ -308,6 +371,12 @@ impl Sought {
         self.kinds == 0 || self.seen.is_empty()
     }
 
+    /// Whether the traces are to be asked, which say more than the segment can.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.trace.is_some()
+    }
+
     /// Whether an event that is sought can be in the segment.
     #[must_use]
     pub fn may_be_in(&self, segment: &View<'_>) -> bool {
@@ -315,7 +384,12 @@ impl Sought {
             && segment.seen_from <= *self.seen.end()
             && segment.seen_to >= *self.seen.start()
             && self.names.iter().all(|hash| may_hold(segment.names, *hash))
-            && self.trace.is_none_or(|hash| may_hold(segment.trace_ids, hash))
+    }
+
+    /// Whether an event of the trace that is sought can be there.
+    #[must_use]
+    pub fn may_be_traced_in(&self, traces: &TracesView<'_>) -> bool {
+        self.trace.is_none_or(|hash| may_hold(traces.trace_ids, hash))
     }
 }
 
@@ -323,12 +397,13 @@ impl Sought {
 mod tests {
     use super::*;
 
-    fn segment(names: std::ops::Range<u32>) -> Segment {
+    fn segment(names: std::ops::Range<u32>) -> (Segment, Traces) {
         let mut builder = Builder::new(1);
         for n in names {
-            builder.event(u64::from(n), u64::from(n), Kind::Lookup);
-            builder.name(Role::Service, &format!("service-{n}"));
-            builder.trace(&u128::from(n + 1).to_be_bytes());
+            builder.events(n.into(), (n.into(), n.into()), bit(Kind::Lookup));
+            builder.name(Role::Service, Some(&format!("service-{n}")));
+            let trace = u128::from(n + 1).to_be_bytes();
+            builder.traces([&[0; 16][..], &trace, &trace]);
         }
         builder.finish()
     }
@@ -339,25 +414,39 @@ mod tests {
 
     #[test]
     fn nothing_that_is_there_is_passed_over_and_little_else_is_read() {
-        let segment = segment(1..1_001);
-        assert!(segment.view().is_sound());
+        let (segment, traces) = segment(1..1_001);
+        assert!(segment.view().is_sound() && traces.view().is_sound());
+        assert_eq!(traces.trace_ids.len(), 1_250, "each trace once, and none for those without");
         let service = |n: u32| sought().with_name(Role::Service, Some(&format!("service-{n}")));
         let trace = |n: u32| sought().of_trace(Some(u128::from(n + 1).to_be_bytes()));
         assert!((1..1_001).all(|n| service(n).may_be_in(&segment.view())));
-        assert!((1..1_001).all(|n| trace(n).may_be_in(&segment.view())));
-        let false_alarms = |sought: &dyn Fn(u32) -> Sought| {
-            (2_000..22_000).filter(|n| sought(*n).may_be_in(&segment.view())).count()
-        };
+        assert!((1..1_001).all(|n| trace(n).may_be_traced_in(&traces.view())));
         // One in 120 is 167 of 20,000.
-        assert!(false_alarms(&service) < 300, "{}", false_alarms(&service));
-        assert!(false_alarms(&trace) < 300, "{}", false_alarms(&trace));
+        let named = (2_000..22_000).filter(|n| service(*n).may_be_in(&segment.view())).count();
+        let traced = (2_000..22_000).filter(|n| trace(*n).may_be_traced_in(&traces.view())).count();
+        assert!(named < 300 && traced < 300, "{named} and {traced}");
+        assert!(trace(1).is_traced() && !service(1).is_traced());
         let caller = sought().with_name(Role::Caller, Some("service-7"));
         assert!(!caller.may_be_in(&segment.view()), "a name counts in its role only");
     }
 
     #[test]
+    fn that_there_is_no_name_is_known_too() {
+        let mut builder = Builder::new(1);
+        builder.name(Role::Service, Some("orders"));
+        builder.name(Role::Instance, None);
+        let (segment, _) = builder.finish();
+        let segment = Segment { kinds: bit(Kind::Lookup), seen_from: 0, ..segment };
+        let is_in = |sought: Sought| sought.may_be_in(&segment.view());
+        assert!(is_in(sought().without_name(Role::Instance)));
+        assert!(!is_in(sought().without_name(Role::Service)));
+        assert!(!is_in(sought().without_name(Role::Caller)));
+        assert!(is_in(sought().with_name(Role::Caller, Some(""))), "nobody asks for this name");
+    }
+
+    #[test]
     fn kinds_and_versions_decide_too() {
-        let segment = segment(10..21);
+        let (segment, _) = segment(10..21);
         let is_in = |sought: Sought| sought.may_be_in(&segment.view());
         assert!(is_in(sought()) && is_in(sought().of_kinds(&[Kind::Notified, Kind::Lookup])));
         assert!(!is_in(sought().of_kinds(&[Kind::Notified])));
@@ -370,14 +459,17 @@ mod tests {
 
     #[test]
     fn a_harmed_segment_is_noticed() {
-        let good = segment(1..50);
-        let mut harmed = [(); 4].map(|()| good.clone());
-        harmed[0].trace_ids[3] ^= 1;
-        harmed[1].names[0] ^= 128;
-        harmed[2].kinds = 0;
-        harmed[3].last += 1;
-        assert!(good.view().is_sound());
+        let (segment, traces) = segment(1..50);
+        assert!(segment.view().is_sound() && traces.view().is_sound());
+        let mut harmed = [(); 3].map(|()| segment.clone());
+        harmed[0].names[0] ^= 128;
+        harmed[1].kinds = 0;
+        harmed[2].last += 1;
         assert!(harmed.iter().all(|segment| !segment.view().is_sound()));
+        let mut harmed = [(); 2].map(|()| traces.clone());
+        harmed[0].trace_ids[3] ^= 1;
+        harmed[1].last += 1;
+        assert!(harmed.iter().all(|traces| !traces.view().is_sound()));
     }
 
     /// What stands on the disk was made with these: another hash or another layout would pass over it.

@@ -8,6 +8,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::domain::event::{Compacted, HeartbeatRef};
 use crate::domain::{Instance, Millis, Seq, ServiceKey, Timestamp, TraceRef};
@@ -35,6 +36,8 @@ pub enum Removed {
     /// So many rows that were no part of the log any more, or roll-ups that are too old; or it looked for some and
     /// found none yet.
     Rows(usize),
+    /// Nothing yet: a period of traffic was ended, so that it can be derived from, and goes then.
+    Ended,
 }
 
 /// How much of the past is kept.
@@ -44,6 +47,8 @@ pub struct Budgets {
     pub traffic_until: Timestamp,
     /// Traffic beyond so many bytes goes, the oldest first.
     pub traffic_bytes: u64,
+    /// Traffic before this instant is to be derived from, whether or not anything came after it.
+    pub traffic_ended: Timestamp,
     /// Changes up to the newest snapshot of before this instant go.
     pub changes_until: Timestamp,
     /// Roll-ups before this instant go: they are kept as long as changes.
@@ -91,6 +96,10 @@ pub trait Upkeep: Send + Debug {
     /// From now on long work ends early, with [`Failed`], once `stop` is true.
     fn heed(&mut self, stop: Arc<AtomicBool>);
 
+    /// How long the work held the log's write lock at most in one piece, since this was last asked; the wait for it is
+    /// not counted.
+    fn longest_hold(&mut self) -> Duration;
+
     /// Where the log stands.
     ///
     /// # Errors
@@ -117,6 +126,7 @@ pub trait Upkeep: Send + Debug {
     ) -> Result<Written, Failed>;
 
     /// Removes one slice of what is beyond the budgets, only ever what has been derived from; none when all is within.
+    /// What is beyond them and waits for more traffic to be derived from is made ready instead ([`Removed::Ended`]).
     ///
     /// # Errors
     /// [`Failed`].

@@ -11,8 +11,8 @@ use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
 use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey, Timestamp};
 use crate::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
 };
 
 /// Microseconds of a minute, the step of the counts of lookups.
@@ -131,7 +131,7 @@ impl Archive for Cut {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         let Place { at, seq } = self.now();
         let (mut counted, mut cut) = (0, false);
         let watermark = self.whole.lookup_counts(wanted, &mut |count| {
@@ -143,7 +143,8 @@ impl Archive for Cut {
             counted = counted.max(count.last);
             visit(count)
         })?;
-        Ok(if cut { counted } else { watermark })
+        let Counted { through, missing } = watermark;
+        Ok(Counted { through: if cut { counted } else { through }, missing })
     }
 
     /// The runs, if all of them are over; else none, and each heartbeat is to be looked at.

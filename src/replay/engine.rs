@@ -305,7 +305,7 @@ impl Engine {
             Some(moment) => match place(&*self.archive, moment) {
                 // Several changes may share the instant of the end.
                 Ok(Place { at, seq }) => Some(Place { at, seq: seq.min(to.seq) }),
-                Err(history::Error::Unreadable(cause)) => {
+                Err(history::Error::Damaged(cause) | history::Error::Unreadable(cause)) => {
                     return Err(Refused::Unreadable(cause.into()));
                 }
                 Err(history::Error::Gone { .. } | history::Error::Ahead { .. }) => {

@@ -5,18 +5,19 @@
 //! names. With a tracer, `tracing` spans of rare paths are exported too, through the layer that is put on here.
 //! Callers: `main`, once a process; tests, with a writer of their own.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write};
 use std::str::FromStr;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::metrics::Metrics;
 use super::spans::Tracer;
 
 /// The form of log lines.
@@ -94,7 +95,7 @@ pub fn filter(directives: &str) -> Result<EnvFilter, LogError> {
 }
 
 /// Lines that may wait to be written. Standard error is often a pipe, and whoever reads it may be slow: then
-/// lines are lost, and the registry goes on.
+/// lines are lost and counted, and the registry goes on.
 const LINES_MAX: usize = 65_536;
 
 /// Writes the lines that wait when it is dropped.
@@ -103,7 +104,8 @@ const LINES_MAX: usize = 65_536;
 pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
 
 /// Sets up the process' logging on standard error, written by a thread of its own so that no caller waits for
-/// whoever reads it. Once a process, and not in tests. The guard is to be held until the end.
+/// whoever reads it. Once a process, and not in tests. The guard is to be held until the end. `metrics` count the lines
+/// that are lost.
 ///
 /// # Errors
 /// [`LogError::Filter`], and [`LogError::Twice`] for the second call.
@@ -111,16 +113,28 @@ pub fn init_logs(
     format: LogFormat,
     directives: &str,
     tracer: &Tracer,
+    metrics: &Metrics,
 ) -> Result<LogGuard, LogError> {
     let format = match (format, std::io::stderr().is_terminal()) {
         (LogFormat::Auto, true) => LogFormat::Text,
         (LogFormat::Auto, false) => LogFormat::Json,
         (chosen, _) => chosen,
     };
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
-    let (writer, guard) = builder.thread_name("rollcall-logs").finish(std::io::stderr());
+    let (writer, guard) = lossy(std::io::stderr(), LINES_MAX, metrics);
     subscriber(format, filter(directives)?, writer, tracer).try_init().map_err(LogError::Twice)?;
     Ok(LogGuard(guard))
+}
+
+/// A writer that drops what `output` does not take in time, beyond so many lines that wait, and counts it.
+fn lossy(
+    output: impl Write + Send + 'static,
+    lines_max: usize,
+    metrics: &Metrics,
+) -> (NonBlocking, WorkerGuard) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines_max);
+    let (writer, guard) = builder.thread_name("rollcall-logs").finish(output);
+    metrics.count_lines(writer.error_counter());
+    (writer, guard)
 }
 
 /// A subscriber that writes to `writer`; [`LogFormat::Auto`] means JSON here.
@@ -163,10 +177,11 @@ fn exported() -> Targets {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::sync::mpsc::{Receiver, sync_channel};
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::telemetry::metrics::MetricsConfig;
 
     /// A writer that keeps what was written.
     #[derive(Clone, Default)]
@@ -207,6 +222,41 @@ mod tests {
         assert_eq!(lines[0]["trace_id"], "0af7");
         assert_eq!(lines[0]["level"], "INFO");
         assert!(lines[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    /// A reader that takes nothing until it is told to.
+    struct Stuck(Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            // Told, or given up by the test: both let the line through.
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let dropped = || {
+            let page = metrics.page().render();
+            let name = "rollcall_stderr_lines_dropped_total ";
+            let line = page.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(dropped(), 0);
+        let (told, stuck) = sync_channel(1);
+        let (mut writer, guard) = lossy(Stuck(stuck), 4, &metrics);
+        for _ in 0..100 {
+            writer.write_all(b"a line\n").unwrap();
+        }
+        // Four wait, and one may be on its way out.
+        assert!((95..=96).contains(&dropped()), "{}", dropped());
+        drop((told, guard));
     }
 
     #[test]

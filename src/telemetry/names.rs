@@ -177,6 +177,8 @@ metrics! {
         [RESULT], "Requests by whether their caller propagates trace context.";
     SPANS = "rollcall_spans_total", Counter, Count,
         [RESULT], "Spans kept or not, and what became of the kept ones.";
+    STDERR_LINES_DROPPED = "rollcall_stderr_lines_dropped_total", Counter, Count,
+        [], "Log lines lost because whoever reads standard error was too slow.";
     BUILD_INFO = "rollcall_build_info", Gauge, Count,
         [VERSION, REVISION, RUSTC], "Always 1; the labels say what is running.";
     PROCESS_CPU = "process_cpu_seconds_total", Counter, Seconds,

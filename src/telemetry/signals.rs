@@ -46,6 +46,16 @@ pub fn started(version: &str, data: &Path, url: &str, log_id: &dyn Display) {
     info!(version, data = %data.display(), url, log_id = %log_id, "rollcall {version} listens on {url}");
 }
 
+/// Fewer connections than the settings ask for.
+pub fn connections_limited(connections: u32, wanted: u32, needed: u64) {
+    warn!(
+        connections,
+        wanted,
+        "max_connections is {connections} instead of {wanted}, as far as the system lets this process open files: raise its \
+         limit to {needed} (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of a container), or lower the setting"
+    );
+}
+
 /// Replay goes on.
 pub fn replaying(done: u64, total: u64) {
     info!(done, total, "replayed {done} of {total} changes");
@@ -71,6 +81,17 @@ pub fn removal_passed_over(place: &str, cause: &dyn Error) {
     warn!(
         place,
         "{place} is too old to be kept and can't be removed, the file is damaged there: {}",
+        Chain(cause)
+    );
+}
+
+/// Free space could not be given back to the file system, because a page that would have to move is damaged. Said once a
+/// start: the space is used for what comes next.
+pub fn space_not_returned(free_pages: u64, cause: &dyn Error) {
+    warn!(
+        free_pages,
+        "{free_pages} free pages can't be given back to the file system, the file is damaged there: {}; what comes next \
+         fills them; `rollcall verify` names the damage, `rollcall export` and `import` make a whole file",
         Chain(cause)
     );
 }

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::START;
+use super::history::Step;
+use crate::domain::decide::Decision;
 use crate::domain::event::{Class, Kind};
 use crate::domain::registry::Service;
 use crate::domain::traffic::{Detail, Numbered, Traffic};
@@ -12,8 +14,8 @@ use crate::domain::{
     Change, Command, InstanceKey, Registry, Seq, ServiceKey, Timestamp, TraceRef, decide, fold,
 };
 use crate::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Order, Reason, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Order, Reason, Record, Subject, TrafficQuery, Version, Visit,
 };
 use crate::log::codec;
 
@@ -29,14 +31,45 @@ pub(crate) struct Past {
     pub(crate) first_traffic: u64,
     /// The last one that the counts by minute know.
     pub(crate) counted: u64,
+    /// The counts of minutes before this are forgotten.
+    pub(crate) counted_from: Timestamp,
     /// Milliseconds since the beginning.
     pub(crate) elapsed: u64,
+    /// How many changes are forgotten; the state after the last of them is kept.
+    pub(crate) changes_gone: usize,
+    /// The roll-ups of heartbeats.
+    pub(crate) runs: Vec<HeartbeatRun>,
+    /// What is not there of any traffic, beside what was forgotten.
+    pub(crate) lost: Vec<Missing>,
 }
 
 impl Past {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
         Self { first_traffic: 1, ..Self::default() }
+    }
+
+    /// What comes of `steps`, of which some are refused.
+    pub(crate) fn of(steps: &[Step]) -> Self {
+        let (mut past, mut now) = (Self::new(), START);
+        for step in steps {
+            now = Timestamp(now.0 + step.wall);
+            if let Ok(Some(decision)) = decide(&past.registry, &step.command(&past.registry), now) {
+                past.take(decision, now);
+            }
+        }
+        past
+    }
+
+    /// The newest version.
+    pub(crate) fn head(&self) -> Version {
+        self.at(self.changes.len())
+    }
+
+    /// The version after so many changes.
+    pub(crate) fn at(&self, changes: usize) -> Version {
+        let of = |change: &Change| Version { seq: change.seq, at: change.at };
+        changes.checked_sub(1).map_or_else(Version::default, |last| of(&self.changes[last]))
     }
 
     /// The present instant.
@@ -47,11 +80,15 @@ impl Past {
     /// A command that is accepted; the number of its change.
     pub(crate) fn happens(&mut self, command: &Command) -> Seq {
         let decision = decide(&self.registry, command, self.now()).unwrap().unwrap();
+        self.take(decision, self.now());
+        self.registry.head()
+    }
+
+    fn take(&mut self, decision: Decision, now: Timestamp) {
         let trace = trace(1, self.registry.head().0 + 1);
-        let change = decision.into_change(&self.registry, self.now(), None, trace);
+        let change = decision.into_change(&self.registry, now, None, trace);
         drop(fold(&mut self.registry, &change));
         self.changes.push(change);
-        self.registry.head()
     }
 
     /// The state now.
@@ -101,6 +138,10 @@ impl Past {
     pub(crate) fn forget(&mut self, first: u64) {
         self.first_traffic = first;
         self.counted = self.counted.max(first - 1);
+    }
+
+    fn kept_changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes[self.changes_gone..].iter()
     }
 
     fn kept(&self) -> impl Iterator<Item = &Numbered> {
@@ -161,11 +202,13 @@ impl Archive for Past {
     fn extent(&self) -> Result<Extent, Error> {
         let last_traffic = self.traffic.len() as u64;
         Ok(Extent {
-            oldest: Version::default(),
-            newest: Version { seq: self.registry.head(), at: self.registry.at() },
-            first_change: 1,
+            oldest: self.at(self.changes_gone),
+            newest: self.head(),
+            first_change: self.changes_gone as u64 + 1,
             first_traffic: if self.first_traffic > last_traffic { 0 } else { self.first_traffic },
             last_traffic,
+            counted_from: self.counted_from,
+            ..Extent::default()
         })
     }
 
@@ -174,14 +217,13 @@ impl Archive for Past {
             Moment::At(at) => change.at <= at,
             Moment::Version(seq) => change.seq <= seq,
         });
-        let last = reached.last();
-        Ok(last.map_or_else(Version::default, |c| Version { seq: c.seq, at: c.at }))
+        Ok(self.at(reached.count()))
     }
 
     fn events(&self, query: &EventQuery) -> Result<EventPage, Error> {
         let class = query.kind.map(Kind::class);
         let mut events: Vec<Record> = match class {
-            Some(Class::Changes) => self.changes.iter().map(of_change).collect(),
+            Some(Class::Changes) => self.kept_changes().map(of_change).collect(),
             Some(Class::Traffic) => self.kept().map(of_traffic).collect(),
             None => return Err(Error::Unreadable("a kind has to be asked for here".into())),
         };
@@ -211,7 +253,7 @@ impl Archive for Past {
     fn event(&self, id: EventId) -> Result<Option<Record>, Error> {
         Ok(match id {
             EventId::Change(number) => {
-                self.changes.iter().find(|change| change.seq.0 == number).map(of_change)
+                self.kept_changes().find(|change| change.seq.0 == number).map(of_change)
             }
             EventId::Traffic(number) => {
                 self.kept().find(|event| event.number == number).map(of_traffic)
@@ -220,6 +262,9 @@ impl Archive for Past {
     }
 
     fn state(&self, at: Seq) -> Result<Registry, Error> {
+        if at.0 < self.changes_gone as u64 {
+            return Err(Error::Gone { oldest: self.at(self.changes_gone) });
+        }
         let mut registry = Registry::default();
         for change in self.changes.iter().take_while(|change| change.seq <= at) {
             drop(fold(&mut registry, change));
@@ -237,7 +282,7 @@ impl Archive for Past {
         range: RangeInclusive<Seq>,
         visit: &mut dyn FnMut(Change) -> Visit,
     ) -> Result<(), Error> {
-        let wanted = self.changes.iter().filter(|change| range.contains(&change.seq));
+        let wanted = self.kept_changes().filter(|change| range.contains(&change.seq));
         for change in wanted.filter(|change| subject.includes(change.event.key())) {
             if visit(change.clone()).is_break() {
                 break;
@@ -266,19 +311,20 @@ impl Archive for Past {
                 break;
             }
         }
-        Ok(missing.into_iter().collect())
+        Ok(missing.into_iter().chain(self.lost.iter().cloned()).collect())
     }
 
     fn lookup_counts(
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         let mut rows: BTreeMap<_, LookupCount> = BTreeMap::new();
         for Numbered { number, traffic } in &self.traffic {
             let Detail::Lookup { filter, revision, status, .. } = &traffic.detail else { continue };
             let minute = Timestamp(traffic.at.0 - traffic.at.0.rem_euclid(60_000_000));
             if *number > self.counted
+                || minute < self.counted_from
                 || wanted.since.is_some_and(|since| minute < since)
                 || wanted.until.is_some_and(|until| minute > until)
                 || (wanted.service.is_some() && wanted.service != traffic.service)
@@ -317,10 +363,10 @@ impl Archive for Past {
                 break;
             }
         }
-        Ok(self.counted)
+        Ok(Counted { through: self.counted, missing: Vec::new() })
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), Error> {
-        Ok((Vec::new(), 0))
+        Ok((self.runs.clone(), self.counted))
     }
 }

@@ -527,9 +527,9 @@ impl From<history::Error> for Error {
     fn from(error: history::Error) -> Self {
         match error {
             history::Error::Gone { .. } => Self::Gone,
-            history::Error::Ahead { .. } | history::Error::Unreadable(_) => {
-                Self::Unreadable(error.to_string())
-            }
+            history::Error::Ahead { .. }
+            | history::Error::Damaged(_)
+            | history::Error::Unreadable(_) => Self::Unreadable(error.to_string()),
         }
     }
 }

@@ -4,8 +4,9 @@
 //! view; the registrar publishes the view and then looks at the count. A fence between the two steps of each (the
 //! pattern of Dekker) makes sure that at least one of them sees the other.
 //!
-//! The registrar does not wake anybody itself: ten thousand wake-ups take milliseconds. It says what moved, and a task
-//! ([`Hub::run`]) does the waking.
+//! The registrar does not wake everybody itself: ten thousand wake-ups take milliseconds. It says what moved, and a task
+//! ([`Hub::run`]) does the waking. Only the one who has waited longest at a place is woken at once, so that the first word
+//! of a change is on its way before the task has its turn, and before the change is acknowledged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -133,6 +134,8 @@ impl Hub {
         if !place.listed.swap(true, Ordering::AcqRel) {
             self.to_wake.lock().push(Arc::clone(place));
         }
+        // With nobody there just now, the next one to come looks once more for nothing.
+        place.woken.notify_one();
         true
     }
 

@@ -18,8 +18,8 @@ use crate::domain::{
     Change, Command, InstanceKey, Registry, Seq, ServiceKey, TraceRef, decide, fold,
 };
 use crate::history::{
-    self, Archive, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
+    self, Archive, Counted, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
 };
 use crate::lease::Lease;
 use crate::projection::{Projection, Publisher};
@@ -52,6 +52,7 @@ impl Archive for InMemory {
             first_change: kept.first_change.max(1),
             first_traffic: kept.first_traffic.max(1),
             last_traffic: kept.traffic.len() as u64,
+            ..Extent::default()
         })
     }
 
@@ -113,8 +114,8 @@ impl Archive for InMemory {
         &self,
         _: &TrafficQuery,
         _: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, history::Error> {
-        Ok(0)
+    ) -> Result<Counted, history::Error> {
+        Ok(Counted::default())
     }
 
     fn heartbeat_runs(&self, _: &InstanceKey) -> Result<(Vec<HeartbeatRun>, u64), history::Error> {

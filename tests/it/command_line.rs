@@ -42,7 +42,7 @@ pub(crate) fn run(mut command: Command) -> Ended {
 }
 
 /// Runs a command line of words against a server.
-fn ask(server: &Server, line: &str) -> Ended {
+pub(crate) fn ask(server: &Server, line: &str) -> Ended {
     let mut command = rollcall(line.split(' '));
     command.env("ROLLCALL_URL", &server.url);
     run(command)
@@ -388,8 +388,8 @@ async fn from_the_name_of_a_service_to_who_was_handed_its_dead_instance() {
     for (line, code, part) in [
         ("at 2036-01-01T00:00:00Z", 2, "at "),
         ("at soon", 2, "at "),
-        ("why orders nobody", 1, "not registered"),
-        ("history nobody nobody-1", 1, "not known"),
+        ("why orders nobody", 1, "never registered"),
+        ("history nobody nobody-1", 1, "never registered"),
         ("diff --from @5 --to @4", 2, "from"),
         ("impact orders --seq 3", 2, "seq"),
         ("impact orders --seq 999999", 1, "event is not in the log"),

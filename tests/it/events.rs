@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::command_line::ask;
 use crate::harness::{Options, Server, eventually, sql};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -145,7 +146,7 @@ async fn every_filter_pages_through_what_the_view_shows() {
 }
 
 /// Old traffic is damaged while nobody looks; the registry starts, answers, and says what it can't show.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn damaged_old_traffic_is_named_and_the_registry_goes_on() {
     let data = tempfile::TempDir::new().unwrap();
     let options = || Options { data: Some(data.path().to_owned()), ..Options::default() };
@@ -182,5 +183,66 @@ async fn damaged_old_traffic_is_named_and_the_registry_goes_on() {
         "{page}"
     );
     assert_eq!(server.offered("orders").await, ["a"]);
+
+    // The command line says it too, asking the registry or the file: pages of 500 tell it once.
+    let line = "events --kind lookup --limit 1000 --until -0s";
+    for from in [String::new(), format!(" --data {}", data.path().display())] {
+        let people = ask(&server, &format!("{line}{from}"));
+        let told = people.errors.matches("the log is damaged there (t257 to t512)").count();
+        assert_eq!((people.code, told), (0, 1), "{from}: {}", people.errors);
+        let programs = ask(&server, &format!("{line} --output json{from}"));
+        let last = programs.out.lines().last().unwrap();
+        let last: Value = serde_json::from_str(last).unwrap();
+        assert_eq!(last, json!({"complete": false, "missing": page["missing"]}), "{from}");
+    }
+    server.stop().await;
+}
+
+/// A stretch that ends before it begins is refused, whatever its ends are written in, and one that does not holds both ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_until_an_instant() {
+    let server = Server::start().await;
+    for instance in ["a", "b", "c"] {
+        server.register("orders", instance, "15s").await;
+        server.advance(1_000);
+    }
+    // 3, 4, 5 at 0, 1, 2 s; it is 3 s now.
+    let data = format!(" --data {}", server.data.display());
+    for (stretch, expected) in [
+        ("--since @3 --until @4", &["3", "4"][..]),
+        ("--since @4 --until @4", &["4"]),
+        ("--since 2026-11-21T08:00:01Z --until 2026-11-21T08:00:02Z", &["4", "5"]),
+        ("--since @4 --until 2026-11-21T08:00:01Z", &["4"]),
+        ("--since 2026-11-21T08:00:01Z --until @4", &["4"]),
+    ] {
+        for from in ["", &data] {
+            let ended = ask(&server, &format!("events --output json {stretch}{from}"));
+            let ids: Vec<Value> = ended
+                .out
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone())
+                .collect();
+            assert_eq!(ids, expected, "{stretch}{from}: {ended:?}");
+        }
+    }
+    for (since, until) in [
+        ("@4", "@3"),
+        ("2026-11-21T08:00:02Z", "2026-11-21T08:00:01Z"),
+        ("@5", "2026-11-21T08:00:01Z"),
+        ("2026-11-21T08:00:02Z", "@4"),
+    ] {
+        let path = format!("/v1/events?since={since}&until={until}");
+        let (status, problem) = server.call("GET", &path, None).await;
+        let message = problem["errors"][0]["message"].as_str().unwrap_or_default();
+        let [since_told, until_told] = [since, until].map(|end| end.replace('Z', ".000000Z"));
+        let both = format!("since is {since_told}, until is {until_told}; exchange the two");
+        assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("since")));
+        assert!(message.ends_with(&both), "{message}");
+        for from in ["", &data] {
+            let ended = ask(&server, &format!("events --since {since} --until {until}{from}"));
+            assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+            assert!(ended.errors.contains("must not be after"), "{ended:?}");
+        }
+    }
     server.stop().await;
 }

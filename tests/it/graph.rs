@@ -138,7 +138,7 @@ async fn the_graph_is_a_picture_too() {
     let dot = server.send("GET", "/v1/graph?format=dot", &[], None).await;
     assert_eq!(dot.header("content-type"), "text/vnd.graphviz; charset=utf-8");
     assert!(
-        dot.text.contains("  \"web\" -> \"default/orders\" [label=\"1 lookups, "),
+        dot.text.contains("  \"web\" -> \"default/orders\" [label=\"1 lookup, "),
         "{}",
         dot.text
     );

@@ -21,7 +21,7 @@ use rollcall::telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +104,7 @@ impl Server {
                 (Box::new(log), Arc::new(history), Some(upkeep))
             }
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = app::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let metrics_of_parts = Arc::clone(&metrics);
         let parts =
             Parts { listener, clock, log, history, upkeep, tracer, metrics: metrics_of_parts };

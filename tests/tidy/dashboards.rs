@@ -23,6 +23,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     (names::PROCESS_START_TIME, "the time since which the registry is ready is shown"),
     (names::PROCESS_MAX_FDS, "a limit that alerts compare with"),
     (names::PROCESS_THREADS, "constant"),
+    (names::STDERR_LINES_DROPPED, "lines of text; the event log lacks nothing by it"),
     (
         names::DERIVE_LAG,
         "background work, for whoever looks into a slow search; the status shows it too",

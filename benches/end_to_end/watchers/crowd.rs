@@ -66,6 +66,11 @@ impl Crowd {
         first.copied().zip(last.copied()).ok_or_else(|| "nobody waits".into())
     }
 
+    /// Hangs up.
+    pub(super) async fn leave(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
     /// Lets the long polls wait again.
     pub(super) fn again(&self) {
         self.rounds.send_modify(|round| *round += 1);

@@ -27,6 +27,9 @@ pub(crate) const EVENT: &str = "event.txt";
 
 const LIST: &str = "/v1/services/service-00000/instances";
 
+/// How long after a crowd has left memory is looked at.
+const GIVEN_BACK: Duration = Duration::from_secs(12);
+
 /// How the servers are asked.
 #[derive(Debug, Clone, Copy)]
 struct Paths {
@@ -47,7 +50,17 @@ const BARE: Paths = Paths { poll: "/bare/poll", stream: "/bare/stream", change: 
 struct Measured {
     first: Vec<Duration>,
     last: Vec<Duration>,
-    idle_bytes: Option<u64>,
+    resident: Resident,
+}
+
+/// Resident bytes of a server as crowds come and go.
+#[derive(Debug, Default)]
+struct Resident {
+    before: Option<u64>,
+    /// While the first crowd waits, before anything was told.
+    waiting: Option<u64>,
+    /// [`GIVEN_BACK`] after each crowd has left.
+    left: Vec<u64>,
 }
 
 /// Measures both servers in turn and prints the figures.
@@ -56,25 +69,34 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         pin_driver()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let dir = tempfile::tempdir_in(&options.dir)?;
-    let server = Server::rollcall(dir.path(), options)?;
-    fleet::register(server.address, options, 1, options.instances)?;
-    keep_bodies(server.address, dir.path())?;
-    let count = |address: SocketAddr| -> Result<usize, Failure> {
-        let (_, page) = Client::open(address)?.get("/metrics")?;
-        let lines = page.lines().filter(|line| line.starts_with("rollcall_watchers{"));
-        let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
-        Ok(counts.sum())
+    let bodies = tempfile::tempdir_in(&options.dir)?;
+    let registry = |start: &dyn Fn(&Path) -> Result<Server, Failure>| {
+        let dir = tempfile::tempdir_in(&options.dir)?;
+        let server = start(dir.path())?;
+        fleet::register(server.address, options, 1, options.instances)?;
+        keep_bodies(server.address, bodies.path())?;
+        let count = |address: SocketAddr| -> Result<usize, Failure> {
+            let (_, page) = Client::open(address)?.get("/metrics")?;
+            let lines = page.lines().filter(|line| line.starts_with("rollcall_watchers{"));
+            let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok());
+            Ok(counts.sum())
+        };
+        let measured = runtime.block_on(measure(&server, ROLLCALL, options, count))?;
+        server.end()?;
+        Ok::<_, Failure>(measured)
     };
-    let rollcall = runtime.block_on(measure(&server, ROLLCALL, options, count))?;
-    server.end()?;
-    let server = Server::bare(dir.path(), options)?;
+    let mut all = Vec::new();
+    if let Some(binary) = &options.baseline {
+        all.push(("baseline", registry(&|dir| Server::baseline(binary, dir, options))?));
+    }
+    all.push(("rollcall", registry(&|dir| Server::rollcall(dir, options))?));
+    let server = Server::bare(bodies.path(), options)?;
     let count = |address: SocketAddr| -> Result<usize, Failure> {
         Ok(Client::open(address)?.get("/bare/waiting")?.1.trim().parse()?)
     };
-    let bare = runtime.block_on(measure(&server, BARE, options, count))?;
+    all.push(("bare", runtime.block_on(measure(&server, BARE, options, count))?));
     drop(server);
-    show(options, rollcall, bare)
+    show(options, &all)
 }
 
 /// Keeps the bytes that the bare server is to answer.
@@ -96,20 +118,18 @@ async fn measure(
     options: &Options,
     count: impl Fn(SocketAddr) -> Result<usize, Failure>,
 ) -> Result<Measured, Failure> {
-    let before = server.resident_bytes();
+    let mut measured = Measured::default();
+    measured.resident.before = server.resident_bytes();
     let mut writer = Client::open(server.address)?;
     let mut crowd = Crowd::gather(server.address, paths.poll, paths.stream, options).await?;
     let all = options.watchers + options.streams;
-    let mut measured = Measured::default();
     // One round warms up.
     for round in 0..=options.rounds {
         tokio::task::block_in_place(|| {
             await_that("all wait", || Ok(count(server.address)? == all))
         })?;
-        if round == 0
-            && let (Some(before), Some(now)) = (before, server.resident_bytes())
-        {
-            measured.idle_bytes = Some(now.saturating_sub(before) / all as u64);
+        if round == 0 {
+            measured.resident.waiting = server.resident_bytes();
         }
         let body = format!(
             "{{\"address\":\"10.1.0.0\",\"port\":8080,\"version\":\"{}\",\"ttl\":\"24h\",\
@@ -138,6 +158,20 @@ async fn measure(
         }
         crowd.again();
     }
+    for gone in 0..options.crowds {
+        if gone > 0 {
+            crowd = Crowd::gather(server.address, paths.poll, paths.stream, options).await?;
+            tokio::task::block_in_place(|| {
+                await_that("all wait", || Ok(count(server.address)? == all))
+            })?;
+        }
+        crowd.leave().await;
+        tokio::task::block_in_place(|| {
+            await_that("all have left", || Ok(count(server.address)? == 0))
+        })?;
+        tokio::time::sleep(GIVEN_BACK).await;
+        measured.resident.left.extend(server.resident_bytes());
+    }
     Ok(measured)
 }
 
@@ -146,32 +180,53 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn show(options: &Options, rollcall: Measured, bare: Measured) -> Result<(), Failure> {
+fn show(options: &Options, all: &[(&str, Measured)]) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     let Options { watchers, streams, rounds, .. } = options;
     writeln!(
         out,
         "{watchers} long polls and {streams} streams, {rounds} rounds: median (lowest to highest)"
     )?;
-    let mut line = |what: &str, mut times: Vec<Duration>| -> Result<f64, Failure> {
-        times.sort_unstable();
-        let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
-        let median = ms(times.get(times.len() / 2));
-        let (low, high) = (ms(times.first()), ms(times.last()));
-        writeln!(out, "{what:<28} {median:8.2} ms ({low:.2} to {high:.2})")?;
-        Ok(median)
-    };
-    line("rollcall, ack to first byte", rollcall.first)?;
-    let ours = line("rollcall, ack to last", rollcall.last)?;
-    line("bare, ack to first byte", bare.first)?;
-    let theirs = line("bare, ack to last", bare.last)?;
-    writeln!(out, "last, rollcall over bare     {:8.2}", ours / theirs)?;
-    for (name, measured) in [("rollcall", rollcall.idle_bytes), ("bare", bare.idle_bytes)] {
-        if let Some(bytes) = measured {
-            #[expect(clippy::cast_precision_loss, reason = "some kilobytes")]
-            let kib = bytes as f64 / 1024.0;
-            writeln!(out, "{name}, resident per idle watcher {kib:5.1} KiB")?;
-        }
+    let theirs = all.last().map_or(f64::NAN, |(_, bare)| spread(&bare.last).0);
+    for (name, measured) in all {
+        let (_, first) = spread(&measured.first);
+        let (ours, last) = spread(&measured.last);
+        writeln!(out, "{name}, acknowledgement to first byte {first}")?;
+        writeln!(
+            out,
+            "{name}, acknowledgement to last byte  {last}, {:.2} of bare",
+            ours / theirs
+        )?;
+        let Resident { before, waiting, left } = &measured.resident;
+        let (Some(before), Some(waiting)) = (*before, *waiting) else { continue };
+        let kib =
+            as_f64(waiting.saturating_sub(before)) / as_f64((watchers + streams) as u64) / 1024.0;
+        writeln!(out, "{name}, resident per idle watcher     {kib:.1} KiB")?;
+        let megabytes = |bytes: u64| format!("{:.1}", as_f64(bytes) / 1e6);
+        let left: Vec<String> = left.iter().copied().map(megabytes).collect();
+        writeln!(
+            out,
+            "{name}, resident MB: {} before, {} while all wait; {} s after each crowd has left: {}",
+            megabytes(before),
+            megabytes(waiting),
+            GIVEN_BACK.as_secs(),
+            left.join(", "),
+        )?;
     }
     Ok(())
+}
+
+/// The median in milliseconds; and as a text, with the lowest and the highest.
+fn spread(times: &[Duration]) -> (f64, String) {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
+    let median = ms(times.get(times.len() / 2));
+    let (low, high) = (ms(times.first()), ms(times.last()));
+    (median, format!("{median:.2} ms ({low:.2} to {high:.2})"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::output::{self, Output};
-use super::{Error, Exit, Interrupt, Registry};
+use super::{Error, Exit, Interrupt, Registry, past};
 use crate::client::{self, Client, Event, EventPage};
 use crate::domain::Timestamp;
 use crate::rfc3339;
@@ -30,12 +30,14 @@ const PAGE: usize = 500;
 /// Arguments of the command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Shows the newest events, the oldest of them first; json is one object a line.
+Shows the newest events, the oldest of them first; json is one object a line. What the log misses of them is told at the
+end: to people on standard error, in json as a last line without an id: {\"complete\":false,\"missing\":[...]}.
 
 Examples:
   rollcall events
   rollcall events --follow --kind expired
   rollcall events --service orders --limit 1000 --output json
+  rollcall events --since -10m --until -5m --kind status_changed
   rollcall events --trace-id 0af7651916cd43dd8448eb211c80319c
   rollcall events --data ./rollcall-data --follow
 
@@ -65,6 +67,9 @@ pub(super) struct Args {
     /// Only events since this instant: RFC 3339, an age (-5m) or a version (@1234)
     #[arg(long, allow_hyphen_values = true)]
     since: Option<String>,
+    /// Only events until this instant, in the same forms
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "follow")]
+    until: Option<String>,
     #[command(flatten)]
     registry: Registry,
 }
@@ -99,6 +104,7 @@ fn query(args: &Args, window: &Window<'_>) -> Vec<(&'static str, String)> {
         ("kind", args.kind.as_deref()),
         ("trace_id", args.trace_id.as_deref()),
         ("since", window.since),
+        ("until", args.until.as_deref()),
         ("cursor", window.cursor),
         ("order", Some("desc")),
     ];
@@ -116,10 +122,12 @@ pub(super) async fn run(
         Some(data) => Pages::Log(stored::Stored::open(data, &args)?),
         None => Pages::Server(args.registry.client()?),
     };
-    let newest = newest(&pages, &args, args.limit, args.since.as_deref()).await?;
+    let Newest { events: newest, missing } =
+        newest(&pages, &args, args.limit, args.since.as_deref()).await?;
     for event in newest.iter().rev() {
         show(out, args.registry.output, event)?;
     }
+    tell_missing(args.registry.output, &missing, out, errors)?;
     out.flush()?;
     if !args.follow {
         return Ok(if newest.is_empty() { Exit::No } else { Exit::Done });
@@ -132,26 +140,53 @@ pub(super) async fn run(
     }
 }
 
-/// The newest events since an instant, at most so many, the newest first.
+/// Says what the log misses of what was asked for.
+fn tell_missing(
+    form: Output,
+    missing: &[Value],
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> io::Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let told = serde_json::json!({"complete": false, "missing": missing});
+    match form {
+        Output::Json => output::json_line(out, &told),
+        Output::Table => past::tell_missing(errors, &told),
+    }
+}
+
+/// Events, the newest first, and what is missing among them.
+#[derive(Default)]
+struct Newest {
+    events: Vec<Event>,
+    missing: Vec<Value>,
+}
+
+/// The newest events since an instant, at most so many.
 async fn newest(
     pages: &Pages,
     args: &Args,
     limit: usize,
     since: Option<&str>,
-) -> Result<Vec<Event>, Error> {
-    let mut events = Vec::new();
+) -> Result<Newest, Error> {
+    let mut found = Newest::default();
     let mut cursor: Option<String> = None;
-    while events.len() < limit {
-        let limit = PAGE.min(limit - events.len());
+    while found.events.len() < limit {
+        let limit = PAGE.min(limit - found.events.len());
         let mut page =
             pages.page(args, &Window { limit, cursor: cursor.as_deref(), since }).await?;
-        events.append(&mut page.events);
+        found.events.append(&mut page.events);
+        // Each page tells the gaps that it touches.
+        page.missing.retain(|gap| !found.missing.contains(gap));
+        found.missing.append(&mut page.missing);
         cursor = page.next;
         if cursor.is_none() {
             break;
         }
     }
-    Ok(events)
+    Ok(found)
 }
 
 /// Shows what comes after `shown` (the newest first), for ever.
@@ -208,7 +243,7 @@ async fn patiently(
                 }
                 tokio::time::sleep(RECONNECT).await;
             }
-            found => return found,
+            found => return found.map(|found| found.events),
         }
     }
 }

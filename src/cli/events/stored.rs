@@ -5,13 +5,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::{Args, Window};
 use crate::cli::Error;
-use crate::client::{Event, EventPage};
+use crate::client::EventPage;
 use crate::clock::{Clock as _, SystemClock};
 use crate::domain::event::Kind;
 use crate::domain::{InstanceId, Namespace, ServiceName};
-use crate::history::{Archive as _, EventQuery, Moment, Order, Position, Record};
+use crate::history::{self, Archive as _, EventQuery, Moment, Order, Position};
 use crate::log::sqlite::{SqliteArchive, database_of};
 use crate::telemetry::propagation::TraceId;
 
@@ -46,6 +49,9 @@ impl Stored {
         };
         let clock =
             SystemClock::start().map_err(|error| Error::failed("start the clock", error))?;
+        let moment = |text: &str| Moment::parse(text, clock.wall()).ok_or(Moment::FORMS);
+        let filters =
+            EventQuery { until: filter("--until", args.until.as_ref(), moment)?, ..filters };
         Ok(Self { history, filters, clock })
     }
 
@@ -58,18 +64,42 @@ impl Stored {
             let (change, traffic) = cursor.split_once(',')?;
             Some(Position { change: change.parse().ok()?, traffic: traffic.parse().ok()? })
         });
-        let moment = |text: &str| {
-            Moment::parse(text, self.clock.wall())
-                .ok_or("must be RFC 3339, an age such as -5m, or a version such as @1234")
-        };
+        let moment = |text: &str| Moment::parse(text, self.clock.wall()).ok_or(Moment::FORMS);
         let since = filter("--since", window.since.map(str::to_owned).as_ref(), moment)?;
+        if let (Some(since), Some(until)) = (since, self.filters.until)
+            && self.is_after(since, until)?
+        {
+            return Err(Error::Usage(format!(
+                "--since must not be after --until: it is {since}, --until is {until}"
+            )));
+        }
         let query = EventQuery { limit: window.limit, cursor, since, ..self.filters.clone() };
         let page =
             self.history.events(&query).map_err(|error| Error::failed("read the log", error))?;
         Ok(EventPage {
-            events: page.events.iter().map(event).collect::<Result<_, _>>()?,
+            events: page.events.iter().map(json).collect::<Result<_, _>>()?,
+            missing: page.missing.iter().map(json).collect::<Result<_, _>>()?,
             next: page.next.map(|Position { change, traffic }| format!("{change},{traffic}")),
         })
+    }
+}
+
+impl Stored {
+    /// Whether the first of two moments is the later one. What is older than what is kept is after nothing.
+    fn is_after(&self, one: Moment, other: Moment) -> Result<bool, Error> {
+        match (one, other) {
+            (Moment::At(one), Moment::At(other)) => Ok(one > other),
+            (Moment::Version(one), Moment::Version(other)) => Ok(one > other),
+            _ => {
+                let [one, other] = [one, other].map(|moment| self.history.version(moment));
+                match (one, other) {
+                    (Ok(one), Ok(other)) => Ok(one.seq > other.seq),
+                    (Err(history::Error::Gone { .. }), _)
+                    | (_, Err(history::Error::Gone { .. })) => Ok(false),
+                    (Err(error), _) | (_, Err(error)) => Err(Error::failed("read the log", error)),
+                }
+            }
+        }
     }
 }
 
@@ -83,8 +113,8 @@ fn filter<T, E: std::fmt::Display>(
     given.map(|text| read(text).map_err(refused)).transpose()
 }
 
-/// The event as a client of the server would have read it.
-fn event(record: &Record) -> Result<Event, Error> {
-    let read = serde_json::to_value(record).and_then(serde_json::from_value);
-    read.map_err(|error| Error::failed("read an event of the log", error))
+/// As a client of the server would have read it.
+fn json<T: DeserializeOwned>(shown: &impl Serialize) -> Result<T, Error> {
+    let read = serde_json::to_value(shown).and_then(serde_json::from_value);
+    read.map_err(|error| Error::failed("read what the log holds", error))
 }

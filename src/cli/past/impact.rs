@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::departures::{Departures, instance_of_change};
-use super::{count, items, number, parameters, tell_missing, text};
+use super::{items, number, parameters, tell_missing, text};
 use crate::cli::output::{self, Output};
 use crate::cli::{Error, Exit, Registry};
+use crate::history::spoken::counted;
 
 /// Traces of one caller that are shown; all of them are in the JSON.
 const TRACES_SHOWN: usize = 5;
@@ -101,8 +102,8 @@ pub(super) fn show_impact(out: &mut dyn Write, impact: &Value) -> io::Result<()>
         callers => writeln!(
             out,
             "\nhanded out {} in between, to {}:\n",
-            count(lookups, "time", "times"),
-            count(callers, "caller", "callers")
+            counted(lookups, "time", "times"),
+            counted(callers, "caller", "callers")
         )?,
     }
     show_callers(out, callers)?;

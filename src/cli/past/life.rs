@@ -9,6 +9,7 @@ use super::{event_line, items, number, parameters, tell_missing, text};
 use crate::cli::output::{self, Output};
 use crate::cli::{Error, Exit, Registry};
 use crate::domain::Millis;
+use crate::history::spoken::counted;
 
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
@@ -107,7 +108,11 @@ pub(super) fn show_history(
             .iter()
             .map(|gap| {
                 let width = Millis::from_millis(number(gap, "/gap_ms"));
-                format!("{width} until {}", text(gap, "/at"))
+                let ended = match text(gap, "/ended_by").as_str() {
+                    "" => String::new(),
+                    kind => format!(", when it {kind}"),
+                };
+                format!("{width} until {}{ended}", text(gap, "/at"))
             })
             .collect();
         if !gaps.is_empty() {
@@ -119,7 +124,9 @@ pub(super) fn show_history(
     if lives + transitions > 0 {
         writeln!(
             out,
-            "\n{lives} older lives and {transitions} older changes are left out: --limit shows more"
+            "\nleft out: {} and {}; --limit shows more",
+            counted(lives, "older life", "older lives"),
+            counted(transitions, "older change", "older changes"),
         )?;
     }
     if let Some(since) = history.get("gaps_exact_since").and_then(Value::as_str) {

@@ -55,11 +55,6 @@ fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Words after a number, in the plural where they have to be.
-fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
-
 /// One event as one line, in the form of `rollcall events`; the JSON itself if it is none.
 fn event_line(event: &Value) -> String {
     match serde_json::from_value::<Event>(event.clone()) {
@@ -69,7 +64,7 @@ fn event_line(event: &Value) -> String {
 }
 
 /// Says what an answer could not take into account, if anything.
-fn tell_missing(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
+pub(super) fn tell_missing(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     let missing = items(answer, "/missing");
     if missing.is_empty() && answer.get("complete") != Some(&Value::Bool(false)) {
         return Ok(());

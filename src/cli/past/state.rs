@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{count, items, parameters, text, whom};
+use super::{items, number, parameters, text, whom};
 use crate::cli::output::{self, Output};
 use crate::cli::{Error, Exit, Registry};
 use crate::client::{Client, authority};
+use crate::history::spoken::counted;
 
 /// Arguments of `at`.
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,9 @@ pub(in crate::cli) struct DiffArgs {
     /// Only this service
     #[arg(long)]
     service: Option<String>,
+    /// Most entries of each list: that came, that left, that changed
+    #[arg(long)]
+    limit: Option<u64>,
     #[command(flatten)]
     registry: Registry,
 }
@@ -147,7 +151,12 @@ fn address(instance: &Value) -> String {
 
 /// Runs `diff`.
 pub(in crate::cli) async fn diff(args: DiffArgs, out: &mut dyn Write) -> Result<Exit, Error> {
-    let query = parameters([("from", Some(args.from)), ("to", args.to), ("service", args.service)]);
+    let query = parameters([
+        ("from", Some(args.from)),
+        ("to", args.to),
+        ("service", args.service),
+        ("limit", args.limit.map(|limit| limit.to_string())),
+    ]);
     let diff = args.registry.client()?.diff(&query).await?.body;
     match args.registry.output {
         Output::Json => output::json(out, &diff)?,
@@ -189,8 +198,16 @@ pub(super) fn show_diff(out: &mut dyn Write, diff: &Value) -> io::Result<()> {
     }
     let passed = diff.get("passed").and_then(Value::as_u64).unwrap_or(0);
     if passed > 0 {
-        let came_and_left = count(passed, "instance came and left", "instances came and left");
+        let came_and_left = counted(passed, "instance came and left", "instances came and left");
         writeln!(out, "\n{came_and_left} between the two")?;
+    }
+    let more = ["came", "left", "changed"].map(|list| {
+        let more = number(diff, &format!("/left_out/{list}"));
+        (more > 0).then(|| format!("{more} more that {list}"))
+    });
+    let more: Vec<String> = more.into_iter().flatten().collect();
+    if !more.is_empty() {
+        writeln!(out, "\nleft out: {}; --limit or --service shows them", more.join(", "))?;
     }
     super::tell_missing(out, diff)
 }

@@ -36,7 +36,7 @@ fn a_difference_reads_like_one() {
         "left": [{"instance": {"namespace": "eu", "service": "web", "instance": "web-1"}, "event": expired()}],
         "changed": [{"service": "orders", "instance": "orders-1", "fields": {"weight": [100, 50], "zone": [null, "b"]},
             "events": ["42", "44"]}],
-        "passed": 1, "novelty": {},
+        "passed": 1, "truncated": true, "left_out": {"came": 3, "left": 0, "changed": 1}, "novelty": {},
     });
     let text = shown(|out| show_diff(out, &diff));
     let rows = rows(&text);
@@ -47,7 +47,9 @@ fn a_difference_reads_like_one() {
         rows[6],
         ["~", "orders/orders-1", "weight", "100", "->", "50,", "zone", "->", "b", "42", "44"]
     );
-    assert!(text.ends_with("1 instance came and left between the two\n"), "{text}");
+    assert!(text.contains("1 instance came and left between the two\n"), "{text}");
+    let more = "left out: 3 more that came, 1 more that changed; --limit or --service shows them\n";
+    assert!(text.ends_with(more), "{text}");
     // As the contract's first form has it: the instance itself stands in the list.
     let plain = json!({"came": [instance]});
     assert!(shown(|out| show_diff(out, &plain)).contains("orders/orders-3"));
@@ -85,19 +87,19 @@ fn lives_are_told_with_their_gaps_and_what_is_not_known() {
     let history = json!({
         "lives": [
             {"incarnation": 3, "from": "A", "until": "B", "ended_by": expired(), "transitions": [expired()],
-                "widest_gaps": [{"at": "C", "gap_ms": 15_021}]},
+                "widest_gaps": [{"at": "B", "gap_ms": 15_021, "ended_by": "expired"}, {"at": "C", "gap_ms": 7_000}]},
             {"incarnation": 60, "from": "D", "until": null, "ended_by": null, "transitions": [], "widest_gaps": []},
         ],
-        "left_out": {"lives": 2, "transitions": 5}, "flap_score": 0.253, "complete": false,
+        "left_out": {"lives": 2, "transitions": 1}, "flap_score": 0.253, "complete": false,
         "missing": [{"from": "E", "until": "F", "reason": "retention", "events": "t1 to t256"}],
     });
     let text = shown(|out| show_history(out, "orders", "orders-2", &history));
     for part in [
         "orders/orders-2, flap score 0.25",
         "incarnation 3: A to B, expired\n  2026-11-21T08:00:15.021000Z",
-        "  widest gaps: 15.021s until C",
+        "  widest gaps: 15.021s until B, when it expired; 7s until C",
         "incarnation 60: D to now, it lives",
-        "2 older lives and 5 older changes are left out",
+        "left out: 2 older lives and 1 older change; --limit shows more",
         "  E to F: retention took what is older than the budget (t1 to t256)",
     ] {
         assert!(text.contains(part), "{part}: {text}");

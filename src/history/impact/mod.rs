@@ -16,6 +16,8 @@
 //!   departure: it was on its way then.
 //! - 200 counts as a lookup, 304 as a confirmation: the caller kept what it had. A read of the instance itself counts; so
 //!   does Prometheus' discovery, where the version that it saw takes the place of the revision.
+//! - What was on its way across the departure is in the log soon behind it. Further on, only those who held it and were
+//!   not told yet are followed, each by name: see `walk.rs`.
 //! - **A caller held it until** the first answer of a revision that knows of the departure: to a lookup of the service,
 //!   to a read of the instance, or through one of the caller's streams.
 //! - **Streams** hold what they were told, see `streams.rs`. A long poll that waited across the departure held the
@@ -33,6 +35,7 @@ mod tally;
 mod target;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -41,7 +44,6 @@ use super::archive::{Archive, Error, Extent, LookupCount, Missing, TrafficQuery}
 use super::record::{EventId, Record};
 use super::stretch;
 use crate::domain::event::Kind;
-use crate::domain::traffic::{Detail, Numbered};
 use crate::domain::{Change, Instance, InstanceKey, Seq, Timestamp, TraceRef};
 use answers::{Answers, Asked};
 pub use streams::{LongPoll, Stream};
@@ -53,9 +55,6 @@ pub use target::{Refusal, SignOfLife, Target};
 /// request takes its look at the state before it takes its place in the log. So many events during one request would
 /// take a request of most of a second at 100,000 events a second.
 const DISORDER: u64 = 65_536;
-
-/// Events between two looks at whether a stream still waits to be told.
-const LOOK_EVERY: u64 = 256;
 
 /// The traffic that can tell who holds what.
 const TELLING: &[Kind] = &[Kind::Lookup, Kind::WatchOpened, Kind::WatchClosed, Kind::Notified];
@@ -247,7 +246,7 @@ impl<'a> Search<'a> {
     fn number_before(&self, seq: Seq) -> Result<u64, Error> {
         // An event that can't be read counts as later: that only begins the search earlier.
         let is_earlier = |number: u64| -> Result<bool, Error> {
-            let event = self.archive.event(EventId::Traffic(number))?;
+            let event = self.archive.event_if_readable(EventId::Traffic(number))?;
             Ok(event.is_some_and(|event| event.seq < seq))
         };
         let (first, last) = (self.kept(), self.extent.last_traffic);
@@ -311,7 +310,7 @@ impl<'a> Search<'a> {
         let (after, departure) = (self.after, self.change.seq);
         let mut failed = None;
         wanted.namespace = Some(self.key.service.namespace.clone());
-        self.archive.lookup_counts(&wanted, &mut |row| {
+        let counted = self.archive.lookup_counts(&wanted, &mut |row| {
             let own = row.instance.as_deref().map(|own| own == instance.as_str());
             let Some(asked) = Asked::of(own, &row.filter) else {
                 return ControlFlow::Continue(());
@@ -338,105 +337,7 @@ impl<'a> Search<'a> {
             }
             ControlFlow::Continue(())
         })?;
+        self.missing.extend(counted.missing);
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Reads the events from `from` on, until everybody who held the instance was told.
-    fn walk(&mut self, from: u64) -> Result<(), Error> {
-        for mut wanted in self.wanted(TELLING) {
-            wanted.from = Some(from);
-            let Self { answers, tally, streams, key, after, change, .. } = self;
-            tally.note_strangers(true);
-            let (after, late, settled) = (*after, None, 0);
-            let mut step = Step { answers, tally, streams, key, after, change, late, settled };
-            let mut failed = None;
-            let missing = self.archive.traffic(&wanted, &mut |event| match step.take(&event) {
-                Ok(true) => ControlFlow::Break(()),
-                Ok(false) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            self.missing.extend(stretch::of_the_file(missing));
-        }
-        Ok(())
-    }
-}
-
-/// The borrowed parts that one walk over the traffic needs.
-struct Step<'s, 'a> {
-    answers: &'s mut Answers<'a>,
-    tally: &'s mut Tally,
-    streams: &'s mut Streams,
-    key: &'s InstanceKey,
-    after: After,
-    change: &'s Change,
-    /// The number behind which nobody can come any more who saw the time before the departure.
-    late: Option<u64>,
-    /// Events since then.
-    settled: u64,
-}
-
-impl Step<'_, '_> {
-    /// Takes one event; whether nothing more is to be learned from those that follow.
-    fn take(&mut self, event: &Numbered) -> Result<bool, Error> {
-        let Numbered { number, traffic } = event;
-        if traffic.seen >= self.change.seq && self.late.is_none() {
-            self.late = Some(number.saturating_add(DISORDER));
-        }
-        match &traffic.detail {
-            Detail::Lookup { .. } => self.lookup(event)?,
-            Detail::WatchOpened { .. } | Detail::WatchClosed { .. } | Detail::Notified { .. } => {
-                if let Some(at) = self.streams.see(event) {
-                    self.tally.told(&traffic.caller, *number, at);
-                }
-            }
-            Detail::Heartbeat { .. } => {}
-        }
-        if self.late.is_none_or(|late| *number <= late) {
-            return Ok(false);
-        }
-        self.tally.note_strangers(false);
-        self.settled += 1;
-        // Counting who still waits takes a look at every stream.
-        Ok(self.tally.untold() == 0
-            && self.settled % LOOK_EVERY == 1
-            && self.streams.waiting(traffic.seen) == 0)
-    }
-
-    fn lookup(&mut self, event: &Numbered) -> Result<(), Error> {
-        let Numbered { number, traffic } = event;
-        let Detail::Lookup { filter, revision, status, held, .. } = &traffic.detail else {
-            return Ok(());
-        };
-        let own = traffic.instance.as_ref().map(|own| *own == self.key.instance);
-        let Some(asked) = Asked::of(own, filter) else { return Ok(()) };
-        let foreign = traffic.namespace.as_ref().is_some_and(|n| *n != self.key.service.namespace);
-        // A list of services or namespaces hands out no instance.
-        if foreign || (traffic.service.is_none() && asked != Asked::Discovery) {
-            return Ok(());
-        }
-        let revision = if asked == Asked::Discovery { traffic.seen } else { *revision };
-        self.tally.seen_raw(event);
-        if revision >= self.change.seq {
-            self.tally.told(&traffic.caller, *number, traffic.at);
-            if let Some(held) = *held
-                && self.answers.covers(held)
-                && self.answers.held(held, asked, filter)?
-            {
-                self.streams.polled(event, held);
-            }
-        } else if matches!(status, 200 | 304)
-            && self.after.includes(*number, traffic.seen)
-            && self.answers.held(revision, asked, filter)?
-        {
-            let (number, at, trace, status) = (*number, traffic.at, traffic.trace, *status);
-            self.tally.handed(&traffic.caller, Handed { number, at, trace, revision, status });
-        }
-        Ok(())
     }
 }

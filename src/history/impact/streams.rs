@@ -83,6 +83,8 @@ struct Followed {
     since: Option<Seq>,
     /// Whether it knows of the life that ended.
     knows: bool,
+    /// Whether it is of one service, so that its events are found under that name.
+    named: bool,
     filter: Covering,
 }
 
@@ -226,7 +228,9 @@ impl Streams {
                     filter: filter.into(),
                     trace: traffic.trace,
                 };
-                Some(entry.insert(Followed { stream, since: None, knows: false, filter: covering }))
+                let named = traffic.service.is_some();
+                let (since, knows, filter) = (None, false, covering);
+                Some(entry.insert(Followed { stream, since, knows, named, filter }))
             }
         }
     }
@@ -238,18 +242,20 @@ impl Streams {
         self.polls.push(LongPoll { caller, revision: held, told_at: *at, trace });
     }
 
-    /// How many streams may still be told, in the run of the registry that an event which saw `seen` is of.
-    pub(super) fn waiting(&self, seen: Seq) -> usize {
-        let waits = |followed: &&Followed| {
+    /// Whose streams may still be told, in the run of the registry that an event which saw `seen` is of: those of one
+    /// service if `named`, else those of many.
+    pub(super) fn waiting(&self, seen: Seq, named: bool) -> impl Iterator<Item = &Arc<str>> {
+        let waits = move |followed: &&Followed| {
             let Followed { stream, knows, filter, .. } = followed;
             *knows
+                && followed.named == named
                 && filter.departure
                 && stream.told_at.is_none()
                 && stream.closed.is_none()
                 && !followed.is_late(self.departure)
                 && followed.lost(&self.restarts).is_none_or(|(start, _)| seen < start)
         };
-        self.followed.values().filter(waits).count()
+        self.followed.values().filter(waits).map(|followed| &followed.stream.caller)
     }
 
     /// Those that held the instance, in the order in which they began.

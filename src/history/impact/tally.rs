@@ -71,6 +71,17 @@ impl Tally {
         self.untold
     }
 
+    /// Those.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<str>> {
+        let waits = |caller: &&Arc<str>| ***caller != *OTHERS && !self.told.contains_key(*caller);
+        self.callers.keys().filter(waits)
+    }
+
+    /// The number of the event by which a caller was told, as far as is known.
+    pub(super) fn told_at(&self, caller: &str) -> Option<u64> {
+        self.told.get(caller).map(|(number, _)| *number)
+    }
+
     /// When the last of those who were told was.
     pub(super) fn told_by(&self) -> Timestamp {
         let held = self.told.iter().filter(|(caller, _)| self.callers.contains_key(*caller));

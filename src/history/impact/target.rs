@@ -167,7 +167,8 @@ pub(super) fn last_sign_of_life(
     };
     let heartbeat = match named {
         Some(heartbeat) => {
-            let seen = archive.event(EventId::Traffic(heartbeat.id))?.map(|event| event.seq);
+            let seen =
+                archive.event_if_readable(EventId::Traffic(heartbeat.id))?.map(|event| event.seq);
             let id = EventId::Traffic(heartbeat.id);
             let (at, trace) = (heartbeat.at, heartbeat.trace);
             // Where the event itself has gone, only its time can say whether the registration came later.

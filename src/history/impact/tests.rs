@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::*;
 use crate::domain::command::{Command, Register};
 use crate::domain::event::{Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
-use crate::domain::traffic::CloseReason;
+use crate::domain::traffic::{CloseReason, Detail};
 use crate::domain::{InstanceKey, Millis};
 use crate::history::archive::Reason;
 use crate::testing::archive::{Past, trace};
@@ -380,4 +380,68 @@ fn a_window_that_begins_with_a_registration_is_found_in_a_long_log() {
     // Not from the beginning, and early enough for whatever came in another order.
     assert!((2..=80_001 - DISORDER).contains(&from), "t{from}");
     assert_eq!(callers(&newest(&past)), [("web", 1, 0)]);
+}
+
+/// Behind the time in which everything that crossed the departure came in, only those are followed who wait.
+#[test]
+fn who_comes_back_late_is_followed_by_name() {
+    for crowd in [0, 20] {
+        let mut past = Past::new();
+        let born = registers(&mut past, &one());
+        let orders = one().service;
+        tells(&mut past, 1, false, opened("", born));
+        tells(&mut past, 2, true, opened("service=orders", born));
+        let heartbeat = past.beats(&one());
+        for caller in ["web", "late", "later", "stream-2", "never"] {
+            past.looks_up(caller, &orders, 200);
+        }
+        for number in 0..crowd {
+            past.looks_up(&format!("crowd-{number}"), &orders, 200);
+        }
+        past.elapsed = 15_000;
+        let gone = expires(&mut past, &one(), Some(heartbeat));
+        for _ in 0..=DISORDER + 1 {
+            past.looks_up("web", &orders, 200);
+        }
+        tells(&mut past, 9, false, opened("", gone));
+        for _ in 0..=DISORDER + 1 {
+            discovers(&mut past, "discovery", gone);
+        }
+        past.elapsed = 20_000;
+        discovers(&mut past, "later", gone);
+        past.elapsed = 21_000;
+        past.looks_up("later", &orders, 200);
+        past.looks_up("late", &orders, 200);
+        past.elapsed = 22_000;
+        tells(&mut past, 1, false, notified("", gone));
+        tells(&mut past, 2, true, notified("service=orders", gone));
+        past.elapsed = 23_000;
+        past.looks_up("late", &orders, 200);
+        let impact = newest(&past);
+        let told =
+            |at: Option<Timestamp>| at.map(|at| (at.0 - crate::testing::START.0) / 1_000_000);
+        let callers: Vec<_> =
+            impact.callers.iter().map(|c| (&*c.caller, told(c.held_until))).collect();
+        assert_eq!(callers.len(), 5 + crowd);
+        let callers: Vec<_> =
+            callers.into_iter().filter(|(caller, _)| !caller.starts_with("crowd")).collect();
+        let expected = [
+            ("late", Some(21)),
+            ("later", Some(20)),
+            ("never", None),
+            ("stream-2", Some(22)),
+            ("web", Some(15)),
+        ];
+        assert_eq!(callers, expected);
+        let streams: Vec<_> =
+            impact.streams.iter().map(|s| (&*s.caller, told(s.told_at))).collect();
+        assert_eq!(streams, [("stream-1", Some(22)), ("stream-2", Some(22))]);
+    }
+}
+
+/// A round of Prometheus' discovery.
+fn discovers(past: &mut Past, caller: &str, saw: Seq) {
+    let (filter, held) = (crate::domain::selection::SD_PROMETHEUS.into(), None);
+    let detail = Detail::Lookup { filter, revision: saw, returned: 1, status: 200, held };
+    past.traffic(caller, None, None, detail);
 }

@@ -68,7 +68,7 @@ pub(super) fn schemas(present: &Value) -> Value {
         })),
         "Missing": object(&["from", "until", "reason"], json!({
             "from": instant, "until": instant, "events": text,
-            "reason": word(&["retention", "log_gap", "crash", "damaged"]),
+            "reason": word(&["retention", "not_imported", "log_gap", "crash", "damaged"]),
         })),
         "Diff": full(json!({
             "from": version, "to": version,
@@ -87,6 +87,8 @@ pub(super) fn schemas(present: &Value) -> Value {
                 "type": "integer", "minimum": 0,
                 "description": "Instances that were changed in between and are again as they were.",
             },
+            "truncated": {"type": "boolean", "description": "Whether a list ends at `limit`; see `left_out`."},
+            "left_out": full(json!({"came": count, "left": count, "changed": count})),
         })),
         "InstanceHistory": object(
             &["namespace", "service", "instance", "lives", "left_out", "flap_score", "gaps_exact_since", "complete"],
@@ -95,9 +97,16 @@ pub(super) fn schemas(present: &Value) -> Value {
                 "lives": list(full(json!({
                     "incarnation": count, "from": instant, "until": maybe("string"),
                     "ended_by": nullable(&reference("Event")), "transitions": list(reference("Event")),
-                    "widest_gaps": list(full(json!({
-                        "at": {"type": "string", "format": "date-time", "description": "When it ended, with a sign of life."},
+                    "widest_gaps": list(object(&["at", "gap_ms"], json!({
+                        "at": {
+                            "type": "string", "format": "date-time",
+                            "description": "When it ended: with a sign of life, or with the life.",
+                        },
                         "gap_ms": count,
+                        "ended_by": {
+                            "type": "string", "const": "expired",
+                            "description": "Only where the life ended with this gap.",
+                        },
                     }))),
                 }))),
                 "left_out": full(json!({"lives": count, "transitions": count})),

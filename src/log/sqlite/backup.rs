@@ -13,6 +13,7 @@ use rusqlite::backup::{Backup, StepResult};
 
 use super::target::{PartialFile, Target, TargetError};
 use super::{FILE, OpenError, database_of, open_and_migrate, open_reader, rows};
+use crate::history::spoken::counted;
 use crate::log::ReadError;
 use crate::log::verify::{self, Report, VerifyError};
 
@@ -45,7 +46,7 @@ pub enum CopyError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The backup is not what was written.
-    #[error("it is damaged, and nothing was restored: {} findings", .0.findings_total)]
+    #[error("it is damaged, and nothing was restored: {}", counted(.0.findings_total, "finding", "findings"))]
     Damaged(Box<Report>),
     /// SQLite refused.
     #[error("{what}")]

@@ -16,9 +16,16 @@ use crate::telemetry::metrics::Histogram;
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Pages of WAL (64 MiB of 4 KiB) beyond which the writer is asked to start it anew: under a load without
-/// a pause, a passive checkpoint never catches up with the last frame, which is what that takes.
-const RESTART_PAGES: i64 = 16_384;
+/// Pages of WAL (16 MiB of 4 KiB) beyond which somebody who writes is asked to start it anew: under a load without a
+/// pause, a passive checkpoint never catches up with the last frame, which is what that takes.
+const RESTART_PAGES: i64 = 4_096;
+
+/// Pages that whoever starts the WAL anew may have to move while others wait: about as many as a commit writes.
+const NEAR_PAGES: i64 = 64;
+
+/// Checkpoints in a row to come so near to the last frame: each one is shorter than the one before, and so is what was
+/// written meanwhile.
+const APPROACHES: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Signals {
@@ -101,20 +108,35 @@ fn run(path: &Path, signals: &Signals) {
             connection = open(path).ok();
         }
         let Some(open) = &connection else { continue };
-        let took = Stopwatch::start();
-        // (busy, pages in the WAL, pages of them moved)
-        let pages =
-            open.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
-        if let (Ok(1..), Some(seconds)) = (&pages, signals.seconds.get()) {
-            seconds.record(took.elapsed().as_secs_f64());
-        }
-        match pages {
+        match approach(open, signals) {
             Ok(pages) if pages > RESTART_PAGES => signals.restart.store(true, Relaxed),
+            // Nothing is left to move: the next one who writes begins it anew by himself, and cuts it.
             Ok(_) => {}
             // A full or failing disk: the writer says so with its cause. Begin anew next time.
             Err(_) => connection = None,
         }
     }
+}
+
+/// Moves pages until hardly any is left, if the WAL is so long that it is to be started anew; its pages.
+fn approach(connection: &Connection, signals: &Signals) -> rusqlite::Result<i64> {
+    let mut pages = 0;
+    for _ in 0..APPROACHES {
+        let took = Stopwatch::start();
+        // (busy, pages in the WAL, pages of them moved)
+        let (all, moved): (i64, i64) =
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(1)?, row.get(2)?))
+            })?;
+        if let (1.., Some(seconds)) = (all, signals.seconds.get()) {
+            seconds.record(took.elapsed().as_secs_f64());
+        }
+        pages = all;
+        if all <= RESTART_PAGES || all - moved <= NEAR_PAGES || signals.stop.load(Relaxed) {
+            break;
+        }
+    }
+    Ok(pages)
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {

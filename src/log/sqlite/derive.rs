@@ -1,10 +1,10 @@
 //! Derives from the events what finds them and what stays of them: segments, and the roll-ups of traffic.
 //!
 //! ```text
-//!   changes ────────────────────────▶ change_segments     derived_seq
-//!   traffic, complete blocks only ─┬▶ traffic_segments    segmented_traffic
-//!                                  ├▶ lookup_minutes      counted_lookups      ┐ the lower one is
-//!                                  └▶ heartbeat_runs      counted_heartbeats   ┘ derived_traffic
+//!   changes ────────────────────────▶ change_segments, change_traces     derived_seq
+//!   traffic, complete blocks only ─┬▶ traffic_segments, traffic_traces   segmented_traffic
+//!                                  ├▶ lookup_minutes                     counted_lookups      ┐ the lower one is
+//!                                  └▶ heartbeat_runs                     counted_heartbeats   ┘ derived_traffic
 //! ```
 //!
 //! One slice a call: reading and computing need no lock ([`Deriver::prepare`]), writing is one small transaction
@@ -20,9 +20,9 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::rows::{self, Marks, signed};
 use crate::domain::event::Kind;
 use crate::log::blocks::{BLOCK, Block};
-use crate::log::columns::{Column, Columns};
+use crate::log::columns::{Columns, Parsed};
 use crate::log::rollup::{Beats, Lookups, Minute, Run};
-use crate::log::segments::{self, Builder, Role, Segment};
+use crate::log::segments::{self, Builder, Role, Segment, Traces};
 
 /// Blocks of traffic that are read in one slice.
 const BLOCKS: usize = 16;
@@ -34,9 +34,13 @@ const MINUTES: usize = 64;
 const RUNS: usize = 256;
 
 const PUT_CHANGE_SEGMENT: &str = "INSERT OR REPLACE INTO change_segments \
-     (first, last, seen_from, seen_to, kinds, names, trace_ids, checksum) VALUES (?,?,?,?,?,?,?,?)";
+     (first, last, seen_from, seen_to, kinds, names, checksum) VALUES (?,?,?,?,?,?,?)";
 const PUT_TRAFFIC_SEGMENT: &str = "INSERT OR REPLACE INTO traffic_segments \
-     (first, last, seen_from, seen_to, kinds, names, trace_ids, checksum) VALUES (?,?,?,?,?,?,?,?)";
+     (first, last, seen_from, seen_to, kinds, names, checksum) VALUES (?,?,?,?,?,?,?)";
+const PUT_CHANGE_TRACES: &str =
+    "INSERT OR REPLACE INTO change_traces (first, last, trace_ids, checksum) VALUES (?,?,?,?)";
+const PUT_TRAFFIC_TRACES: &str =
+    "INSERT OR REPLACE INTO traffic_traces (first, last, trace_ids, checksum) VALUES (?,?,?,?)";
 const PUT_MINUTE: &str = "INSERT OR REPLACE INTO lookup_minutes (minute, part, last, names, counts, checksum) \
      VALUES (?,?,?,?,?,?)";
 const PUT_RUN: &str = "INSERT OR REPLACE INTO heartbeat_runs (namespace, service, instance, incarnation, hour, \
@@ -76,17 +80,20 @@ struct State {
     /// The next number to be read.
     next: u64,
     segment: Option<(Builder, usize)>,
+    parsed: Parsed,
     lookups: Lookups,
     beats: Beats,
     /// Runs that wait to be written, period by period, each with the number up to which it reaches.
     runs: VecDeque<(VecDeque<Run>, u64)>,
+    /// The number at which retention ended a period last, as far as that has been done here.
+    ended: u64,
 }
 
 /// What one transaction writes.
 #[derive(Debug, Default)]
 pub(super) struct Slice {
-    changes: Option<Segment>,
-    traffic: Vec<Segment>,
+    changes: Option<(Segment, Traces)>,
+    traffic: Vec<(Segment, Traces)>,
     minutes: Vec<Minute>,
     runs: Vec<Run>,
     moves: bool,
@@ -117,12 +124,14 @@ impl Deriver {
             None => State::new(connection, self.sizes)?,
         };
         // Read before the blocks: what ends before it is complete.
+        let mut ended = connection.prepare_cached(rows::SELECT_ENDED)?;
+        let ended = ended.query_row([], |row| rows::unsigned(row, 0))?;
         let now = rows::marks(connection)?;
         let slice = match state.runs.is_empty() {
             false => Some(state.write_runs(connection)?),
             true => match state.changes(connection, &now)? {
                 Some(slice) => Some(slice),
-                None => state.traffic(connection, &now)?,
+                None => state.traffic(connection, &now, ended)?,
             },
         };
         self.state = Some(state);
@@ -166,9 +175,11 @@ impl State {
                 false => Err(error),
             })?,
             segment: None,
+            parsed: Parsed::default(),
             lookups: Lookups::default(),
             beats: Beats::default(),
             runs: VecDeque::new(),
+            ended: 0,
         })
     }
 
@@ -190,7 +201,13 @@ impl State {
         Ok(Some(slice))
     }
 
-    fn traffic(&mut self, connection: &Connection, now: &Marks) -> rusqlite::Result<Option<Slice>> {
+    /// The next blocks of traffic that will not change any more: `ended` is where retention ended the last one.
+    fn traffic(
+        &mut self,
+        connection: &Connection,
+        now: &Marks,
+        ended: u64,
+    ) -> rusqlite::Result<Option<Slice>> {
         let from = self.next.max(now.first_traffic);
         let blocks = match read_blocks(connection, from) {
             Ok(blocks) => blocks,
@@ -211,14 +228,17 @@ impl State {
         let mut any = false;
         for block in &blocks {
             let end = block.first.saturating_add(block.count as u64);
-            let complete = block.count >= BLOCK || end < now.next_traffic;
+            let complete =
+                block.count >= BLOCK || end < now.next_traffic || end <= ended.saturating_add(1);
             if !complete || slice.minutes.len() >= MINUTES {
                 break;
             }
+            self.end_period(ended, block.first, &mut slice);
             self.block(block, &mut slice);
             self.next = end.max(self.next.saturating_add(1));
             any = true;
         }
+        any |= self.end_period(ended, self.next, &mut slice);
         slice.moves = slice.moves || !slice.traffic.is_empty() || !slice.minutes.is_empty();
         Ok(any.then_some(slice))
     }
@@ -228,7 +248,8 @@ impl State {
             self.end_segment(slice);
             return;
         };
-        let last = columns.event_number(columns.len().saturating_sub(1));
+        // Damage that a checksum does not show costs this block its counts, and its segment's blocks the segment.
+        let is_read = self.parsed.read(&columns).is_ok();
         if block.first > self.marks.segmented_traffic {
             // A hole in the numbers is damage, and stays outside too.
             if self.segment.as_ref().is_some_and(|(builder, _)| !builder.reaches(block.first)) {
@@ -238,30 +259,48 @@ impl State {
                 self.segment.get_or_insert_with(|| (Builder::new(block.first), 0));
             *blocks += 1;
             let full = *blocks >= self.sizes.blocks;
-            if describe(&columns, builder).is_none() {
+            if !is_read || describe(&columns, &self.parsed, builder).is_none() {
                 self.segment = None;
             } else if full {
                 self.end_segment(slice);
             }
         }
-        // Damage that a checksum does not show costs the counts of this block, and nothing else.
-        let after = self.marks.counted_lookups;
-        if let Ok(Some(through)) = self.lookups.take(&columns, after, &mut slice.minutes) {
+        if !is_read {
+            return;
+        }
+        let (parsed, after) = (&self.parsed, self.marks.counted_lookups);
+        if let Ok(Some(through)) = self.lookups.take(&columns, parsed, after, &mut slice.minutes) {
             self.marks.counted_lookups = through;
             slice.moves = true;
         }
         let mut closed = Vec::new();
-        let after = self.marks.counted_heartbeats;
-        if last > after && self.beats.take(&columns, after, &mut closed).is_ok() {
-            let closed = closed.into_iter().map(|(runs, through)| (runs.into(), through));
-            self.runs.extend(closed);
+        self.beats.take(&columns, parsed, self.marks.counted_heartbeats, &mut closed);
+        let closed = closed.into_iter().map(|(runs, through)| (runs.into(), through));
+        self.runs.extend(closed);
+    }
+
+    /// Ends the periods at the number `ended` if it lies before `next`, the number of what is taken next; whether it did.
+    fn end_period(&mut self, ended: u64, next: u64, slice: &mut Slice) -> bool {
+        if ended <= self.ended || next <= ended {
+            return false;
         }
+        self.ended = ended;
+        // After a start some of it may have been done, and what came after it, too.
+        if self.marks.counted_lookups < ended {
+            slice.minutes.extend(self.lookups.end());
+            self.marks.counted_lookups = ended;
+            slice.moves = true;
+        }
+        if self.marks.counted_heartbeats < ended {
+            self.runs.push_back((self.beats.end().into(), ended));
+        }
+        true
     }
 
     fn end_segment(&mut self, slice: &mut Slice) {
         if let Some((builder, _)) = self.segment.take() {
             let segment = builder.finish();
-            self.marks.segmented_traffic = segment.last;
+            self.marks.segmented_traffic = segment.0.last;
             slice.traffic.push(segment);
         }
     }
@@ -295,23 +334,28 @@ impl Slice {
     }
 
     fn write(&self, transaction: &Transaction<'_>, marks: &Marks) -> rusqlite::Result<()> {
-        let put = |sql: &str, segment: &Segment| {
-            transaction.prepare_cached(sql)?.execute(params![
+        let put = |segment_sql: &str, traces_sql: &str, (segment, traces): &(Segment, Traces)| {
+            transaction.prepare_cached(segment_sql)?.execute(params![
                 signed(segment.first),
                 signed(segment.last),
                 signed(segment.seen_from),
                 signed(segment.seen_to),
                 signed(segment.kinds),
                 segment.names,
-                segment.trace_ids,
                 segment.checksum,
+            ])?;
+            transaction.prepare_cached(traces_sql)?.execute(params![
+                signed(traces.first),
+                signed(traces.last),
+                traces.trace_ids,
+                traces.checksum,
             ])
         };
         if let Some(segment) = &self.changes {
-            put(PUT_CHANGE_SEGMENT, segment)?;
+            put(PUT_CHANGE_SEGMENT, PUT_CHANGE_TRACES, segment)?;
         }
         for segment in &self.traffic {
-            put(PUT_TRAFFIC_SEGMENT, segment)?;
+            put(PUT_TRAFFIC_SEGMENT, PUT_TRAFFIC_TRACES, segment)?;
         }
         for Minute { minute, part, last, names, counts, checksum } in &self.minutes {
             transaction.prepare_cached(PUT_MINUTE)?.execute(params![
@@ -389,28 +433,31 @@ fn read_blocks(connection: &Connection, from: u64) -> rusqlite::Result<Vec<Block
 }
 
 /// Tells the segment what is in a block; none if that can't be told.
-fn describe(columns: &Columns<'_>, builder: &mut Builder) -> Option<()> {
-    const ROLES: [(Column, Role); 4] = [
-        (Column::Namespace, Role::Namespace),
-        (Column::Service, Role::Service),
-        (Column::Instance, Role::Instance),
-        (Column::Caller, Role::Caller),
-    ];
+fn describe(columns: &Columns<'_>, parsed: &Parsed, builder: &mut Builder) -> Option<()> {
+    const ROLES: [Role; 4] = [Role::Namespace, Role::Service, Role::Instance, Role::Caller];
+    let seen = parsed.seen.iter().fold((u64::MAX, 0), |(from, to), seen| {
+        (seen.min(&from).to_owned(), seen.max(&to).to_owned())
+    });
+    let seen =
+        (columns.seen_from().saturating_add(seen.0), columns.seen_from().saturating_add(seen.1));
+    let mut kinds = 0;
+    for form in &parsed.forms {
+        kinds |= segments::bit((*form)?.kind());
+    }
+    let last = columns.event_number(columns.len().saturating_sub(1));
+    builder.events(last, seen, kinds);
+    builder.traces(columns.trace_ids());
     // A bit for each role in which a text was seen.
     let mut roles = vec![0_u8; columns.texts()];
-    for n in 0..columns.len() {
-        builder.event(columns.event_number(n), columns.seen(n)?, columns.form(n)?.kind());
-        builder.trace(columns.trace_id(n));
-        for (column, role) in ROLES {
-            *roles.get_mut(columns.position(column, n)?)? |= 1 << role as u8;
+    for (positions, role) in parsed.positions.iter().zip(ROLES) {
+        for position in positions {
+            *roles.get_mut(*position as usize)? |= 1 << role as u8;
         }
     }
     for (position, seen) in roles.into_iter().enumerate() {
-        for (_, role) in ROLES {
-            if seen >> role as u8 & 1 == 1
-                && let Some(text) = columns.text(position)
-            {
-                builder.name(role, text);
+        for role in ROLES {
+            if seen >> role as u8 & 1 == 1 {
+                builder.name(role, columns.text(position));
             }
         }
     }
@@ -422,7 +469,7 @@ fn segment_of_changes(
     connection: &Connection,
     first: u64,
     last: u64,
-) -> rusqlite::Result<Option<Segment>> {
+) -> rusqlite::Result<Option<(Segment, Traces)>> {
     let mut builder = Builder::new(first);
     let mut statement = connection.prepare_cached(rows::SELECT_CHANGES)?;
     let limit = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
@@ -434,7 +481,7 @@ fn segment_of_changes(
             return Ok(None);
         }
         next += 1;
-        builder.event(row.seq, row.seq, kind);
+        builder.events(row.seq, (row.seq, row.seq), segments::bit(kind));
         let names = [
             (Role::Namespace, &row.namespace),
             (Role::Service, &row.service),
@@ -442,11 +489,9 @@ fn segment_of_changes(
             (Role::Caller, &row.caller),
         ];
         for (role, name) in names {
-            if let Some(name) = name {
-                builder.name(role, name);
-            }
+            builder.name(role, name.as_deref());
         }
-        builder.trace(row.trace_id.as_deref().unwrap_or_default());
+        builder.traces(row.trace_id.as_deref());
     }
     Ok((next > last).then(|| builder.finish()))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::archive::state;
 use super::lines::{EventLine, HeaderLine, Numbers, PartLine, VERSION};
-use super::{OpenError, Reader, database_of, open_reader};
+use super::{OpenError, Reader, database_of};
 use crate::domain::{Seq, Timestamp};
 use crate::history::{self, Extent, Moment};
 use crate::log::codec::{self, Row};
@@ -92,7 +92,7 @@ pub fn export(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Exported, ExportError> {
-    let reader = open_reader(&database_of(data))?;
+    let reader = Reader::open_current(&database_of(data))?;
     // Both ends before anything else: a traffic event that is in the log now saw a change that is.
     let (log_id, next, next_traffic) = reader.next()?;
     let extent = state::extent(&reader)?;

@@ -106,8 +106,8 @@ pub fn import(
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.execute(
         "INSERT INTO log (one, id, next_seq, next_traffic, clean, first_seq, first_traffic, derived_seq, \
-         derived_traffic, segmented_traffic, counted_lookups, counted_heartbeats) \
-         VALUES (1, ?1, ?2 + 1, ?3 + 1, 1, ?4, ?5, ?4 - 1, ?5 - 1, ?5 - 1, ?5 - 1, ?5 - 1)",
+         derived_traffic, segmented_traffic, counted_lookups, counted_heartbeats, born_seq, born_traffic) \
+         VALUES (1, ?1, ?2 + 1, ?3 + 1, 1, ?4, ?5, ?4 - 1, ?5 - 1, ?5 - 1, ?5 - 1, ?5 - 1, ?4, ?5)",
         params![
             uuid::Uuid::new_v4().to_string(),
             rows::signed(header.changes.last),

@@ -22,6 +22,8 @@ mod export;
 mod gate;
 mod import;
 mod lines;
+#[cfg(test)]
+mod period_tests;
 mod reader;
 mod retention;
 mod rows;
@@ -122,6 +124,19 @@ pub enum OpenError {
         /// The newest version known.
         known: i32,
     },
+    /// Written by an older version of the program, and what is asked needs what that one did not store yet.
+    #[error(
+        "{path} has schema version {found}, this reads version {known}: start a registry on it once \
+         (rollcall serve --data DIR), or bring up a copy (rollcall backup, then rollcall restore)"
+    )]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+        /// The version that is needed.
+        known: i32,
+    },
     /// Not one of ours.
     #[error("{path} is a SQLite database, but not a log of rollcall")]
     Foreign {
@@ -206,7 +221,8 @@ fn check_ours(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     Err(OpenError::Foreign { path: path.to_owned() })
 }
 
-fn check_schema(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+/// Refuses a schema that is newer than this program's; the versions `[found, known]` of one that is not.
+fn check_schema(connection: &Connection, path: &Path) -> Result<[i32; 2], OpenError> {
     let runner = migrations::runner();
     let known = runner.get_migrations().iter().map(|m| to_i32(m.version())).max().unwrap_or(0);
     let exists: bool = connection
@@ -217,7 +233,7 @@ fn check_schema(connection: &Connection, path: &Path) -> Result<(), OpenError> {
         )
         .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
     if !exists {
-        return Ok(());
+        return Ok([0, known]);
     }
     // Asked in SQL: the runner would read all of the row, and panics where a newer version of it wrote its
     // date in another form.
@@ -228,7 +244,7 @@ fn check_schema(connection: &Connection, path: &Path) -> Result<(), OpenError> {
         Some(found) if found > known => {
             Err(OpenError::Newer { path: path.to_owned(), found, known })
         }
-        _ => Ok(()),
+        applied => Ok([applied.unwrap_or(0), known]),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Reader {
     path: PathBuf,
     /// Whether the file has the tables of the second migration: a backup of before is read all the same.
     has_memory: bool,
+    /// The version of the file's schema, and this program's.
+    schema: [i32; 2],
 }
 
 pub(super) fn storage(error: rusqlite::Error) -> ReadError {
@@ -40,14 +42,25 @@ impl Reader {
         let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
         check_ours(&connection, path)?;
-        check_schema(&connection, path)?;
+        let schema = check_schema(&connection, path)?;
         connection.set_prepared_statement_cache_capacity(32);
         let has_memory = connection
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'snapshots'", [], |row| {
                 row.get(0)
             })
             .map_err(sqlite)?;
-        Ok(Self { connection, path: path.to_owned(), has_memory })
+        Ok(Self { connection, path: path.to_owned(), has_memory, schema })
+    }
+
+    /// The same for questions that need all of this program's schema. `verify`, backups and restoring don't: an older
+    /// log is checked and copied as it is.
+    pub(super) fn open_current(path: &Path) -> Result<Self, OpenError> {
+        let reader = Self::open(path)?;
+        let [found, known] = reader.schema;
+        if found < known {
+            return Err(OpenError::Older { path: path.to_owned(), found, known });
+        }
+        Ok(reader)
     }
 
     /// The connection itself, for those who copy all of it.

@@ -8,19 +8,23 @@
 //!   roll-ups  by their minute or hour
 //! ```
 //!
-//! Numbers never start again: the next ones are stored and not touched here. The newest block is never taken, because
-//! the writer may be writing it again. What went is noted in the table `compactions` in the same transaction. Called by
-//! [`super::SqliteUpkeep`] on its own connection, each slice in its turn at the gate.
+//! Numbers never start again: the next ones are stored and not touched here. The newest block is not taken while the
+//! writer may be writing it again. Where all that could go waits for more traffic (a period to be over, a block to be
+//! full), the period is *ended* here: blocks and roll-ups end at the last number that there is, and go in the next turn.
+//! So a registry that falls silent forgets in time, and a small budget holds. What went is noted in the table
+//! `compactions` in the same transaction. Called by [`super::SqliteUpkeep`] on its own connection, each slice in its turn
+//! at the gate.
 
 use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{
-    Connection, ErrorCode, OptionalExtension as _, Row, Transaction, params, params_from_iter,
+    Connection, ErrorCode, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
+    params_from_iter,
 };
 
 use super::gate::Gate;
-use super::rows::{signed, unsigned};
+use super::rows::{self, signed, unsigned};
 use super::sizes::{self, block_bytes};
 use super::snapshots;
 use super::upkeep::{Trouble, write};
@@ -30,19 +34,25 @@ use crate::log::blocks::BLOCK;
 use crate::log::upkeep::{Budgets, Removed};
 use crate::telemetry::signals;
 
-const BOUNDS: &str = "SELECT first_seq, next_seq, first_traffic, derived_traffic FROM log";
+const BOUNDS: &str = "SELECT first_seq, next_seq, first_traffic, derived_traffic, next_traffic, ended_traffic FROM log";
 
 const OLDEST_BLOCKS: &str = concat!(
     "SELECT first, count, first_at, last_at, ",
     block_bytes!(),
-    " FROM traffic WHERE first >= ?1 AND first + count - 1 <= ?2 AND first < (SELECT max(first) FROM traffic) \
-     ORDER BY first LIMIT ?3"
+    " FROM traffic WHERE first >= ?1 AND first + count - 1 <= ?2 \
+     AND (first < (SELECT max(first) FROM traffic) OR first + count - 1 <= ?4) ORDER BY first LIMIT ?3"
 );
 const NEXT_BLOCK: &str =
     "SELECT first, first_at FROM traffic WHERE first > ?1 ORDER BY first LIMIT 1";
 const DELETE_BLOCKS: &str = "DELETE FROM traffic WHERE first >= ?1 AND first <= ?2";
 const DELETE_TRAFFIC_SEGMENTS: &str =
     "DELETE FROM traffic_segments WHERE first <= ?1 AND last <= ?1";
+const DELETE_TRAFFIC_TRACES: &str = "DELETE FROM traffic_traces WHERE first <= ?1 AND last <= ?1";
+/// Since when a block waits that begins there.
+const WAITING_SINCE: &str = "SELECT first_at FROM traffic WHERE first >= ?1 ORDER BY first LIMIT 1";
+/// Never before the last end has been reached by what is derived: after a crash the same roll-ups must come of it.
+const END_TRAFFIC: &str = "UPDATE log SET ended_traffic = next_traffic - 1 \
+     WHERE derived_traffic >= ended_traffic AND ended_traffic < next_traffic - 1 RETURNING next_traffic";
 const RAISE_TRAFFIC: &str = "UPDATE log SET first_traffic = ?1";
 
 const OLD_CHANGES: &str = "SELECT seq, at, octet_length(data) + coalesce(octet_length(service), 0) \
@@ -50,6 +60,7 @@ const OLD_CHANGES: &str = "SELECT seq, at, octet_length(data) + coalesce(octet_l
      FROM changes WHERE seq >= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3";
 const DELETE_CHANGES: &str = "DELETE FROM changes WHERE seq >= ?1 AND seq <= ?2";
 const DELETE_CHANGE_SEGMENTS: &str = "DELETE FROM change_segments WHERE first <= ?1 AND last <= ?1";
+const DELETE_CHANGE_TRACES: &str = "DELETE FROM change_traces WHERE first <= ?1 AND last <= ?1";
 const FIRST_CHANGE_AT: &str = "SELECT at FROM changes WHERE seq >= ?1 ORDER BY seq LIMIT 1";
 const RAISE_CHANGES: &str = "UPDATE log SET first_seq = ?1";
 
@@ -57,15 +68,16 @@ const OLD_MINUTES: &str =
     "SELECT minute, part FROM lookup_minutes WHERE minute < ?1 ORDER BY minute, part LIMIT ?2";
 const DELETE_MINUTES: &str =
     "DELETE FROM lookup_minutes WHERE minute < ?1 OR (minute = ?1 AND part <= ?2)";
+const RAISE_MINUTES: &str = "UPDATE log SET first_minute = max(coalesce(first_minute, ?1), ?1)";
 const SOME_RUNS: &str = "SELECT namespace, service, instance, incarnation, hour FROM heartbeat_runs \
      WHERE (namespace, service, instance, incarnation, hour) > (?1, ?2, ?3, ?4, ?5) \
      ORDER BY namespace, service, instance, incarnation, hour LIMIT ?6";
 const DELETE_RUN: &str = "DELETE FROM heartbeat_runs WHERE namespace = ?1 AND service = ?2 AND instance = ?3 \
      AND incarnation = ?4 AND hour = ?5";
 
-/// Adds to what is not told yet; what has been told makes room.
-const NOTE: &str = "INSERT INTO compactions (class, first, last, first_at, last_at, bytes, told) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0) ON CONFLICT (class) DO UPDATE SET \
+/// Adds to what is not told yet; what has been told makes room. When the very first of it happened stays.
+const NOTE: &str = "INSERT INTO compactions (class, first, last, first_at, last_at, bytes, told, began_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?4) ON CONFLICT (class) DO UPDATE SET \
      first = iif(told = 0, first, excluded.first), first_at = iif(told = 0, first_at, excluded.first_at), \
      bytes = iif(told = 0, bytes, 0) + excluded.bytes, last = excluded.last, last_at = excluded.last_at, told = 0";
 const ADD_BYTES: &str = "UPDATE compactions SET bytes = bytes + ?2 WHERE class = ?1 AND told = 0";
@@ -141,6 +153,8 @@ struct Bounds {
     next: u64,
     first_traffic: u64,
     derived_traffic: u64,
+    next_traffic: u64,
+    ended_traffic: u64,
 }
 
 /// A block or a change, as far as removing it needs to know it.
@@ -166,10 +180,15 @@ impl Retention {
                 next: unsigned(row, 1)?,
                 first_traffic: unsigned(row, 2)?,
                 derived_traffic: unsigned(row, 3)?,
+                next_traffic: unsigned(row, 4)?,
+                ended_traffic: unsigned(row, 5)?,
             })
         })?;
         if let Some(removed) = self.traffic(connection, gate, &bounds, budgets)? {
             return Ok(Some(Removed::Events(removed)));
+        }
+        if end_period(connection, gate, &bounds, budgets)? {
+            return Ok(Some(Removed::Ended));
         }
         if let Some(removed) = self.changes(connection, gate, &bounds)? {
             return Ok(Some(removed));
@@ -214,6 +233,7 @@ impl Retention {
                 slice.last().map_or(0, |block| block.first),
             )?;
             transaction.prepare_cached(DELETE_TRAFFIC_SEGMENTS)?.execute([signed(removed.last)])?;
+            transaction.prepare_cached(DELETE_TRAFFIC_TRACES)?.execute([signed(removed.last)])?;
             transaction.prepare_cached(RAISE_TRAFFIC)?.execute([signed(removed.last + 1)])?;
             note(transaction, &removed)
         });
@@ -261,6 +281,7 @@ impl Retention {
         let done = write(connection, gate, |transaction| {
             delete(transaction, DELETE_CHANGES, removed.first, removed.last)?;
             transaction.prepare_cached(DELETE_CHANGE_SEGMENTS)?.execute([signed(removed.last)])?;
+            transaction.prepare_cached(DELETE_CHANGE_TRACES)?.execute([signed(removed.last)])?;
             transaction
                 .prepare_cached(ADD_BYTES)?
                 .execute(params![Class::Changes.as_str(), signed(removed.bytes)])?;
@@ -307,6 +328,7 @@ impl Retention {
             .collect::<rusqlite::Result<_>>()?;
         let Some(&(minute, part)) = old.last() else { return Ok(0) };
         let (_, held) = write(connection, gate, |transaction| {
+            transaction.prepare_cached(RAISE_MINUTES)?.execute([minute.saturating_add(1)])?;
             transaction.prepare_cached(DELETE_MINUTES)?.execute([minute, part])
         })?;
         self.rollups.learn(held, old.len());
@@ -370,7 +392,8 @@ fn oldest_blocks(
     let mut rows = statement.query(params![
         signed(bounds.first_traffic),
         signed(bounds.derived_traffic),
-        limit
+        limit,
+        signed(bounds.ended_traffic)
     ])?;
     let mut found = Vec::new();
     loop {
@@ -422,6 +445,48 @@ fn hidden_blocks(connection: &Connection, bounds: &Bounds) -> rusqlite::Result<O
         }
     }
     Ok(None)
+}
+
+/// Ends the present period of traffic if what is in it should have been derived from by now, or takes more than it may;
+/// whether it did. For all that may go has gone.
+fn end_period(
+    connection: &mut Connection,
+    gate: &Gate,
+    bounds: &Bounds,
+    budgets: &Budgets,
+) -> rusqlite::Result<bool> {
+    let waiting = bounds.derived_traffic.max(bounds.first_traffic.saturating_sub(1)) + 1;
+    let is_being_derived = bounds.derived_traffic < bounds.ended_traffic;
+    if waiting >= bounds.next_traffic || is_being_derived {
+        return Ok(false);
+    }
+    let first = rows::block_of_number(connection, waiting).or_else(unless_damaged(waiting))?;
+    let since: Option<i64> = connection
+        .prepare_cached(WAITING_SINCE)?
+        .query_row([signed(first)], |row| row.get(0))
+        .optional()
+        .or_else(unless_damaged(None))?;
+    let is_due = since.is_some_and(|at| Timestamp(at) < budgets.traffic_ended);
+    if !is_due && sizes::traffic(connection)? <= budgets.traffic_bytes {
+        return Ok(false);
+    }
+    let turn = gate.enter();
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let next: Option<u64> = transaction
+        .prepare_cached(END_TRAFFIC)?
+        .query_row([], |row| unsigned(row, 0))
+        .optional()?;
+    if let Some(next) = next {
+        // Before anybody can see the end: the block that is there now must not be continued then.
+        gate.set_seal(&turn, next);
+    }
+    transaction.commit()?;
+    Ok(next.is_some())
+}
+
+/// Makes `instead` of what can't be read because its page is damaged.
+fn unless_damaged<T>(instead: T) -> impl FnOnce(rusqlite::Error) -> rusqlite::Result<T> {
+    move |error| if is_damage(&error) { Ok(instead) } else { Err(error) }
 }
 
 /// Makes the newest snapshot that is old enough the beginning of what is kept.

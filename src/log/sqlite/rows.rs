@@ -51,13 +51,19 @@ pub(super) const SELECT_FIRST_AFTER: &str =
     "SELECT first FROM traffic WHERE first > ? ORDER BY first LIMIT 1";
 pub(super) const SELECT_MARKS: &str = "SELECT next_seq, next_traffic, first_seq, first_traffic, derived_seq, \
      segmented_traffic, counted_lookups, counted_heartbeats FROM log";
+/// No block and no period reaches from this number to the next: see V4 of the schema.
+pub(super) const SELECT_ENDED: &str = "SELECT ended_traffic FROM log";
 pub(super) const MOVE_TRAFFIC: &str = "UPDATE log SET next_traffic = ?2 WHERE next_traffic = ?1";
 pub(super) const SET_CLEAN: &str = "UPDATE log SET clean = ?";
+pub(super) const FIRST_CHANGE_AT: &str = "SELECT at FROM changes ORDER BY seq LIMIT 1";
 pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes ORDER BY seq DESC LIMIT 1), 0), \
      coalesce((SELECT last_at FROM traffic ORDER BY first DESC LIMIT 1), 0))";
 
 /// How long a connection waits for another one's lock: longer than any of ours is held.
 pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long the WAL stays when it is started anew: what is there already is written over faster than new space.
+pub(super) const WAL_BYTES_KEPT: i64 = 4 << 20;
 
 /// What a connection needs to know before it writes.
 pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<()> {
@@ -65,6 +71,8 @@ pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<(
     // Checkpoints are the checkpointer's, apart from the commits.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // What a burst has made of the WAL is given back when it starts anew.
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
     connection.busy_timeout(BUSY)
 }
 
@@ -123,7 +131,7 @@ pub(super) fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<S
 }
 
 /// Bytes, in the same way.
-fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
+pub(super) fn bytes(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<Vec<u8>>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes.to_vec()),
@@ -394,6 +402,45 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 pub(super) fn first(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     connection.query_row("SELECT first_seq, first_traffic FROM log", [], |row| {
         Ok((positive(row, 0)?, positive(row, 1)?))
+    })
+}
+
+/// What the log knows of a past that is not in it any more, or never was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before {
+    /// The first change that this log ever held.
+    pub(super) born_seq: u64,
+    /// The first traffic event that it ever held.
+    pub(super) born_traffic: u64,
+    /// Minutes since 1970: the counts of those before are gone.
+    pub(super) first_minute: Option<i64>,
+    /// When the first change that retention took happened, and the first traffic event, where that was noted.
+    pub(super) began_at: [Option<i64>; 2],
+}
+
+const HAS_BEFORE: &str = "SELECT count(*) FROM pragma_table_info('log') WHERE name = 'born_seq'";
+const SELECT_BEFORE: &str = "SELECT born_seq, born_traffic, first_minute, \
+     (SELECT began_at FROM compactions WHERE class = ?1), (SELECT began_at FROM compactions WHERE class = ?2) FROM log";
+
+/// That; of a file that an older program wrote, nothing is known.
+pub(super) fn before(connection: &Connection) -> rusqlite::Result<Before> {
+    let is_there: bool = connection.prepare_cached(HAS_BEFORE)?.query_row([], |row| row.get(0))?;
+    if !is_there {
+        return Ok(Before {
+            born_seq: 1,
+            born_traffic: 1,
+            first_minute: None,
+            began_at: [None; 2],
+        });
+    }
+    let classes = [Class::Changes.as_str(), Class::Traffic.as_str()];
+    connection.prepare_cached(SELECT_BEFORE)?.query_row(classes, |row| {
+        Ok(Before {
+            born_seq: positive(row, 0)?,
+            born_traffic: positive(row, 1)?,
+            first_minute: row.get(2)?,
+            began_at: [row.get(3)?, row.get(4)?],
+        })
     })
 }
 

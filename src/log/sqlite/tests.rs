@@ -5,15 +5,17 @@ use proptest::prelude::*;
 use rusqlite::{Connection, OpenFlags};
 
 use super::*;
-use crate::domain::Seq;
+use crate::domain::{Command, Seq};
+use crate::history::Archive as _;
 use crate::log::contract::{Disk, Place, changes, changes_of};
 use crate::log::{
     AppendError, ChangeLog, Log, ReadError, TrafficLog, blocks, codec, verify::verify,
 };
 use crate::rfc3339;
-use crate::testing::cases;
+use crate::testing::archive::Past;
 use crate::testing::history::histories;
 use crate::testing::traffic::{lookup, traffic};
+use crate::testing::{cases, key, register};
 
 fn refusal(dir: &Path) -> OpenError {
     SqliteLog::open(dir, Synchronous::Full, "node").expect_err("it must be refused")
@@ -42,6 +44,63 @@ fn a_newer_schema_is_refused_and_left_alone() {
     assert!(matches!(refusal(disk.dir()), OpenError::Newer { found: 999, .. }));
     assert!(matches!(open_reader(disk.dir()), Err(OpenError::Newer { found: 999, .. })));
     assert!(std::fs::read(disk.database()).unwrap() == before);
+}
+
+/// A log as each older program left it: what needs its schema of today says so with the remedy, and what does not need it
+/// works; so does the remedy.
+#[test]
+fn an_older_schema_is_refused_where_it_lacks_what_is_asked() {
+    let known = migrations::runner().get_migrations().len();
+    for found in 1..known {
+        let (newest, disk) = (Disk::new(), Disk::new());
+        let mut past = Past::new();
+        for instance in ["a", "b", "c"] {
+            past.happens(&Command::Register(register(&key("orders", instance))));
+        }
+        let changes: Vec<_> = past.changes.into_iter().map(std::sync::Arc::new).collect();
+        let mut log = newest.log();
+        log.append(Seq(0), &changes).unwrap();
+        log.append_traffic(&[lookup(0)]).unwrap();
+        drop(log);
+        let mut shell = Connection::open(disk.database()).unwrap();
+        shell.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        let target = refinery::Target::Version(found.try_into().unwrap());
+        migrations::runner().set_target(target).run(&mut shell).unwrap();
+        let newest = newest.database().display().to_string();
+        shell.execute("ATTACH ? AS newest", [newest]).unwrap();
+        shell
+            .execute_batch(
+                "INSERT INTO log (one, id, next_seq, next_traffic, clean)
+                     SELECT one, id, next_seq, next_traffic, clean FROM newest.log;
+                 INSERT INTO changes SELECT * FROM newest.changes;
+                 INSERT INTO traffic SELECT * FROM newest.traffic",
+            )
+            .unwrap();
+        drop(shell);
+
+        let mut lines = Vec::new();
+        let everything = Range { from: None, to: None, without_traffic: false };
+        let refusals = [
+            SqliteArchive::open(&disk.database()).unwrap_err().to_string(),
+            export(disk.dir(), everything, &mut lines, &mut |_| ()).unwrap_err().to_string(),
+        ];
+        for refusal in refusals {
+            let versions = format!("has schema version {found}, this reads version {known}: start");
+            assert!(refusal.contains(&versions) && refusal.contains("restore"), "{refusal}");
+        }
+        assert!(lines.is_empty());
+
+        let other = tempfile::TempDir::new().unwrap();
+        let (file, dir) = (other.path().join("copy.db"), other.path().join("data"));
+        assert!(verify(&disk.database(), |_| ()).unwrap().is_clean());
+        backup(disk.dir(), &file, false, &mut |_, _| ()).unwrap();
+        assert_eq!(restore(&file, &dir, &mut |_, _| ()).unwrap().head, 3);
+        drop(disk.log());
+        for brought_up in [database_of(&dir), disk.database()] {
+            let history = SqliteArchive::open(&brought_up).unwrap();
+            assert_eq!(history.extent().unwrap().newest.seq, Seq(3));
+        }
+    }
 }
 
 #[test]

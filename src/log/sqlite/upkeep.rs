@@ -14,11 +14,11 @@ use super::gate::Gate;
 use super::retention::{self, Pace, Retention};
 use super::snapshots::Slices;
 use super::{OpenError, rows, sizes, snapshots};
-use crate::clock::Stopwatch;
 use crate::domain::event::Compacted;
 use crate::domain::{Millis, Seq, Timestamp};
 use crate::log::ReadError;
 use crate::log::upkeep::{Budgets, Failed, Removed, ServiceState, Standing, Upkeep, Written};
+use crate::telemetry::signals;
 
 /// Free pages are given back beyond one in so many of the file: the next events fill the rest, and a page that is given
 /// back and taken again is written twice for nothing.
@@ -42,6 +42,8 @@ struct Memory {
     deriver: Deriver,
     retention: Retention,
     pages: Pace,
+    /// A page that can't be moved was met: no space can be given back until the file is whole.
+    is_stuck: bool,
 }
 
 impl SqliteUpkeep {
@@ -50,16 +52,22 @@ impl SqliteUpkeep {
             connect(path).map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
-            gate,
+            gate: gate.for_another(),
             restart,
             connection: Some(connection),
             memory: Memory {
                 deriver: Deriver::default(),
                 retention: Retention::default(),
                 pages: Pace::new(16, 1_024),
+                is_stuck: false,
             },
             stop: Arc::default(),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory_is_stuck(&self) -> bool {
+        self.memory.is_stuck
     }
 
     fn work<T>(
@@ -113,12 +121,11 @@ pub(super) fn write<T>(
     gate: &Gate,
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<(T, Duration)> {
-    let _turn = gate.enter();
-    let held = Stopwatch::start();
+    let turn = gate.enter();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let done = work(&transaction)?;
     transaction.commit()?;
-    Ok((done, held.elapsed()))
+    Ok((done, turn.elapsed()))
 }
 
 /// Work of many slices in one call: each in its turn, with a pause after it that is as long as it was.
@@ -151,6 +158,10 @@ impl Slices for Paced<'_> {
 impl Upkeep for SqliteUpkeep {
     fn heed(&mut self, stop: Arc<AtomicBool>) {
         self.stop = stop;
+    }
+
+    fn longest_hold(&mut self) -> Duration {
+        self.gate.longest_turn()
     }
 
     fn standing(&mut self) -> Result<Standing, Failed> {
@@ -209,27 +220,43 @@ impl Upkeep for SqliteUpkeep {
     }
 
     fn reclaim(&mut self) -> Result<bool, Failed> {
-        self.work(|connection, gate, Memory { pages: pace, .. }| {
+        self.work(|connection, gate, Memory { pages: pace, is_stuck, .. }| {
             let (all, free) = sizes::pages(connection)?;
             let surplus = free.saturating_sub(all / SLACK);
             let slice = surplus.min(pace.rows() as u64);
-            if slice == 0 {
+            if slice == 0 || *is_stuck {
                 return Ok(false);
             }
-            let (moved, held) = write(connection, gate, |transaction| {
-                // A row for each page: one step would give back one of them.
-                let mut vacuum =
-                    transaction.prepare(&format!("PRAGMA incremental_vacuum({slice})"))?;
-                let mut steps = vacuum.query([])?;
-                let mut moved = 0;
-                while steps.next()?.is_some() {
-                    moved += 1;
+            let vacuumed = write(connection, gate, |transaction| vacuum(transaction, slice));
+            let (moved, held) = match vacuumed {
+                Ok(vacuumed) => vacuumed,
+                // Page by page, up to the one that is damaged.
+                Err(error) if rows::is_damage(&error) && slice > 1 => {
+                    *pace = Pace::new(1, 1);
+                    return Ok(true);
                 }
-                Ok(moved)
-            })?;
+                Err(error) if rows::is_damage(&error) => {
+                    *is_stuck = true;
+                    signals::space_not_returned(free, &error);
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            };
             pace.learn(held, moved);
             // A file without auto_vacuum gives nothing back, and must not be asked for ever.
             Ok(moved > 0 && surplus > slice)
         })
     }
+}
+
+/// Gives up to `pages` of the file back; how many it was.
+fn vacuum(transaction: &Transaction<'_>, pages: u64) -> rusqlite::Result<usize> {
+    // A row for each page: one step would give back one of them.
+    let mut vacuum = transaction.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut steps = vacuum.query([])?;
+    let mut moved = 0;
+    while steps.next()?.is_some() {
+        moved += 1;
+    }
+    Ok(moved)
 }

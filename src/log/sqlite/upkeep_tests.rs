@@ -22,6 +22,7 @@ use crate::testing::{START, cases, trace};
 const EVERYTHING: Budgets = Budgets {
     traffic_until: Timestamp(i64::MIN),
     traffic_bytes: u64::MAX,
+    traffic_ended: Timestamp(i64::MIN),
     changes_until: Timestamp(i64::MIN),
     rollups_until: Timestamp(i64::MIN),
 };
@@ -30,6 +31,7 @@ const EVERYTHING: Budgets = Budgets {
 const NOTHING: Budgets = Budgets {
     traffic_until: Timestamp(i64::MAX),
     traffic_bytes: 0,
+    traffic_ended: Timestamp(i64::MIN),
     changes_until: Timestamp(i64::MAX),
     rollups_until: Timestamp(i64::MAX),
 };
@@ -122,6 +124,7 @@ proptest! {
         let budgets = Budgets {
             traffic_until: lookup(until).at,
             traffic_bytes: bytes,
+            traffic_ended: Timestamp(i64::MIN),
             changes_until: Timestamp(i64::MAX),
             rollups_until: Timestamp(i64::MIN),
         };
@@ -406,6 +409,61 @@ fn a_page_that_hides_blocks_stops_neither_retention_nor_sizes() {
     retain(&mut upkeep, &NOTHING, 100);
     assert_eq!(upkeep.retain(&NOTHING), Ok(None));
     assert_eq!(untold(&mut upkeep)["traffic"], (1, 3_840));
+}
+
+/// The map of pages is broken for the last one, which would have to move into a free place.
+#[test]
+fn a_page_that_can_not_be_moved_ends_the_return_of_space() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    log.append_traffic(&lookups(0..20_000)).unwrap();
+    derived(&disk, 0, u64::MAX);
+    drop(log);
+    let mut bytes = std::fs::read(disk.database()).unwrap();
+    let pages = bytes.len() / 4_096;
+    // A map stands on page 2 and then after every 819 pages, five bytes for each.
+    let map = 2 + (pages - 2) / 820 * 820;
+    for page in pages - 8..pages {
+        bytes[4_096 * (map - 1) + 5 * (page - map - 1)] = 0;
+    }
+    std::fs::write(disk.database(), bytes).unwrap();
+
+    let mut log = disk.log();
+    let mut upkeep = log.upkeep().unwrap();
+    let old = Budgets { traffic_until: lookup(15_000).at, ..EVERYTHING };
+    retain(&mut upkeep, &old, usize::MAX);
+    assert!(open_reader(disk.dir()).unwrap().sizes().unwrap().free > 500_000);
+    let slices = (0..100).take_while(|_| upkeep.reclaim().unwrap()).count();
+    assert!(slices < 99, "it comes to an end, without an error");
+    assert!(upkeep.memory_is_stuck());
+    assert_eq!(upkeep.reclaim(), Ok(false), "and is not tried again");
+    log.append_traffic(&lookups(20_000..20_001)).unwrap();
+    retain(&mut upkeep, &NOTHING, 10);
+}
+
+#[test]
+fn a_wal_that_a_burst_made_long_is_cut() {
+    let disk = Disk::new();
+    let mut log = disk.log();
+    let events = lookups(0..2_048);
+    let wal = || {
+        let mut path = disk.database().into_os_string();
+        path.push("-wal");
+        std::fs::metadata(path).unwrap().len()
+    };
+    let mut longest = 0;
+    while longest <= 8 << 20 {
+        log.append_traffic(&events).unwrap();
+        longest = wal();
+        assert!(log.next_number() < 4_000_000, "it never became so long: {longest}");
+    }
+    // Hardly anything comes any more: it is cut all the same.
+    let began = crate::clock::Stopwatch::start();
+    while wal() > 5 << 20 {
+        log.append_traffic(&events[..1]).unwrap();
+        assert!(began.elapsed().as_secs() < 20, "{} bytes", wal());
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -50,6 +50,14 @@ struct Tail {
     events: Vec<Traffic>,
 }
 
+impl Tail {
+    /// The blocks that its events make.
+    fn blocks(&self) -> Vec<blocks::Block> {
+        let blocks = (self.first..).step_by(BLOCK).zip(self.events.chunks(BLOCK));
+        blocks.map(|(first, events)| blocks::encode(first, events)).collect()
+    }
+}
+
 #[derive(Debug)]
 struct Session {
     connection: Connection,
@@ -254,15 +262,18 @@ fn write_changes(
     Ok(true)
 }
 
-/// One transaction of traffic.
+/// One transaction of traffic; `Ok(false)` if one of the blocks may not be written any more.
 fn write_blocks(
     session: &mut Session,
     gate: &Gate,
     from: u64,
     to: u64,
     blocks: &[blocks::Block],
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let _turn = gate.enter();
+    if blocks.first().is_some_and(|block| block.first < gate.seal()) {
+        return Ok(false);
+    }
     let transaction = session.begin(Synchronous::Normal)?;
     {
         let moved =
@@ -275,7 +286,8 @@ fn write_blocks(
             rows::put_block(&mut put, block)?;
         }
     }
-    transaction.commit()
+    transaction.commit()?;
+    Ok(true)
 }
 
 impl ChangeLog for SqliteLog {
@@ -361,32 +373,37 @@ impl TrafficLog for SqliteLog {
         }
         self.session()?;
         let (from, to) = (self.next_traffic, self.next_traffic + events.len() as u64);
-        let before = self.tail.events.len();
-        self.tail.events.extend_from_slice(events);
-        let blocks: Vec<blocks::Block> = (self.tail.first..)
-            .step_by(BLOCK)
-            .zip(self.tail.events.chunks(BLOCK))
-            .map(|(first, events)| blocks::encode(first, events))
-            .collect();
         let gate = self.gate.clone();
-        match write_blocks(self.session()?, &gate, from, to, &blocks) {
-            Ok(()) => {
+        self.tail.events.extend_from_slice(events);
+        let blocks = self.tail.blocks();
+        let mut written = write_blocks(self.session()?, &gate, from, to, &blocks);
+        if let Ok(false) = written {
+            // Retention has ended the block that was to be continued: what is new stands in blocks of its own.
+            self.tail = Tail { first: from, events: events.to_vec() };
+            let blocks = self.tail.blocks();
+            written = write_blocks(self.session()?, &gate, from, to, &blocks);
+        }
+        let error = match written {
+            Ok(true) => {
                 let full = self.tail.events.len() / BLOCK * BLOCK;
                 self.tail.events.drain(..full);
                 self.tail.first += full as u64;
                 self.next_traffic = to;
                 self.shorten_wal();
-                Ok(())
+                return Ok(());
             }
-            Err(error) => {
-                self.tail.events.truncate(before);
-                let cause = cause_of(&error);
-                match self.reopen() {
-                    // The frames were in the WAL after all.
-                    Ok(next) if next.traffic == to => Ok(()),
-                    Ok(_) => Err(AppendError::Unavailable { cause }),
-                    Err(_) => Err(AppendError::Unknown { cause }),
-                }
+            // Nobody seals what is not there yet.
+            Ok(false) => rusqlite::Error::QueryReturnedNoRows,
+            Err(error) => error,
+        };
+        let cause = cause_of(&error);
+        match self.reopen() {
+            // The frames were in the WAL after all.
+            Ok(next) if next.traffic == to => Ok(()),
+            Ok(_) => Err(AppendError::Unavailable { cause }),
+            Err(_) => {
+                self.tail = Tail { first: from, events: Vec::new() };
+                Err(AppendError::Unknown { cause })
             }
         }
     }

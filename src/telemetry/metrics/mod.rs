@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use ::metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
 use self::process::ProcessMetrics;
@@ -130,6 +131,11 @@ impl Metrics {
             spans: Family::counters(&source, names::SPANS, label::RESULT),
             page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)) },
         })
+    }
+
+    /// Counts the log lines that `lines` knows to be lost.
+    pub(super) fn count_lines(&self, lines: ErrorCounter) {
+        self.page.process.count_lines(lines);
     }
 
     /// The page that Prometheus scrapes.

@@ -4,10 +4,12 @@
 //! counters are whole numbers, and whole seconds of CPU time make a jagged rate. Caller: the page.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
-use ::metrics::Gauge;
+use ::metrics::{Counter, Gauge};
 use metrics_process::collector;
 use parking_lot::Mutex;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use super::set_count;
 use super::source::Source;
@@ -25,6 +27,9 @@ pub(super) struct ProcessMetrics {
     workers: Gauge,
     tasks: Gauge,
     queue: Gauge,
+    lines_dropped: Counter,
+    /// Who knows how many log lines were lost, once there is somebody.
+    lines: OnceLock<ErrorCounter>,
     seconds: Mutex<Seconds>,
 }
 
@@ -46,12 +51,23 @@ impl ProcessMetrics {
             workers: source.plain_gauge(names::RUNTIME_WORKERS),
             tasks: source.plain_gauge(names::RUNTIME_TASKS),
             queue: source.plain_gauge(names::RUNTIME_QUEUE),
+            lines_dropped: source.counter::<&'static str>(names::STDERR_LINES_DROPPED, []),
+            lines: OnceLock::new(),
             seconds: Mutex::default(),
         }
     }
 
+    /// Counts the lines that `lines` knows to be lost; the first one who counts them stays.
+    pub(super) fn count_lines(&self, lines: ErrorCounter) {
+        let _ = self.lines.set(lines);
+    }
+
     /// Reads the system. What it does not say keeps its last value.
     pub(super) fn sample(&self) {
+        if let Some(lines) = self.lines.get() {
+            let dropped = u64::try_from(lines.dropped_lines()).unwrap_or(u64::MAX);
+            self.lines_dropped.absolute(dropped);
+        }
         let process = collector::collect();
         let gauges = [
             (&self.open_fds, process.open_fds),

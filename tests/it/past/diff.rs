@@ -215,8 +215,20 @@ async fn what_did_it_is_told() {
     let (_, diff) = server.call("GET", "/v1/diff?from=@4&service=orders", None).await;
     assert_eq!((&diff["changed"], &diff["reverted"]), (&json!([]), &json!(1)));
 
+    // Lists have an end, and what lies behind it is counted.
+    server.register("orders", "orders-4", "15s").await;
+    for (limit, came, left_out) in [("", 2, 0), ("&limit=2", 2, 0), ("&limit=1", 1, 1)] {
+        let path = format!("/v1/diff?from=@4{limit}");
+        let (_, diff) = server.call("GET", &path, None).await;
+        let told = (diff["came"].as_array().unwrap().len(), &diff["truncated"], &diff["left_out"]);
+        let expected = json!({"came": left_out, "left": 0, "changed": 0});
+        assert_eq!(told, (came, &json!(left_out > 0), &expected), "{limit}");
+        assert_eq!(diff["came"][0]["instance"], "orders-3", "the first by name");
+    }
+
     for (query, status, field) in [
         ("", 422, "from"),
+        ("from=@1&limit=0", 422, "limit"),
         ("to=@1", 422, "from"),
         ("from=@3&to=@2", 422, "from"),
         ("from=-1s&to=-2s", 422, "from"),

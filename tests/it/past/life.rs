@@ -139,9 +139,10 @@ async fn lives_are_told_with_their_transitions_and_gaps() {
     );
     assert_eq!(
         gaps(&lives[1]),
-        of(&[("40", 10_000)]),
-        "the silence before an expiry is no gap between two"
+        of(&[("55", 15_021), ("40", 10_000)]),
+        "the silence in which it expired is one of them"
     );
+    assert_eq!(lives[1]["widest_gaps"][0]["ended_by"], "expired");
     // Three returns and a recovery within two minutes: more than the limit.
     assert_eq!(told["flap_score"], 1.0);
     assert_eq!((&told["complete"], &told["gaps_exact_since"]), (&json!(true), &Value::Null));
@@ -348,7 +349,10 @@ async fn a_registration_is_a_sign_of_life() {
     let life = &history(&server, "").await["lives"][0];
     let gaps: Vec<&Value> =
         life["widest_gaps"].as_array().unwrap().iter().map(|gap| &gap["gap_ms"]).collect();
-    assert_eq!(gaps, [9_000, 1_000]);
+    assert_eq!(gaps, [15_000, 9_000, 1_000]);
+    // The silence in which it expired is marked, and no other.
+    let marks = ["/widest_gaps/0/ended_by", "/widest_gaps/1/ended_by"];
+    assert_eq!(marks.map(|mark| life.pointer(mark)), [Some(&json!("expired")), None]);
     assert_eq!(life["transitions"].as_array().unwrap().len(), 2, "registered, expired");
     server.stop().await;
 }

@@ -27,16 +27,17 @@ pub(super) fn instant(
     })
 }
 
-/// What retention took of a class, if that lies in the time that is wanted: everything before the number `first`.
+/// What is not there of a class before the number `first`, if that lies in the time that is wanted: what retention took,
+/// and, in a log that was made of a part of another one, what never came.
 pub(super) fn retained(
     reader: &Reader,
     class: Class,
     first: u64,
     since: Option<Timestamp>,
     until: Timestamp,
-) -> Result<Option<Missing>, ReadError> {
+) -> Result<Vec<Missing>, ReadError> {
     if first <= 1 {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let sql = match class {
         Class::Changes => "SELECT at FROM changes WHERE seq >= ? ORDER BY seq LIMIT 1",
@@ -44,29 +45,47 @@ pub(super) fn retained(
     };
     let mut statement = reader.connection.prepare_cached(sql).map_err(storage)?;
     let kept = statement.query_row([signed(first)], |row| row.get(0).map(Timestamp));
-    let taken = oldest_taken(reader, class)?;
+    let before = rows::before(&reader.connection).map_err(storage)?;
+    let taken = oldest_taken(reader, class, &before)?;
     // The oldest that is kept ends what is gone; where nothing is kept, the one who removed it says until when.
     let ended = match kept {
         Ok(at) => at,
         Err(_) => taken.map_or(until, |(_, until)| until),
     };
-    if since.is_some_and(|since| since > ended) {
-        return Ok(None);
-    }
-    let began = since.or(taken.map(|(from, _)| from)).unwrap_or(ended).min(ended);
-    let letter = letter(class);
-    Ok((began <= until).then(|| Missing {
-        from: began,
+    let born = match class {
+        Class::Changes => before.born_seq,
+        Class::Traffic => before.born_traffic,
+    };
+    let born = born.clamp(1, first);
+    let began = taken.map_or(ended, |(from, _)| from.min(ended));
+    let from = match (since, before.began_at[class as usize]) {
+        (Some(since), Some(_)) => since.max(began),
+        // What is on record may not be the first that went.
+        (Some(since), None) => since,
+        (None, _) => began,
+    };
+    let parts = [
+        // When the first of what never came happened is not known.
+        (Reason::NotImported, 1..=born - 1, since.unwrap_or(began).min(began), began),
+        (Reason::Retention, born..=first - 1, from, ended),
+    ];
+    let is_wanted = |(_, numbers, from, ended): &(_, RangeInclusive<u64>, Timestamp, Timestamp)| {
+        !numbers.is_empty() && since.is_none_or(|since| since <= *ended) && *from <= until
+    };
+    let missing = |(reason, numbers, from, ended): (Reason, _, Timestamp, Timestamp)| Missing {
+        from: from.min(ended),
         until: ended.min(until),
-        reason: Reason::Retention,
-        events: shown(letter, &(1..=first - 1)),
-    }))
+        reason,
+        events: shown(letter(class), &numbers),
+    };
+    Ok(parts.into_iter().filter(is_wanted).map(missing).collect())
 }
 
-/// From when and until when the removals reach that are still on record.
+/// From when and until when the removals reach: from the very first one, if that was noted, else as far as is on record.
 fn oldest_taken(
     reader: &Reader,
     class: Class,
+    before: &rows::Before,
 ) -> Result<Option<(Timestamp, Timestamp)>, ReadError> {
     let mut taken: Option<(Timestamp, Timestamp)> = None;
     notes(reader, &[Kind::Compacted], None, |change| {
@@ -77,14 +96,15 @@ fn oldest_taken(
             taken = Some((from.min(compacted.from), until.max(compacted.until)));
         }
     })?;
-    // The newest removal may not be told yet, and the events that told of those before may have gone themselves.
+    // The newest removal may not be told yet; the events that told of those before may have gone themselves.
     for (compacted, _) in rows::keeping(&reader.connection).map_err(storage)?.compactions {
         if compacted.class == class {
             let (from, until) = taken.unwrap_or((compacted.from, compacted.until));
             taken = Some((from.min(compacted.from), until.max(compacted.until)));
         }
     }
-    Ok(taken)
+    let began = before.began_at[class as usize].map(Timestamp);
+    Ok(taken.map(|(from, until)| (began.unwrap_or(from), until)))
 }
 
 /// What damage hides: numbers that should be there. What retention took meanwhile is none.

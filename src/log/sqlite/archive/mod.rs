@@ -32,8 +32,8 @@ use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
 use crate::domain::{Change, InstanceKey, Registry, Seq, ServiceKey, Timestamp};
 use crate::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, Record, Subject, TrafficQuery, Version, Visit,
 };
 use crate::log::ReadError;
 
@@ -54,7 +54,10 @@ struct Shared {
 
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
-        Self::Unreadable(error.to_string())
+        match error {
+            ReadError::Damaged { .. } => Self::Damaged(error.to_string()),
+            ReadError::Storage(_) => Self::Unreadable(error.to_string()),
+        }
     }
 }
 
@@ -62,9 +65,9 @@ impl SqliteArchive {
     /// The past of the database at `path`.
     ///
     /// # Errors
-    /// [`OpenError`] if it can't be opened for reading.
+    /// [`OpenError`] if it can't be opened for reading, also if its schema is older than this program's.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let first = Reader::open(path)?;
+        let first = Reader::open_current(path)?;
         let idle = Mutex::new(vec![first]);
         let shared = Shared { path: path.to_owned(), idle };
         Ok(Self { shared: Arc::new(shared) })
@@ -171,7 +174,7 @@ impl Archive for SqliteArchive {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         self.read(|reader| rollups::lookup_counts(reader, wanted, visit))
     }
 

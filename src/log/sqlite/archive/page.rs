@@ -37,6 +37,7 @@ fn wanted(query: &EventQuery) -> Wanted<'_> {
         caller: query.caller.as_deref(),
         trace_id: query.trace_id,
         seen: Some(seen),
+        unnamed: false,
         since: time(query.since),
         until: time(query.until),
     }
@@ -105,9 +106,9 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// One event.
+/// One event. One that is kept and not found is damaged: numbers have no holes.
 pub(super) fn event(reader: &Reader, id: EventId) -> Result<Option<Record>, ReadError> {
-    Ok(match id {
+    let found = match id {
         EventId::Change(number) => {
             let found = reader.changes(Seq(number), 1)?;
             found.first().filter(|change| change.seq.0 == number).map(change_record)
@@ -116,7 +117,21 @@ pub(super) fn event(reader: &Reader, id: EventId) -> Result<Option<Record>, Read
             let blocks = rows::blocks_among(&reader.connection, number, number).map_err(storage)?;
             scan::event_of(&blocks, number)?.as_ref().map(traffic_record)
         }
-    })
+    };
+    if found.is_some() {
+        return Ok(found);
+    }
+    // Asked afterwards: retention may have taken it meanwhile.
+    let marks = rows::marks(&reader.connection).map_err(storage)?;
+    let (number, kept, letter) = match id {
+        EventId::Change(number) => (number, marks.first_seq..marks.next_seq, ""),
+        EventId::Traffic(number) => (number, marks.first_traffic..marks.next_traffic, "t"),
+    };
+    if kept.contains(&number) {
+        let (place, what) = (format!("event {letter}{number}"), "its row can't be read".to_owned());
+        return Err(ReadError::Damaged { place, what });
+    }
+    Ok(None)
 }
 
 /// Merges the two streams into one page.

@@ -31,6 +31,8 @@ pub(super) struct Wanted<'a> {
     pub(super) kinds: &'a [Kind],
     pub(super) namespace: Option<&'a str>,
     pub(super) service: Option<&'a str>,
+    /// Only what is about no service.
+    pub(super) unnamed: bool,
     pub(super) instance: Option<&'a str>,
     pub(super) caller: Option<&'a str>,
     pub(super) trace_id: Option<[u8; 16]>,
@@ -42,7 +44,9 @@ pub(super) struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn sought(&self, class: Class) -> Sought {
-        Sought::everything(class)
+        let sought = Sought::everything(class);
+        let sought = if self.unnamed { sought.without_name(Role::Service) } else { sought };
+        sought
             .of_kinds(self.kinds)
             .with_name(Role::Namespace, self.namespace)
             .with_name(Role::Service, self.service)
@@ -158,6 +162,10 @@ impl<'a> TrafficScan<'a> {
                 continue;
             }
             let mut all = true;
+            if wanted.unnamed {
+                let position = columns.position(Column::Service, n).ok_or("an unknown text")?;
+                all = columns.text(position).is_none();
+            }
             for (column, name) in &names {
                 if let Some(name) = name {
                     let position = columns.position(*column, n).ok_or("an unknown text")?;

@@ -9,8 +9,12 @@ use super::{tail, visit};
 use crate::domain::registry::Service;
 use crate::domain::{Registry, Seq, ServiceKey, Timestamp, fold};
 use crate::history::{Error, Extent, Moment, Subject, Version};
-use crate::log::sqlite::Reader;
+use crate::log::sqlite::reader::storage;
+use crate::log::sqlite::{Reader, rows};
 use crate::log::{ReadError, Snapshot};
+
+/// A minute in microseconds.
+const MINUTE: i64 = 60_000_000;
 
 /// Changes read at once.
 const CHANGES: usize = 8_192;
@@ -19,6 +23,7 @@ const CHANGES: usize = 8_192;
 pub(in crate::log::sqlite) fn extent(reader: &Reader) -> Result<Extent, Error> {
     let (first, first_traffic) = reader.first()?;
     let (_, next, next_traffic) = reader.next()?;
+    let before = rows::before(&reader.connection).map_err(storage)?;
     // A state below the first change but one leads nowhere: the changes that followed it are gone.
     let snapshots = reader.snapshots(Seq(first.0 - 1), Seq(u64::MAX))?;
     let standing = |found: Option<&(Seq, Timestamp)>| {
@@ -41,6 +46,10 @@ pub(in crate::log::sqlite) fn extent(reader: &Reader) -> Result<Extent, Error> {
         first_change: if next > first { first.0 } else { 0 },
         first_traffic: if next_traffic > first_traffic { first_traffic } else { 0 },
         last_traffic: next_traffic - 1,
+        imported: first.0 > 1 && first.0 == before.born_seq,
+        counted_from: before
+            .first_minute
+            .map_or_else(Timestamp::default, |minute| Timestamp(minute.saturating_mul(MINUTE))),
     })
 }
 

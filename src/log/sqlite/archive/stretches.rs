@@ -1,14 +1,16 @@
 //! Goes along the numbers of one class from segment to segment, and gives the stretches that have to be read: those whose
-//! segment says that what is sought can be there, and those that no sound segment stands for.
+//! segment says that what is sought can be there, and those that no sound segment stands for. Whoever looks for a trace
+//! asks the segments' traces instead, which are a table of their own.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
 use crate::domain::event::Class;
 use crate::history::Order;
-use crate::log::segments::{Sought, View};
+use crate::log::segments::{Sought, TracesView, View};
 use crate::log::sqlite::Reader;
 use crate::log::sqlite::rows::signed;
 
@@ -114,11 +116,15 @@ impl<'a> Stretches<'a> {
 
     /// Looks at the next segments. What can't be read of them is as if it were not there.
     fn look(&mut self) {
-        let sql = match (self.class, self.order) {
-            (Class::Changes, Order::Ascending) => SELECT_CHANGE_SEGMENTS,
-            (Class::Changes, Order::Descending) => SELECT_CHANGE_SEGMENTS_BACK,
-            (Class::Traffic, Order::Ascending) => SELECT_TRAFFIC_SEGMENTS,
-            (Class::Traffic, Order::Descending) => SELECT_TRAFFIC_SEGMENTS_BACK,
+        let sql = match (self.sought.is_traced(), self.class, self.order) {
+            (false, Class::Changes, Order::Ascending) => SELECT_CHANGE_SEGMENTS,
+            (false, Class::Changes, Order::Descending) => SELECT_CHANGE_SEGMENTS_BACK,
+            (false, Class::Traffic, Order::Ascending) => SELECT_TRAFFIC_SEGMENTS,
+            (false, Class::Traffic, Order::Descending) => SELECT_TRAFFIC_SEGMENTS_BACK,
+            (true, Class::Changes, Order::Ascending) => SELECT_CHANGE_TRACES,
+            (true, Class::Changes, Order::Descending) => SELECT_CHANGE_TRACES_BACK,
+            (true, Class::Traffic, Order::Ascending) => SELECT_TRAFFIC_TRACES,
+            (true, Class::Traffic, Order::Descending) => SELECT_TRAFFIC_TRACES_BACK,
         };
         let (mut seen, mut end) = (0, None);
         let mut read = || -> rusqlite::Result<()> {
@@ -127,28 +133,12 @@ impl<'a> Stretches<'a> {
             let mut rows = statement.query([signed(self.low), signed(self.high), limit])?;
             while let Some(row) = rows.next()? {
                 seen += 1;
-                let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-                let blob = |column| match row.get_ref(column) {
-                    Ok(ValueRef::Blob(bytes)) => bytes,
-                    _ => &[],
+                end = Some(number(row, 0)?);
+                let found = match self.sought.is_traced() {
+                    true => traces_of(row, &self.sought)?,
+                    false => segment_of(row, &self.sought)?,
                 };
-                let checksum: i64 = row.get(7)?;
-                let segment = View {
-                    first: number(0)?,
-                    last: number(1)?,
-                    seen_from: number(2)?,
-                    seen_to: number(3)?,
-                    kinds: number(4)?,
-                    names: blob(5),
-                    trace_ids: blob(6),
-                    checksum: u32::try_from(checksum).unwrap_or(0),
-                };
-                end = Some(segment.first);
-                if segment.is_sound() {
-                    let wanted = self.sought.may_be_in(&segment);
-                    let View { first, last, .. } = segment;
-                    self.found.push_back(Found { first, last, wanted });
-                }
+                self.found.extend(found);
             }
             Ok(())
         };
@@ -161,17 +151,82 @@ impl<'a> Stretches<'a> {
     }
 }
 
-/// Segments from the one that holds a number on.
-const SELECT_TRAFFIC_SEGMENTS: &str = "SELECT first, last, seen_from, seen_to, kinds, names, trace_ids, checksum \
-     FROM traffic_segments WHERE first >= coalesce((SELECT max(first) FROM traffic_segments WHERE first <= ?1), ?1) \
-     AND first <= ?2 ORDER BY first LIMIT ?3";
-const SELECT_CHANGE_SEGMENTS: &str = "SELECT first, last, seen_from, seen_to, kinds, names, trace_ids, checksum \
-     FROM change_segments WHERE first >= coalesce((SELECT max(first) FROM change_segments WHERE first <= ?1), ?1) \
-     AND first <= ?2 ORDER BY first LIMIT ?3";
-/// The same, the last one first.
-const SELECT_TRAFFIC_SEGMENTS_BACK: &str = "SELECT first, last, seen_from, seen_to, kinds, names, trace_ids, checksum \
-     FROM traffic_segments WHERE first >= coalesce((SELECT max(first) FROM traffic_segments WHERE first <= ?1), ?1) \
-     AND first <= ?2 ORDER BY first DESC LIMIT ?3";
-const SELECT_CHANGE_SEGMENTS_BACK: &str = "SELECT first, last, seen_from, seen_to, kinds, names, trace_ids, checksum \
-     FROM change_segments WHERE first >= coalesce((SELECT max(first) FROM change_segments WHERE first <= ?1), ?1) \
-     AND first <= ?2 ORDER BY first DESC LIMIT ?3";
+fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(i64::cast_unsigned)
+}
+
+fn blob<'r>(row: &'r Row<'_>, column: usize) -> &'r [u8] {
+    match row.get_ref(column) {
+        Ok(ValueRef::Blob(bytes)) => bytes,
+        _ => &[],
+    }
+}
+
+fn checksum(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    row.get::<_, i64>(column).map(|checksum| u32::try_from(checksum).unwrap_or(0))
+}
+
+/// What a segment's row says; none if it is not what was written.
+fn segment_of(row: &Row<'_>, sought: &Sought) -> rusqlite::Result<Option<Found>> {
+    let segment = View {
+        first: number(row, 0)?,
+        last: number(row, 1)?,
+        seen_from: number(row, 2)?,
+        seen_to: number(row, 3)?,
+        kinds: number(row, 4)?,
+        names: blob(row, 5),
+        checksum: checksum(row, 6)?,
+    };
+    let View { first, last, .. } = segment;
+    let wanted = sought.may_be_in(&segment);
+    Ok(segment.is_sound().then_some(Found { first, last, wanted }))
+}
+
+/// The same of a row of traces.
+fn traces_of(row: &Row<'_>, sought: &Sought) -> rusqlite::Result<Option<Found>> {
+    let traces = TracesView {
+        first: number(row, 0)?,
+        last: number(row, 1)?,
+        trace_ids: blob(row, 2),
+        checksum: checksum(row, 3)?,
+    };
+    let TracesView { first, last, .. } = traces;
+    let wanted = sought.may_be_traced_in(&traces);
+    Ok(traces.is_sound().then_some(Found { first, last, wanted }))
+}
+
+/// Rows from the one that holds a number on.
+macro_rules! select {
+    ($columns:literal, $table:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM ",
+            $table,
+            " WHERE first >= coalesce((SELECT max(first) FROM ",
+            $table,
+            " WHERE first <= ?1), ?1) AND first <= ?2 ORDER BY first ",
+            $order,
+            " LIMIT ?3"
+        )
+    };
+}
+macro_rules! segments {
+    ($table:literal, $order:literal) => {
+        select!("first, last, seen_from, seen_to, kinds, names, checksum", $table, $order)
+    };
+}
+macro_rules! traces {
+    ($table:literal, $order:literal) => {
+        select!("first, last, trace_ids, checksum", $table, $order)
+    };
+}
+
+const SELECT_CHANGE_SEGMENTS: &str = segments!("change_segments", "ASC");
+const SELECT_CHANGE_SEGMENTS_BACK: &str = segments!("change_segments", "DESC");
+const SELECT_TRAFFIC_SEGMENTS: &str = segments!("traffic_segments", "ASC");
+const SELECT_TRAFFIC_SEGMENTS_BACK: &str = segments!("traffic_segments", "DESC");
+const SELECT_CHANGE_TRACES: &str = traces!("change_traces", "ASC");
+const SELECT_CHANGE_TRACES_BACK: &str = traces!("change_traces", "DESC");
+const SELECT_TRAFFIC_TRACES: &str = traces!("traffic_traces", "ASC");
+const SELECT_TRAFFIC_TRACES_BACK: &str = traces!("traffic_traces", "DESC");

@@ -56,6 +56,8 @@ pub(super) fn traffic(
         namespace: query.namespace.as_ref().map(|name| name.as_str()),
         service: query.service.as_ref().map(|name| name.as_str()),
         instance: query.instance.as_ref().map(|name| name.as_str()),
+        caller: query.caller.as_deref(),
+        unnamed: query.unnamed,
         since: query.since,
         until: query.until,
         ..Wanted::default()

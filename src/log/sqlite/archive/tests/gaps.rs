@@ -49,10 +49,14 @@ fn damage(from: i64, until: i64, events: &str) -> Missing {
     Missing { from: at(from), until: at(until), reason: Reason::Damaged, events: events.into() }
 }
 
-/// Writes into the file, a page or a part of one, at the place where these bytes are.
+/// Writes into the file, a page or a part of one, at the first place where these bytes are.
 fn harm(disk: &Disk, bytes: &[u8], whole_page: bool) {
-    let mut file = std::fs::read(disk.database()).unwrap();
+    let file = std::fs::read(disk.database()).unwrap();
     let place = file.windows(bytes.len()).position(|window| window == bytes).unwrap();
+    harm_at(disk, file, place, whole_page);
+}
+
+fn harm_at(disk: &Disk, mut file: Vec<u8>, place: usize, whole_page: bool) {
     let page = place / 4096 * 4096..(place / 4096 + 1) * 4096;
     match whole_page {
         true => file[page].fill(0xA5),
@@ -94,6 +98,15 @@ fn damage_is_stepped_over_and_named() {
         let page = archive(&disk).events(&query).unwrap();
         assert_eq!((page.events.len(), page.missing), (19 * BLOCK, missing));
         assert!(archive(&disk).event(EventId::Traffic(1_300)).unwrap().is_some());
+        // It is there and can't be told, which is not the same as that it never was.
+        for number in [1_025, 1_201, 1_280] {
+            let told = archive(&disk).event(EventId::Traffic(number));
+            assert!(matches!(told, Err(Error::Damaged(_))), "t{number} {told:?}");
+            let told = archive(&disk).event_if_readable(EventId::Traffic(number));
+            assert_eq!(told, Ok(None));
+        }
+        let beyond = EventId::Traffic(20 * BLOCK as u64 + 1);
+        assert_eq!(archive(&disk).event(beyond), Ok(None));
     }
 }
 
@@ -242,7 +255,7 @@ fn a_minute_of_too_many_callers_is_counted_all_the_same() {
         counts.push(count);
         ControlFlow::Continue(())
     });
-    assert_eq!(through, Ok(12_000));
+    assert_eq!(through, Ok(Counted { through: 12_000, missing: vec![] }));
     assert_eq!(counts.iter().map(|count| count.count).sum::<u64>(), 12_000);
     assert_eq!(counts.len(), 10_002);
     let others: Vec<_> = counts.iter().filter(|count| &*count.caller == OTHER).collect();
@@ -251,18 +264,72 @@ fn a_minute_of_too_many_callers_is_counted_all_the_same() {
     assert_eq!(services, ["orders", "rare"]);
 }
 
-#[test]
-fn a_damaged_minute_is_an_error_that_names_it() {
+/// Minutes of 60 lookups each, three of them for what is rare.
+fn minutes(count: i64) -> Disk {
     let disk = Disk::new();
-    let mut events = lookups(300, 3);
-    events.extend(vec![Traffic { at: at(70_000), ..events[0].clone() }; BLOCK]);
+    let mut events = lookups(60 * usize::try_from(count).unwrap(), 20);
+    for (n, event) in (0..).zip(&mut events) {
+        event.at = at(n * 1_000);
+        // So that a row fills pages of its own.
+        event.caller = format!("{n}-{}", "x".repeat(250)).into();
+    }
+    events.extend(vec![Traffic { at: at(count * 60_000), ..events[0].clone() }; BLOCK]);
     disk.log().append_traffic(&events).unwrap();
-    derive(&mut disk.shell(), 99, &[]);
-    let ask = || {
-        archive(&disk).lookup_counts(&TrafficQuery::default(), &mut |_| ControlFlow::Continue(()))
-    };
-    assert_eq!(ask(), Ok(300));
-    disk.shell().execute("UPDATE lookup_minutes SET last = last - 1", []).unwrap();
-    let Err(Error::Unreadable(what)) = ask() else { panic!("not noticed") };
-    assert!(what.contains("the minute from") && what.contains("checksum"), "{what}");
+    derive(&mut disk.shell(), 9_999, &[]);
+    disk
+}
+
+fn counted(disk: &Disk) -> (u64, Counted) {
+    let mut sum = 0;
+    let counted = archive(disk).lookup_counts(&TrafficQuery::default(), &mut |count| {
+        sum += count.count;
+        ControlFlow::Continue(())
+    });
+    (sum, counted.unwrap())
+}
+
+fn unread(first: i64, last: i64) -> Missing {
+    let (from, until) = (at(first * 60_000), Timestamp(at((last + 1) * 60_000).0 - 1));
+    Missing { from, until, reason: Reason::Damaged, events: "".into() }
+}
+
+#[test]
+fn a_damaged_minute_is_stepped_over_and_named() {
+    let disk = minutes(100);
+    let whole = Counted { through: 6_000, missing: vec![] };
+    assert_eq!(counted(&disk), (6_000, whole.clone()));
+    disk.shell().execute("UPDATE lookup_minutes SET last = last - 1 WHERE part = 301", []).unwrap();
+    assert_eq!(counted(&disk), (5_940, Counted { missing: vec![unread(5, 5)], ..whole }));
+}
+
+/// A page in the middle of a row's content, which SQLite itself may notice or not.
+#[test]
+fn a_minute_on_a_damaged_page_is_stepped_over_and_named() {
+    let disk = minutes(100);
+    let needle = format!("\"{}-x", 42 * 60 + 55);
+    // The first place is in the traffic itself.
+    let file = std::fs::read(disk.database()).unwrap();
+    let place = file.windows(needle.len()).rposition(|window| window == needle.as_bytes());
+    harm_at(&disk, file, place.unwrap(), true);
+    let (sum, counted) = counted(&disk);
+    assert_eq!((sum, counted.missing), (5_940, vec![unread(42, 42)]));
+}
+
+/// A page of the tree that leads to many rows: what is on it is gone, the others are not.
+#[test]
+fn a_page_that_leads_to_minutes_costs_what_it_leads_to() {
+    let disk = minutes(2_000);
+    let (sum, whole) = counted(&disk);
+    assert_eq!((sum, whole.missing.len()), (120_000, 0));
+    // Where the row of minute 1,000 begins; its minute and its part stand on the page of the tree.
+    let first: i64 = at(1_000 * 60_000).0 / 60_000_000;
+    let mut key = u32::try_from(first).unwrap().to_be_bytes().to_vec();
+    key.extend(&60_001_u32.to_be_bytes()[1..]);
+    harm(&disk, &key, true);
+    let (sum, counted) = counted(&disk);
+    let hidden: i64 = counted.missing.iter().map(|m| (m.until.0 + 1 - m.from.0) / 60_000_000).sum();
+    assert_eq!(counted.missing.len(), 1, "{:?}", counted.missing);
+    assert!((1..200).contains(&hidden), "{hidden}");
+    // The minute before was read, but nobody knows whether it has another row.
+    assert_eq!(sum, 60 * (2_001 - hidden.cast_unsigned()));
 }

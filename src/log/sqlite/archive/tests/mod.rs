@@ -297,12 +297,13 @@ proptest! {
         let numbered = || (1_u64..).zip(&events);
 
         let mut found: Vec<LookupCount> = Vec::new();
-        let through = archive
+        let Counted { through, missing } = archive
             .lookup_counts(&TrafficQuery::default(), &mut |count| {
                 found.push(count);
                 ControlFlow::Continue(())
             })
             .unwrap();
+        assert_eq!(missing, []);
         let mut expected: BTreeMap<String, LookupCount> = BTreeMap::new();
         for (number, event) in numbered().take_while(|(number, _)| *number <= through) {
             let Detail::Lookup { filter, revision, status, .. } = &event.detail else { continue };
