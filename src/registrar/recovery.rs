@@ -197,12 +197,7 @@ impl Registrar {
     }
 
     /// Publishes what was replayed up to `head`, with a fresh grace for every lease.
-    fn publish_recovered(
-        &mut self,
-        head: Seq,
-        lives: &HashMap<InstanceKey, Life>,
-        now: Monotonic,
-    ) {
+    fn publish_recovered(&mut self, head: Seq, lives: &HashMap<InstanceKey, Life>, now: Monotonic) {
         let all: BTreeSet<ServiceKey> =
             self.registry.services().map(|(key, _)| key.clone()).collect();
         // A note that was begun with and may not be in the log is folded and must not show.

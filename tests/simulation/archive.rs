@@ -6,8 +6,8 @@ use rollcall::domain::registry::Service;
 use rollcall::domain::traffic::Numbered;
 use rollcall::domain::{Change, InstanceKey, Registry, Seq, ServiceKey, Timestamp};
 use rollcall::history::{
-    Archive, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures, LookupCount,
-    Missing, Moment, NoArchive, Record, Subject, TrafficQuery, Version, Visit,
+    Archive, Counted, Error, EventId, EventPage, EventQuery, Extent, HeartbeatRun, LogFigures,
+    LookupCount, Missing, Moment, NoArchive, Record, Subject, TrafficQuery, Version, Visit,
 };
 use rollcall::log::ChangeLog as _;
 use rollcall::log::memory::MemoryLog;
@@ -75,7 +75,7 @@ impl Archive for Stored {
         &self,
         wanted: &TrafficQuery,
         visit: &mut dyn FnMut(LookupCount) -> Visit,
-    ) -> Result<u64, Error> {
+    ) -> Result<Counted, Error> {
         NoArchive.lookup_counts(wanted, visit)
     }
 

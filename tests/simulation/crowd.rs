@@ -61,6 +61,8 @@ pub(crate) struct Crowd {
     pub(crate) random: Rng,
     pub(crate) transcript: Transcript,
     pub(crate) connection: Option<Connection>,
+    /// The registry is about to end: it takes no new requests, and answers those that it has.
+    pub(crate) closing: bool,
     pub(crate) members: Vec<Member>,
     /// What each instance has let the registry know of itself.
     pub(crate) truth: BTreeMap<InstanceKey, Truth>,
@@ -111,6 +113,7 @@ impl Crowd {
             random,
             transcript,
             connection: None,
+            closing: false,
             members: Vec::new(),
             truth: BTreeMap::new(),
             ready_at: 0,
@@ -192,7 +195,8 @@ impl Crowd {
         let jitter = self.random.u64(0..=pause / 5);
         self.schedule(who, now + pause - pause / 10 + jitter);
         let member = &self.members[who];
-        if self.connection.is_none() || self.cut.contains(&zone) || member.waits {
+        let reachable = self.connection.is_some() && !self.closing && !self.cut.contains(&zone);
+        if !reachable || member.waits {
             return;
         }
         match member.incarnation {
@@ -291,8 +295,7 @@ impl Crowd {
         let (length, capacity) = handle.buffer_fill();
         let truth = self.truth.entry(key.clone()).or_default();
         // One that finds the buffer full may not be in the log in time, or never.
-        truth.last_beat =
-            if length < capacity { LastBeat::In(trace) } else { LastBeat::Unsure };
+        truth.last_beat = if length < capacity { LastBeat::In(trace) } else { LastBeat::Unsure };
         let detail = Detail::Heartbeat { incarnation, load: None, health: None, note: None };
         let traffic = Traffic {
             at: self.clock.wall(),
@@ -504,7 +507,7 @@ impl Crowd {
     /// The registry is gone: whoever waits finds that out. Unless it ended in order, traffic that was not written yet
     /// is lost.
     pub(crate) fn disconnect(&mut self, in_order: bool) {
-        self.connection = None;
+        (self.connection, self.closing) = (None, false);
         self.hear();
         self.recordings.clear();
         for truth in self.truth.values_mut().filter(|_| !in_order) {

@@ -8,9 +8,7 @@ use parking_lot::Mutex;
 use rollcall::domain::traffic::Traffic;
 use rollcall::domain::{Change, Seq, Timestamp};
 use rollcall::log::memory::{Fault, MemoryLog};
-use rollcall::log::{
-    Ack, AppendError, ChangeLog, Log, Numbered, ReadError, Snapshot, TrafficLog,
-};
+use rollcall::log::{Ack, AppendError, ChangeLog, Log, Numbered, ReadError, Snapshot, TrafficLog};
 
 use crate::crowd::Crowd;
 

@@ -100,8 +100,7 @@ impl Plan {
         let services = (0..random.usize(1..=4)).map(|_| [1, 2, 2, 3, 5, 8][random.usize(..6)]);
         let services = services.collect();
         let ttls = [vec![1_000], vec![2_000], vec![1_000, 3_000], vec![5_000]];
-        let troubles =
-            Trouble::ALL.into_iter().filter(|_| random.u8(..) < 150).collect::<Vec<_>>();
+        let troubles = Trouble::ALL.into_iter().filter(|_| random.u8(..) < 150).collect::<Vec<_>>();
         Self {
             services,
             zones: random.u64(1..=3),

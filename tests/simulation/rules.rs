@@ -37,7 +37,8 @@ impl World {
         let now = crowd.now();
         let (seq, kind) = (change.seq, change.event.kind());
         note!(crowd, "{seq} {kind} {:?} because of {:?}", change.event, change.cause);
-        invariants::check_change(&self.shadow, change).map_err(|violation| violation.to_string())?;
+        invariants::check_change(&self.shadow, change)
+            .map_err(|violation| violation.to_string())?;
         check_cause(&self.shadow, change)?;
         if let Event::Registered { instance, .. } = &change.event {
             crowd.truth.entry(instance.key.clone()).or_default().granted = now;
@@ -61,9 +62,11 @@ impl World {
         for view in views {
             let folded = self.shadow.service(&view.key).cloned().unwrap_or_default();
             let same = view.entries.len() == folded.instances.len()
-                && view.entries.iter().zip(folded.instances.values()).all(|(live, folded)| {
-                    live.instance == *folded
-                });
+                && view
+                    .entries
+                    .iter()
+                    .zip(folded.instances.values())
+                    .all(|(live, folded)| live.instance == *folded);
             if view.revision != folded.revision || !same {
                 let live: Vec<_> = view.entries.iter().map(|entry| &entry.instance).collect();
                 return Err(format!(
@@ -147,7 +150,9 @@ fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
         _ => return Ok(()),
     };
     let seq = change.seq;
-    let Some(cause) = change.cause else { return Err(format!("{seq}: {key} left without a cause")) };
+    let Some(cause) = change.cause else {
+        return Err(format!("{seq}: {key} left without a cause"));
+    };
     let began = before.instance(key).map_or(Seq::ZERO, |instance| instance.incarnation);
     // The registration that began this life, or something that came after it.
     if cause < began || cause >= seq {

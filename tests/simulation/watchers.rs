@@ -93,14 +93,14 @@ fn far() -> Instant {
 async fn read(hub: Arc<Hub>, stored: Stored, told: u64, handed: Arc<Mutex<Handed>>) {
     let from = Some(Mark { change: told, traffic: None });
     let cut = Arc::new(Notify::new());
-    let mut feed = match Feed::open(&hub, Arc::new(stored), StreamFilter::default(), from, cut).await
-    {
-        Ok(feed) => feed,
-        Err(error) => {
-            handed.lock().error = Some(error.to_string());
-            return;
-        }
-    };
+    let mut feed =
+        match Feed::open(&hub, Arc::new(stored), StreamFilter::default(), from, cut).await {
+            Ok(feed) => feed,
+            Err(error) => {
+                handed.lock().error = Some(error.to_string());
+                return;
+            }
+        };
     loop {
         match feed.next(far()).await {
             Ok(Next::Told(delivery)) => {

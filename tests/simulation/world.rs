@@ -219,9 +219,7 @@ impl World {
         let due = self.agenda.peek().map(|Reverse((at, order, _))| (*at, *order));
         let member_due = self.crowd.lock().next_due();
         let crowd_first = match (due, member_due) {
-            (Some((at, order)), Some(member)) => {
-                member < at || (member == at && order % 2 == 0)
-            }
+            (Some((at, order)), Some(member)) => member < at || (member == at && order % 2 == 0),
             (None, Some(_)) => true,
             (_, None) => false,
         };
@@ -410,6 +408,8 @@ impl World {
     /// The registry ends as on SIGTERM: what waits gets into the log.
     fn stop_in_order(&mut self) -> Result<(), String> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
+        // As `app` does it: nothing new is taken before the registrar is told to end.
+        self.crowd.lock().closing = true;
         running.hub.close();
         running.registrar.close();
         let mut turns = 0;

@@ -145,11 +145,7 @@ fn bad_histories_are_found() {
         ("one id given out twice", &[of(Create(1), Done, 0, 5), of(Create(2), Done, 1, 6)]),
         (
             "a value that comes and goes",
-            &[
-                of(Put(1), Done, 0, 20),
-                of(Read, Saw(Some(1)), 1, 2),
-                of(Read, Saw(None), 3, 4),
-            ],
+            &[of(Put(1), Done, 0, 20), of(Read, Saw(Some(1)), 1, 2), of(Read, Saw(None), 3, 4)],
         ),
         (
             "one that nobody answered happens twice",
