@@ -22,6 +22,7 @@ mod lifecycle;
 mod linear;
 mod lines;
 mod metrics;
+mod outage;
 mod past;
 mod readme;
 mod replay;

@@ -28,6 +28,10 @@ mod truth;
 mod watchers;
 mod world;
 
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
 use world::World;
 
 /// Seeds of a run that is not told how many.
@@ -55,19 +59,52 @@ fn run(seed: u64, aloud: bool) -> (u64, u64) {
     world.digest()
 }
 
+/// A seed that runs. If it panics, it is named, and nobody begins another one.
+struct Run<'a> {
+    seed: u64,
+    next: &'a AtomicU64,
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("ROLLCALL_SIM_SEED={} has failed", self.seed);
+            self.next.store(u64::MAX / 2, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Takes seeds from `next` up to `end` as long as none breaks a rule; the lines of their transcripts.
+fn run_all(next: &AtomicU64, end: u64) -> u64 {
+    let mut lines = 0;
+    loop {
+        let seed = next.fetch_add(1, Ordering::SeqCst);
+        if seed >= end {
+            return lines;
+        }
+        let _running = Run { seed, next };
+        let once = run(seed, false);
+        let again = run(seed, false);
+        assert_eq!(once, again, "ROLLCALL_SIM_SEED={seed} does not repeat itself");
+        lines += once.1;
+    }
+}
+
 #[test]
 fn seeds() {
     if let Some(seed) = number("ROLLCALL_SIM_SEED") {
         run(seed, true);
         return;
     }
-    let first = number("ROLLCALL_SIM_FIRST").unwrap_or(1);
-    let mut lines = 0;
-    for seed in first..first + number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS) {
-        let once = run(seed, false);
-        let again = run(seed, false);
-        assert_eq!(once, again, "ROLLCALL_SIM_SEED={seed} does not repeat itself");
-        lines += once.1;
-    }
-    println!("{lines} lines of transcript, each twice");
+    let (first, seeds) =
+        (number("ROLLCALL_SIM_FIRST").unwrap_or(1), number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS));
+    let next = AtomicU64::new(first);
+    let lines: u64 = thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let runners: Vec<_> =
+            (0..cores).map(|_| scope.spawn(|| run_all(&next, first + seeds))).collect();
+        // What a runner panicked with was printed by then.
+        runners.into_iter().map(|runner| runner.join().expect("a seed breaks a rule")).sum()
+    });
+    println!("{seeds} seeds from {first} on, each twice: {lines} lines of transcript");
 }
