@@ -65,7 +65,8 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
                 Verdict::Revived
             }
             Mark::Late => {
-                queue.push(expires_at, tracked);
+                // Where a stall has put the expiry off, one that is renewed now may be late again before it.
+                queue.push(expires_at.min(now.plus(late_after)), tracked);
                 continue;
             }
             Mark::Open | Mark::Closed => {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rollcall::domain::selection::Filter;
 use rollcall::domain::{Change, Event, Registry, Seq, Status, fold, invariants};
 use rollcall::log::ChangeLog as _;
 
@@ -78,20 +77,21 @@ impl World {
         Ok(())
     }
 
-    /// After a turn that began at `began`, with a log that works: nobody is offered whose lease had run out by then,
+    /// After a turn that began at `began`, with a log that works: nobody is there whose lease had run out by then, and
     /// nobody is called healthy whose lease was late by then, unless a guard holds.
-    pub(crate) fn check_offers(&self, began: u64) -> Result<(), String> {
+    pub(crate) fn check_leases(&mut self, began: u64) -> Result<(), String> {
         let Some(running) = &self.running else { return Ok(()) };
         let crowd = self.crowd.lock();
         for view in running.projection.views(None).1 {
-            let held = self.guards.holds(&Some(view.key.clone()));
-            for entry in view.select(&Filter::default()).0 {
+            for entry in &view.entries {
                 let key = &entry.instance.key;
                 let Some(ttl) = entry.instance.ttl else { continue };
                 let granted = crowd.truth.get(key).map_or(0, |truth| truth.granted);
-                let silence = began.saturating_sub(crowd.silent_since(key).max(granted));
-                if silence >= ttl.millis() && !held {
-                    return Err(format!("{key} is offered after {silence} ms of silence"));
+                let since = crowd.silent_since(key).max(granted);
+                let silence = began.saturating_sub(since);
+                let gone = silence >= ttl.millis();
+                if gone && !self.guards.spares(key, ttl.millis(), since, began) {
+                    return Err(format!("{key} is still there after {silence} ms of silence"));
                 }
                 if silence >= ttl.millis() * 2 / 3 && entry.instance.status == Status::Healthy {
                     return Err(format!("{key} is called healthy after {silence} ms of silence"));
@@ -99,7 +99,7 @@ impl World {
             }
         }
         drop(crowd);
-        self.guards.check(self.now(), self.awake())
+        self.guards.check(began, self.awake())
     }
 
     /// Whatever was acknowledged is in the log, once, at its number.

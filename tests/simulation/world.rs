@@ -274,7 +274,7 @@ impl World {
         if !(worked && works) {
             self.works_since = self.now();
         } else if !self.disk.has_crashed() {
-            self.check_offers(began)?;
+            self.check_leases(began)?;
         }
         Ok(())
     }
@@ -469,7 +469,10 @@ impl World {
         self.works_since = self.now();
         self.plan_turn(0);
         self.check_acknowledged()?;
-        self.look()
+        self.look()?;
+        // A new process holds nobody, whether the log could take its `started` or not.
+        self.guards = Guards::default();
+        Ok(())
     }
 
     /// Nothing goes wrong any more, and everybody who is not dead is well.
