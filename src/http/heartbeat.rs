@@ -122,8 +122,10 @@ async fn renew(api: &Api, scope: &Scope, beat: Beat) -> Result<(Arc<Instance>, S
         return Err(Problem::OtherIncarnation { current: living.incarnation, given });
     }
     let seen = head.max(living.revision);
+    // Also where the registrar has to be asked: a slow log must not cost the living their lease.
+    let renewed = entry.lease.renew(api.clock.monotonic(), api.clock.wall());
     if !flips(&beat, living)
-        && let Ok(gap) = entry.lease.renew(api.clock.monotonic(), api.clock.wall())
+        && let Ok(gap) = renewed
     {
         observe_gap(api, gap, &entry.lease);
         record(api, scope, &beat, seen, living.incarnation, &entry.lease).await?;

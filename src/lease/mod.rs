@@ -178,13 +178,22 @@ impl Lease {
         &self.word
     }
 
-    /// Renews the lease, if the registrar has not put a mark on it. Returns the gap since the renewal
-    /// before, or none if that was in another run.
+    /// Renews the lease. Returns the gap since the renewal before, or none if that was in another run.
     ///
     /// # Errors
-    /// The mark: the heartbeat has to become a command, and its answer is the registrar's.
+    /// The mark that the registrar has put on it: the heartbeat has to become a command, and its answer is the
+    /// registrar's. A late lease is renewed all the same and stays marked: its command may wait for a slow log for
+    /// longer than the lease lasts, and who was heard of must not expire meanwhile.
     pub fn renew(&self, now: Monotonic, wall: Timestamp) -> Result<Option<Millis>, Mark> {
-        let previous = Monotonic(self.word.renew(now.0)?);
+        let previous = match self.word.renew(now.0) {
+            Ok(previous) => Monotonic(previous),
+            Err(mark) => {
+                if self.word.renew_unless_closed(now.0).is_ok() {
+                    self.last_wall.store(wall.micros(), Relaxed);
+                }
+                return Err(mark);
+            }
+        };
         self.last_wall.store(wall.micros(), Relaxed);
         Ok(self.learn(now, previous))
     }

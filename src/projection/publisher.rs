@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Projection, ServiceCell, ServiceView};
 use crate::domain::registry::Service;
-use crate::domain::{Instance, InstanceKey, Registry, ServiceKey, Status};
+use crate::domain::{Instance, InstanceKey, Registry, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// A lease that publishing has made, because a life or a ttl began. Its deadline is to be watched.
@@ -112,6 +112,17 @@ impl Publisher {
         touched: &BTreeSet<ServiceKey>,
         grant: impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
     ) -> Published {
+        self.publish_as(registry, registry.head(), touched, grant)
+    }
+
+    /// The same as version `head`, where what `registry` has folded since concerns no instance and may not show yet.
+    pub fn publish_as(
+        &self,
+        registry: &Registry,
+        head: Seq,
+        touched: &BTreeSet<ServiceKey>,
+        grant: impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
+    ) -> Published {
         let mut published = Published::default();
         let mut index = self.projection.index.write();
         for key in touched {
@@ -134,7 +145,7 @@ impl Publisher {
             }
         }
         self.projection.checks.note(std::mem::take(&mut published.checked));
-        self.projection.head.store(registry.head().0, Ordering::Release);
+        self.projection.head.store(head.0, Ordering::Release);
         published
     }
 }

@@ -31,7 +31,7 @@ impl Registrar {
         let clock = self.clock();
         let sweep = TraceContext::root();
         let started = clock.wall();
-        let ripe = self.ripe.len();
+        let (began, ripe) = (clock.monotonic(), self.ripe.len());
         let mut due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX, &mut self.ripe);
         self.ripe_unseen |= self.ripe.len() > ripe;
         // No expiry is decided before everybody who is late was counted.
@@ -40,7 +40,8 @@ impl Registrar {
             let works = due.drain(..).map(|due| self.swept_work(due, &sweep)).collect();
             self.commit(works);
         }
-        let all_marked = self.deadlines.next_due().is_none_or(|due| due > clock.monotonic());
+        // As of then: whoever came due while a slow log took its time must not put off the others' end, turn after turn.
+        let all_marked = self.deadlines.next_due().is_none_or(|due| due > began);
         if self.trouble.is_none() && all_marked {
             due.extend(self.let_go(SWEEP_MAX - due.len(), &sweep));
         }

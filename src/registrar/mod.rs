@@ -24,6 +24,7 @@ mod inbox;
 pub mod observe;
 mod readiness;
 mod recovery;
+mod stepped;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ pub use handle::{Applied, Handle, LogCondition, Noted, Refused, Request, Timings
 pub use observe::Telemetry;
 pub use readiness::{Phase, Readiness};
 pub use recovery::RecoverError;
+pub use stepped::Stepped;
+pub use thread::Turn;
 
 use crate::clock::Clock;
 use crate::domain::{Millis, Quotas};
@@ -115,6 +118,33 @@ pub fn start(
     telemetry: Telemetry,
     config: &Config,
 ) -> std::io::Result<Running> {
+    let (mut registrar, handle) = build(log, projection, hub, clock, telemetry, config);
+    let readiness = Readiness::default();
+    let (node, told) = (config.node.clone(), readiness.clone());
+    let thread =
+        std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
+            let _watch = readiness::PanicWatch(told.clone());
+            registrar.shared.inbox.served_by(std::thread::current());
+            let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
+            if recovered.is_ok() {
+                registrar.run();
+            } else {
+                told.set(Phase::Failed);
+            }
+            recovered
+        })?;
+    Ok(Running { handle, readiness, thread })
+}
+
+/// The registrar before its start, and the way to it.
+fn build(
+    log: Box<dyn Log>,
+    projection: Arc<Projection>,
+    hub: Arc<Hub>,
+    clock: Arc<dyn Clock>,
+    telemetry: Telemetry,
+    config: &Config,
+) -> (thread::Registrar, Handle) {
     let shared = Arc::new(handle::Shared {
         inbox: inbox::Inbox::new(config.command_queue),
         buffer: buffer::Buffer::new(config.traffic_queue),
@@ -125,8 +155,6 @@ pub fn start(
         write_timeout: config.write_timeout,
         read_only: false,
     });
-    let handle = Handle { shared: Arc::clone(&shared) };
-    let readiness = Readiness::default();
     let pace = thread::Pace {
         flush_every: Millis::from(config.traffic_flush),
         checkpoint_every: config.checkpoint_every,
@@ -137,23 +165,10 @@ pub fn start(
         quotas: config.quotas,
         guard: config.guard,
     };
-    let (node, told) = (config.node.clone(), readiness.clone());
+    let handle = Handle { shared: Arc::clone(&shared) };
     let publisher = Publisher::new(projection);
-    let thread =
-        std::thread::Builder::new().name("rollcall-registrar".into()).spawn(move || {
-            let _watch = readiness::PanicWatch(told.clone());
-            shared.inbox.served_by(std::thread::current());
-            let mut registrar =
-                thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
-            let recovered = registrar.recover(&told, env!("CARGO_PKG_VERSION"), &node);
-            if recovered.is_ok() {
-                registrar.run();
-            } else {
-                told.set(Phase::Failed);
-            }
-            recovered
-        })?;
-    Ok(Running { handle, readiness, thread })
+    let registrar = thread::Registrar::new(log, publisher, hub, shared, telemetry, pace);
+    (registrar, handle)
 }
 
 impl Running {

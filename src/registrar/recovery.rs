@@ -87,8 +87,6 @@ impl Registrar {
         invariants::check_registry(&state.registry)?;
         let traffic = self.last_heartbeats(&mut state)?;
         self.registry = std::mem::take(&mut state.registry);
-        self.publish_recovered(&state.lives, clock.monotonic());
-        self.time_recovered(&begun, clock.monotonic());
         let took = clock.monotonic().since(started);
         let recovered = Recovered {
             changes: total.0.saturating_sub(base.0.0),
@@ -113,6 +111,9 @@ impl Registrar {
         );
         self.note(Note::Started { version: version.into(), node: node.into() });
         self.note(Note::Recovered(recovered.clone()));
+        // Not before: nobody can renew a lease while these are written, however long that takes.
+        self.publish_recovered(total, &state.lives, clock.monotonic());
+        self.time_recovered(&begun, clock.monotonic());
         readiness.set_ready(recovered);
         Ok(())
     }
@@ -214,10 +215,13 @@ impl Registrar {
         Ok(read)
     }
 
-    fn publish_recovered(&mut self, lives: &HashMap<InstanceKey, Life>, now: Monotonic) {
+    /// Publishes what was replayed up to `head`, with a fresh grace for every lease.
+    fn publish_recovered(&mut self, head: Seq, lives: &HashMap<InstanceKey, Life>, now: Monotonic) {
         let all: BTreeSet<ServiceKey> =
             self.registry.services().map(|(key, _)| key.clone()).collect();
-        let published = self.publisher.publish(&self.registry, &all, |instance, _| {
+        // A note that was begun with and may not be in the log is folded and must not show.
+        let head = self.publisher.projection().head().max(head);
+        let published = self.publisher.publish_as(&self.registry, head, &all, |instance, _| {
             let Life { last_heartbeat, registration } =
                 lives.get(&instance.key).copied().unwrap_or_default();
             let late = instance.signals.late;

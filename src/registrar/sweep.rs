@@ -68,6 +68,9 @@ pub(super) fn due(
         }
         let counts_from = Monotonic(seen.renewed_at()).max(awake_since);
         let (late_at, expires_at) = (counts_from.plus(late_after), counts_from.plus(expires_after));
+        // Where a stall has put the expiry off, or φ waits long after it doubts, one that is late and is renewed now
+        // may be late again before it would have expired.
+        let look_again = expires_at.min(now.plus(late_after));
         let verdict = match seen.mark() {
             _ if now >= expires_at => {
                 ripe.push_back(tracked);
@@ -82,7 +85,7 @@ pub(super) fn due(
                 Verdict::Revived
             }
             Mark::Late => {
-                queue.push(expires_at, tracked);
+                queue.push(look_again, tracked);
                 continue;
             }
             Mark::Open | Mark::Closed => {
@@ -91,7 +94,7 @@ pub(super) fn due(
             }
         };
         let (mark, next) = match verdict {
-            Verdict::Late => (Mark::Late, expires_at),
+            Verdict::Late => (Mark::Late, look_again),
             Verdict::Revived | Verdict::Expired => (Mark::Open, late_at),
         };
         if !lease.word().mark(seen, mark) {

@@ -69,6 +69,19 @@ pub(super) struct Registrar {
     pub(super) next_flush: Monotonic,
     pub(super) last_traffic_at: Timestamp,
     pub(super) since_checkpoint: u64,
+    /// The turn before this one found nothing more to do.
+    idle: bool,
+}
+
+/// What a turn of the registrar leaves to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Something waits: the next turn is due at once.
+    More,
+    /// Nothing is due before this instant, unless a command comes.
+    Rest(Monotonic),
+    /// The inbox is closed and everything that waited is in the log.
+    Done,
 }
 
 impl Registrar {
@@ -101,6 +114,7 @@ impl Registrar {
             next_flush: Monotonic::default(),
             last_traffic_at: Timestamp::default(),
             since_checkpoint: 0,
+            idle: false,
         }
     }
 
@@ -111,29 +125,36 @@ impl Registrar {
     /// Runs until the inbox is closed and everything that waited is in the log.
     pub(super) fn run(mut self) {
         let clock = self.clock();
-        let mut idle = false;
         loop {
-            let commands = self.shared.inbox.take(BATCH_MAX - SWEEP_MAX);
-            let had_commands = !commands.is_empty();
-            if self.trouble.is_some() {
-                self.answer_without_log(commands.into_iter().map(Work::from).collect());
-                self.try_to_resume(idle && !had_commands);
-            } else {
-                self.commit_all(commands);
+            match self.turn() {
+                Turn::More => {}
+                Turn::Rest(until) => clock.park(until),
+                Turn::Done => return,
             }
-            let flush_due = idle || clock.monotonic() >= self.next_flush;
-            if self.trouble.is_none() && (flush_due || !self.pending.is_empty()) {
-                self.flush_slice();
-            }
-            let more = had_commands || (self.trouble.is_none() && !self.pending.is_empty());
-            if self.shared.inbox.is_done() && !more && self.finish() {
-                return;
-            }
-            if !more {
-                clock.park(self.wake_at(clock.monotonic()));
-            }
-            idle = !more;
         }
+    }
+
+    /// One turn: everything that is due now, and what is left to do.
+    pub(super) fn turn(&mut self) -> Turn {
+        let clock = self.clock();
+        let commands = self.shared.inbox.take(BATCH_MAX - SWEEP_MAX);
+        let had_commands = !commands.is_empty();
+        if self.trouble.is_some() {
+            self.answer_without_log(commands.into_iter().map(Work::from).collect());
+            self.try_to_resume(self.idle && !had_commands);
+        } else {
+            self.commit_all(commands);
+        }
+        let flush_due = self.idle || clock.monotonic() >= self.next_flush;
+        if self.trouble.is_none() && (flush_due || !self.pending.is_empty()) {
+            self.flush_slice();
+        }
+        let more = had_commands || (self.trouble.is_none() && !self.pending.is_empty());
+        if self.shared.inbox.is_done() && !more && self.finish() {
+            return Turn::Done;
+        }
+        self.idle = !more;
+        if more { Turn::More } else { Turn::Rest(self.wake_at(clock.monotonic())) }
     }
 
     fn wake_at(&self, now: Monotonic) -> Monotonic {

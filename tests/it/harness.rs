@@ -21,7 +21,7 @@ use rollcall::telemetry::metrics::Metrics;
 use rollcall::telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -285,7 +285,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     /// Reads one answer, and no byte more than it has.
-    pub(crate) async fn read(connection: &mut TcpStream) -> Self {
+    pub(crate) async fn read(connection: &mut (impl AsyncRead + Unpin)) -> Self {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") {

@@ -222,6 +222,22 @@ async fn a_stall_of_the_process_gives_everybody_a_fresh_grace() {
     assert_eq!(overdue, Arithmetic { grace: Millis::from_millis(gap - 15_010), ..told });
 }
 
+/// Found by the simulation: the stall puts the expiry off, and with it the next look at the lease.
+#[tokio::test]
+async fn one_that_returns_after_a_stall_is_late_again_in_time() {
+    let rig = Rig::start().await;
+    rig.put(&a()).await;
+    rig.pass(10_000).await;
+    rig.clock.stall(Millis::from_millis(3_600_000));
+    rig.settle().await;
+    rig.submit(Command::Heartbeat(heartbeat(&a()))).await.unwrap();
+    assert_eq!(rig.status(&a()), Some(Status::Healthy));
+    rig.pass(9_999).await;
+    assert_eq!(rig.status(&a()), Some(Status::Healthy));
+    rig.pass(11).await;
+    assert_eq!(rig.status(&a()), Some(Status::Unstable));
+}
+
 #[tokio::test]
 async fn there_is_no_grace_for_time_that_passed_while_awake() {
     let rig = Rig::start().await;

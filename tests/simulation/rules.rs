@@ -1,0 +1,173 @@
+//! What must hold after every turn of the registrar, and what must have come about when all is well again.
+
+use std::collections::BTreeMap;
+
+use rollcall::clock::Clock as _;
+use rollcall::domain::{Change, Event, Registry, Seq, Status, fold, invariants};
+use rollcall::log::ChangeLog as _;
+
+use crate::crowd::note;
+use crate::member::State;
+use crate::world::World;
+
+impl World {
+    /// Reads the changes that were published since the last time, and compares what is published with what they fold
+    /// to.
+    pub(crate) fn read_changes(&mut self) -> Result<(), String> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let head = running.projection.head();
+        if head == self.shadow.head() {
+            return Ok(());
+        }
+        let from = self.shadow.head().next();
+        let changes = self.disk.stored.read(from, usize::MAX).map_err(|e| e.to_string())?;
+        for change in changes.into_iter().take_while(|change| change.seq <= head) {
+            self.read_change(&change)?;
+        }
+        if self.shadow.head() != head {
+            let end = self.shadow.head();
+            return Err(format!("{head} is published, and the log ends at {end}"));
+        }
+        invariants::check_registry(&self.shadow).map_err(|violation| violation.to_string())?;
+        self.compare()
+    }
+
+    fn read_change(&mut self, change: &Change) -> Result<(), String> {
+        let mut crowd = self.crowd.lock();
+        let now = crowd.now();
+        let (seq, kind) = (change.seq, change.event.kind());
+        note!(crowd, "{seq} {kind} {:?} because of {:?}", change.event, change.cause);
+        invariants::check_change(&self.shadow, change)
+            .map_err(|violation| violation.to_string())?;
+        check_cause(&self.shadow, change)?;
+        if let Event::Registered { instance, .. } = &change.event {
+            crowd.truth.entry(instance.key.clone()).or_default().granted = now;
+        }
+        if crowd.refused.contains(&change.trace.trace_id) {
+            return Err(format!("change {seq} is in the log, and its request was refused"));
+        }
+        drop(crowd);
+        drop(fold(&mut self.shadow, change));
+        self.history.push(kind);
+        self.guards.read(change, &self.shadow, now)
+    }
+
+    /// Replay equals live: what readers see is what the log folds to.
+    fn compare(&self) -> Result<(), String> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let (_, views) = running.projection.views(None);
+        if views.len() != self.shadow.service_count() {
+            return Err(format!("{} services are published", views.len()));
+        }
+        for view in views {
+            let folded = self.shadow.service(&view.key).cloned().unwrap_or_default();
+            let same = view.entries.len() == folded.instances.len()
+                && view
+                    .entries
+                    .iter()
+                    .zip(folded.instances.values())
+                    .all(|(live, folded)| live.instance == *folded);
+            if view.revision != folded.revision || !same {
+                let live: Vec<_> = view.entries.iter().map(|entry| &entry.instance).collect();
+                return Err(format!(
+                    "{}: published is {} {live:#?}, folded is {} {:#?}",
+                    view.key, view.revision, folded.revision, folded.instances
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// After a turn that began at `began`, with a log that works: nobody is there whose lease had run out by then, and
+    /// nobody is called healthy whose lease was late by then, unless a guard holds.
+    pub(crate) fn check_leases(&mut self, began: u64) -> Result<(), String> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let crowd = self.crowd.lock();
+        for view in running.projection.views(None).1 {
+            for entry in &view.entries {
+                let key = &entry.instance.key;
+                let Some(ttl) = entry.instance.ttl else { continue };
+                let granted = crowd.truth.get(key).map_or(0, |truth| truth.granted);
+                let since = crowd.silent_since(key).max(granted);
+                let silence = began.saturating_sub(since);
+                let gone = silence >= ttl.millis();
+                if gone && !self.guards.spares(key, ttl.millis(), since, began) {
+                    return Err(format!("{key} is still there after {silence} ms of silence"));
+                }
+                if silence >= ttl.millis() * 2 / 3 && entry.instance.status == Status::Healthy {
+                    return Err(format!("{key} is called healthy after {silence} ms of silence"));
+                }
+            }
+        }
+        drop(crowd);
+        self.guards.check(began, self.awake())
+    }
+
+    /// Whatever was acknowledged is in the log, once, at its number.
+    pub(crate) fn check_acknowledged(&self) -> Result<(), String> {
+        let changes = self.disk.stored.changes();
+        let mut written: BTreeMap<[u8; 16], Seq> = BTreeMap::new();
+        let of_callers = changes.iter().filter(|change| change.caller.is_some());
+        for change in of_callers {
+            if let Some(first) = written.insert(change.trace.trace_id, change.seq) {
+                return Err(format!("one request made the changes {first} and {}", change.seq));
+            }
+        }
+        let crowd = self.crowd.lock();
+        for (seq, trace) in &crowd.acknowledged {
+            let there = changes.get(usize::try_from(seq.0).unwrap_or(0).saturating_sub(1));
+            if !there.is_some_and(|change| change.seq == *seq && change.trace == *trace) {
+                return Err(format!("change {seq} was acknowledged and is not in the log"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All has been well for long enough: the living are there and not late, the dead are gone.
+    pub(crate) fn check_peace(&self) -> Result<(), String> {
+        self.check_acknowledged()?;
+        let crowd = self.crowd.lock();
+        if !crowd.log_works() {
+            return Err("the log works again, and the registrar does not know".to_owned());
+        }
+        let now = crowd.clock.wall();
+        for member in &crowd.members {
+            let known = self.shadow.instance(&member.key);
+            let what = match (member.state == State::Down, known) {
+                (true, Some(_)) => "is dead and still there",
+                (false, None) => "lives and is not there",
+                (_, Some(known))
+                    if self.keeps_time && known.drain_until.is_some_and(|u| u < now) =>
+                {
+                    "is still there when its drain has ended"
+                }
+                (false, Some(known)) if known.signals.late => "lives and is called late",
+                _ => continue,
+            };
+            return Err(format!("{} {what}", member.key));
+        }
+        Ok(())
+    }
+}
+
+/// Every departure has its cause: a change before it, about the same instance or its guard.
+fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
+    let key = match &change.event {
+        Event::Expired { key, .. } | Event::Deregistered { key, .. } => key,
+        _ => return Ok(()),
+    };
+    let seq = change.seq;
+    let by_itself = matches!(&change.event, Event::Deregistered { .. }) && change.caller.is_none();
+    if by_itself && before.instance(key).is_none_or(|instance| instance.drain_until.is_none()) {
+        return Err(format!("{seq}: {key} was taken out and had no deadline"));
+    }
+    let Some(cause) = change.cause else {
+        return Err(format!("{seq}: {key} left without a cause"));
+    };
+    let began = before.instance(key).map_or(Seq::ZERO, |instance| instance.incarnation);
+    // The registration that began this life, or something that came after it.
+    if cause < began || cause >= seq {
+        return Err(format!("{seq}: {key} left because of {cause}; its life began with {began}"));
+    }
+    Ok(())
+}
