@@ -76,13 +76,18 @@ pub struct SystemClock {
 struct Pulse {
     last: AtomicU64,
     awake_since: AtomicU64,
+    /// For how long the machine was suspended since it was switched on, as far as was seen.
+    slept: AtomicU64,
 }
 
 impl Pulse {
-    /// Notes that the process runs at `now`; a gap since the last note moves `awake_since`.
-    fn beat(&self, now: u64) -> u64 {
+    /// Notes that the process runs at `now`, on a machine that was suspended for `slept` until then. A gap since the last
+    /// note moves `awake_since`, and so does a suspend, which the clock of the leases does not see.
+    fn beat(&self, now: u64, slept: u64) -> u64 {
         let last = self.last.fetch_max(now, SeqCst);
-        if u128::from(now.saturating_sub(last)) > STALL.as_micros() {
+        let seen = self.slept.fetch_max(slept, SeqCst);
+        let gap = now.saturating_sub(last).max(slept.saturating_sub(seen));
+        if u128::from(gap) > STALL.as_micros() {
             self.awake_since.fetch_max(now, SeqCst);
         }
         self.awake_since.load(SeqCst)
@@ -101,11 +106,12 @@ impl SystemClock {
         let pulse = Arc::new(Pulse {
             last: AtomicU64::new(1_000_000),
             awake_since: AtomicU64::new(1_000_000),
+            slept: AtomicU64::new(slept_micros()),
         });
         let weak = Arc::downgrade(&pulse);
         thread::Builder::new().name("rollcall-pulse".into()).spawn(move || {
             while let Some(pulse) = weak.upgrade() {
-                pulse.beat(micros_since(origin));
+                pulse.beat(micros_since(origin), slept_micros());
                 drop(pulse);
                 thread::sleep(PULSE);
             }
@@ -116,6 +122,28 @@ impl SystemClock {
 
 fn micros_since(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1_000_000)
+}
+
+/// For how long the machine was suspended since it was switched on, in microseconds: what the clock of the system that
+/// goes on meanwhile is ahead of the one that does not, on which leases run. Without the grace that follows from it,
+/// who had little left of its lease when the machine went to sleep would be evicted before it has noticed that the
+/// registry is back.
+#[cfg(target_os = "linux")]
+fn slept_micros() -> u64 {
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+    let micros = |Timespec { tv_sec, tv_nsec }: Timespec| {
+        let (seconds, nanos) = (u64::try_from(tv_sec), u64::try_from(tv_nsec));
+        seconds.unwrap_or(0).saturating_mul(1_000_000).saturating_add(nanos.unwrap_or(0) / 1_000)
+    };
+    // In this order, so that a pause between the two readings makes less of it and not more.
+    let with_sleep = micros(clock_gettime(ClockId::Boottime));
+    with_sleep.saturating_sub(micros(clock_gettime(ClockId::Monotonic)))
+}
+
+/// Elsewhere a suspend is seen only if the clock of the leases goes on meanwhile: then it is a stall like any other.
+#[cfg(not(target_os = "linux"))]
+fn slept_micros() -> u64 {
+    0
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
@@ -131,7 +159,7 @@ impl Clock for SystemClock {
     }
 
     fn awake_since(&self) -> Monotonic {
-        Monotonic(self.pulse.beat(micros_since(self.origin)))
+        Monotonic(self.pulse.beat(micros_since(self.origin), slept_micros()))
     }
 
     fn park(&self, until: Monotonic) {
@@ -202,6 +230,14 @@ impl ManualClock {
         });
     }
 
+    /// Lets `span` pass while the machine is suspended: the clock of the leases stands still.
+    pub fn suspend(&self, span: Millis) {
+        self.change(|state| {
+            state.wall = Timestamp(state.wall.0 + i64::try_from(span.micros()).unwrap_or(0));
+            state.awake_since = state.monotonic;
+        });
+    }
+
     /// Makes the wall clock jump by `micros`, which leaves monotonic time alone.
     pub fn jump(&self, micros: i64) {
         self.change(|state| state.wall = Timestamp(state.wall.0 + micros));
@@ -248,11 +284,28 @@ mod tests {
 
     #[test]
     fn a_gap_between_beats_moves_the_grace() {
-        let pulse = Pulse { last: AtomicU64::new(0), awake_since: AtomicU64::new(0) };
-        assert_eq!(pulse.beat(200_000), 0);
-        assert_eq!(pulse.beat(700_000), 0, "exactly the limit is no stall");
-        assert_eq!(pulse.beat(1_200_001), 1_200_001);
-        assert_eq!(pulse.beat(1_300_000), 1_200_001);
-        assert_eq!(pulse.beat(1_250_000), 1_200_001, "a reading from before does no harm");
+        let pulse = Pulse {
+            last: AtomicU64::new(0),
+            awake_since: AtomicU64::new(0),
+            slept: AtomicU64::new(7),
+        };
+        assert_eq!(pulse.beat(200_000, 7), 0);
+        assert_eq!(pulse.beat(700_000, 7), 0, "exactly the limit is no stall");
+        assert_eq!(pulse.beat(1_200_001, 7), 1_200_001);
+        assert_eq!(pulse.beat(1_300_000, 7), 1_200_001);
+        assert_eq!(pulse.beat(1_250_000, 7), 1_200_001, "a reading from before does no harm");
+        assert_eq!(pulse.beat(1_310_000, 500_007), 1_200_001, "exactly the limit again");
+        assert_eq!(pulse.beat(1_320_000, 60_500_007), 1_320_000, "a minute of sleep");
+        assert_eq!(pulse.beat(1_330_000, 60_500_007), 1_320_000, "once");
+        assert_eq!(pulse.beat(1_340_000, 60_000_000), 1_320_000, "and never back");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_running_machine_does_not_seem_to_sleep() {
+        let readings: Vec<u64> = (0..10_000).map(|_| slept_micros()).collect();
+        let (least, most) = (readings.iter().min(), readings.iter().max());
+        let spread = most.zip(least).map_or(0, |(most, least)| most - least);
+        assert!(u128::from(spread) < STALL.as_micros(), "{spread}");
     }
 }

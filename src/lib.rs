@@ -23,6 +23,7 @@ pub mod http;
 pub mod keeper;
 pub mod lease;
 pub mod log;
+pub mod probe;
 pub mod projection;
 pub mod registrar;
 pub mod replay;

@@ -55,6 +55,7 @@ pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
             Work::Registration.route().1,
             put(async move |_: Json<Registration>| constant(&registration)),
         )
+        .route("/bare/up", get(async || "up"))
         .merge(waiting.routes());
     runtime.block_on(async {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -17,6 +17,17 @@ pub(crate) fn register(
     services: usize,
     instances: usize,
 ) -> Result<u64, Failure> {
+    register_each(address, options, services, instances, Requests::fleet)
+}
+
+/// The same with the registration that `request` makes of each.
+pub(crate) fn register_each(
+    address: SocketAddr,
+    options: &Options,
+    services: usize,
+    instances: usize,
+    request: for<'a> fn(&'a mut Requests, usize, usize) -> &'a [u8],
+) -> Result<u64, Failure> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CLIENTS)
             .map(|number| {
@@ -26,7 +37,8 @@ pub(crate) fn register(
                     let mut registered = 0;
                     for service in (number..services).step_by(CLIENTS) {
                         for instance in 0..instances {
-                            let answer = client.exchange(requests.fleet(service, instance))?;
+                            let answer =
+                                client.exchange(request(&mut requests, service, instance))?;
                             if answer.status != 201 {
                                 let body =
                                     String::from_utf8_lossy(client.body(&answer)).into_owned();

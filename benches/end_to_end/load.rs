@@ -19,7 +19,7 @@ use crate::work::{Requests, Work};
 const WARM_UP: f64 = 0.1;
 
 /// Requests that may wait for one connection in the open loop.
-const BEHIND_MAX: usize = 65_536;
+pub(crate) const BEHIND_MAX: usize = 65_536;
 
 /// Shorter than this the pacing thread does not sleep, but sends a little early: a sleep takes as long.
 const NAP: Duration = Duration::from_micros(50);
@@ -64,14 +64,14 @@ impl Seen {
 
 /// When a measurement begins, counts and ends.
 #[derive(Debug, Clone, Copy)]
-struct Times {
+pub(crate) struct Times {
     begin: Instant,
-    counts: Instant,
-    end: Instant,
+    pub(crate) counts: Instant,
+    pub(crate) end: Instant,
 }
 
 impl Times {
-    fn of(options: &Options) -> Self {
+    pub(crate) fn of(options: &Options) -> Self {
         let begin = now();
         let counts = begin + Duration::from_secs_f64(options.seconds * WARM_UP);
         Self { begin, counts, end: counts + Duration::from_secs_f64(options.seconds) }
@@ -83,7 +83,7 @@ impl Times {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement of real time")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -171,7 +171,7 @@ pub(crate) fn open(
 
 /// Hands every connection its instants when they come. A thread that sleeps: the runtime's timer knows only whole
 /// milliseconds and would send in bursts; and one for all, as one for each would cost more than the servers.
-fn pace(
+pub(crate) fn pace(
     times: Times,
     between: Duration,
     queues: Vec<mpsc::Sender<Instant>>,
@@ -217,6 +217,6 @@ async fn one_open(
     Ok(seen)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -13,12 +13,15 @@
 //! `benches/README.md`.
 
 mod bare;
+mod checks;
 mod counters;
+mod expiry;
 mod fleet;
 mod http1;
 mod load;
 mod memory;
 mod options;
+mod overload;
 mod report;
 mod rounds;
 mod servers;
@@ -39,7 +42,10 @@ fn main() -> ExitCode {
     let options = Options::parse().settled();
     let done = match &options.bare {
         Some(bodies) => bare::serve(bodies),
+        None if options.overload > 0 => overload::run(&options),
+        None if options.expiries > 0 => expiry::run(&options),
         None if options.watchers > 0 => watchers::run(&options),
+        None if options.checks > 0 => checks::run(&options),
         None => rounds::run(&options).and_then(|report| report.show(&options)),
     };
     match done {

@@ -43,6 +43,25 @@ pub(crate) struct Options {
     /// So many crowds of them come and go, one after the other; what the server keeps of their memory is shown.
     #[arg(long, default_value_t = 2)]
     pub(crate) crowds: usize,
+    /// Instead of all else: half, all and twice of what the registry can carry, as a mix of heartbeats, lookups and
+    /// questions about the past, over so many connections.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) overload: usize,
+    /// Of that mix, the percentage of questions about the past.
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) past: f64,
+    /// Of that mix, the percentage of heartbeats.
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) heartbeats: f64,
+    /// A setting of the registry, as a flag: `--serve=--shed-queue-time=off`.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) serve: Vec<String>,
+    /// Instead of all else: so many instances are probed by the registry, by HTTP every 10 s.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) checks: usize,
+    /// Instead of all else: so many instances expire at once, with the guard switched off, while lookups are measured.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) expiries: usize,
     /// Beside the two, another rollcall binary, such as one built from before a change: measured in turn with them, under
     /// the same load.
     #[arg(long)]
@@ -85,6 +104,8 @@ impl Options {
             self.watchers = self.watchers.min(200);
             self.streams = self.streams.min(50);
             self.crowds = 1;
+            self.overload = self.overload.min(100);
+            self.checks = self.checks.min(200);
         }
         if self.only.is_empty() {
             self.only = vec![Work::Lookup, Work::Heartbeat, Work::Registration];

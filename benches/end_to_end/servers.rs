@@ -46,6 +46,10 @@ impl Server {
             let connections = options.watchers + options.streams + 100;
             command.args(["--max-connections", &connections.to_string()]);
         }
+        command.args(&options.serve);
+        if options.expiries > 0 {
+            command.arg("--guard=false");
+        }
         command.arg("--data").arg(dir.join("data"));
         // What the shell has set must not change what is measured.
         for (name, _) in std::env::vars_os() {
@@ -104,10 +108,18 @@ impl Server {
         Some(kib * 1_024)
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) -> Result<(), Failure> {
+        let id = self.child.id().to_string();
+        match Command::new("kill").args([&format!("-{name}"), &id]).status()? {
+            status if status.success() => Ok(()),
+            status => Err(format!("kill -{name} ended with {status}").into()),
+        }
+    }
+
     /// Asks it to end, as a service manager would, and waits until it has.
     pub(crate) fn end(mut self) -> Result<(), Failure> {
-        let id = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status()?;
+        self.signal("TERM")?;
         await_that("the server has ended", || Ok(self.child.try_wait()?.is_some()))?;
         match self.child.wait()? {
             status if status.success() => Ok(()),

@@ -1,6 +1,7 @@
 //! The three kinds of work as requests: the very bytes that go over the wire. Both servers get the same ones.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -56,6 +57,12 @@ impl Work {
     }
 }
 
+/// A ttl so long that nothing expires while others are measured.
+const LONG: Duration = Duration::from_secs(24 * 3_600);
+
+/// The ttl of those that are to expire: time enough to register them all.
+pub(crate) const DOOMED_TTL: Duration = Duration::from_secs(60);
+
 /// Makes requests, one after the other, into one buffer.
 pub(crate) struct Requests {
     work: Work,
@@ -102,7 +109,7 @@ impl Requests {
             // Services of their own, so that lookups stay what they are. A random version makes each a change.
             Work::Registration => {
                 let version = self.rng.u32(10_000_000..100_000_000);
-                self.register("load", service, instance, version);
+                self.register("load", service, instance, version, LONG);
             }
         }
         &self.buffer
@@ -110,24 +117,37 @@ impl Requests {
 
     /// The registration of one instance of the fleet that lookups and heartbeats are about.
     pub(crate) fn fleet(&mut self, service: usize, instance: usize) -> &[u8] {
-        self.register("service", service, instance, 10_000_000);
+        self.register("service", service, instance, 10_000_000, LONG);
         &self.buffer
     }
 
-    fn register(&mut self, prefix: &str, service: usize, instance: usize, version: u32) {
+    /// The registration of one that nobody will beat for.
+    pub(crate) fn doomed(&mut self, service: usize, instance: usize) -> &[u8] {
+        self.register("doomed", service, instance, 10_000_000, DOOMED_TTL);
+        &self.buffer
+    }
+
+    fn register(
+        &mut self,
+        prefix: &str,
+        service: usize,
+        instance: usize,
+        version: u32,
+        ttl: Duration,
+    ) {
         self.begin(format_args!(
             "PUT /v1/services/{prefix}-{service:05}/instances/instance-{instance:05}"
         ));
         self.body.clear();
-        // A ttl so long that nothing expires while others are measured.
         put(
             &mut self.body,
             format_args!(
                 "{{\"address\":\"10.1.{}.{}\",\"port\":8080,\"version\":\"{version}\",\"zone\":\"eu-1a\",\
                  \"tags\":[\"canary\",\"blue\",\"edge\"],\
-                 \"metadata\":{{\"env\":\"prod\",\"team\":\"checkout\",\"region\":\"eu-1\"}},\"ttl\":\"24h\"}}",
+                 \"metadata\":{{\"env\":\"prod\",\"team\":\"checkout\",\"region\":\"eu-1\"}},\"ttl\":\"{}s\"}}",
                 service % 256,
                 instance % 256,
+                ttl.as_secs(),
             ),
         );
         self.end_with_body();

@@ -134,8 +134,8 @@ fn day(events: usize) -> (tempfile::TempDir, SqliteArchive, InstanceKey) {
     let ttl = Millis::from_millis(15_000);
     let last_heartbeat = Some(HeartbeatRef { at: heartbeat.at, id: 1, trace: heartbeat.trace });
     let (gap, late, grace) = (ttl, Millis::ZERO, Millis::ZERO);
-    let arithmetic = Arithmetic { last_heartbeat, ttl, gap, missed: 4, late, grace };
-    let expire = Overdue { key: dead.clone(), incarnation: Seq(1), arithmetic };
+    let arithmetic = Arithmetic { last_heartbeat, ttl, gap, missed: 4, late, grace, accrual: None };
+    let expire = Overdue { key: dead.clone(), incarnation: Seq(1), arithmetic, cause: None };
     change(&mut log, &mut registry, &Command::Expire(expire), BEGIN + DAY);
     drop(log);
     // As it is beside a running registry, whose keeper derives within moments.

@@ -5,7 +5,9 @@
 //! sockets is `benches/end_to_end`.
 
 mod append;
+mod detectors;
 mod fold;
+mod guard;
 mod history;
 mod impact;
 mod lookup;
@@ -19,7 +21,9 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     retention::bench();
     fold::bench(&mut criterion);
+    detectors::bench(&mut criterion);
     lookup::bench(&mut criterion);
+    guard::bench(&mut criterion);
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   start:  log (lock, migrate) ─▶ registrar's thread (replay) ─▶ http (503 until ready) ─▶ ready
-//!   stop:   http (no new connections, requests finish) ─▶ keeper (ends after its slice) ─▶ registrar (everything that waits into the log,
+//!   stop:   http (no new connections, requests finish) ─▶ probes (given up) ─▶ keeper (ends after its slice) ─▶ registrar (everything that waits into the log,
 //!           checkpoint, lock released) ─▶ spans flushed; each step bounded and logged
 //! ```
 
@@ -27,11 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
 use crate::history::{Archive, Policy};
+use crate::lease::guard;
 use crate::log::Log;
 use crate::log::sqlite::{OpenError, SqliteArchive, SqliteLog};
 use crate::log::upkeep::Upkeep;
+use crate::probe::{Resolve, RootsError, SystemResolver};
 use crate::projection::Projection;
 use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
@@ -41,7 +43,7 @@ use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{SHUTDOWN_LIMIT, StartError, Tracer};
 use crate::watch::Hub;
-use crate::{http, keeper};
+use crate::{http, keeper, probe};
 
 pub use replay::{Replay, ReplayError, ReplayParts};
 
@@ -72,6 +74,9 @@ pub enum Error {
     /// The settings of tracing are refused.
     #[error(transparent)]
     Telemetry(#[from] ConfigError),
+    /// The authorities that probes are to trust can't be read.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The exporter of spans refuses its settings.
     #[error(transparent)]
     Exporter(#[from] StartError),
@@ -104,6 +109,8 @@ pub struct Parts {
     pub history: Arc<dyn Archive>,
     /// The background work on the log; none for a log that needs none.
     pub upkeep: Option<Box<dyn Upkeep>>,
+    /// What the names of instances that are probed mean.
+    pub resolver: Arc<dyn Resolve>,
     /// Where spans go.
     pub tracer: Tracer,
     /// Where everything is counted.
@@ -118,6 +125,7 @@ pub struct App {
     api: Arc<http::Api>,
     registrar: Running,
     keeper: Option<keeper::Running>,
+    prober: probe::Service,
     history: Arc<dyn Archive>,
     hub: Arc<Hub>,
     watch_write_timeout: Duration,
@@ -131,7 +139,7 @@ impl App {
     /// # Errors
     /// If the listener has no address or the operating system gives no thread.
     pub fn build(settings: &Settings, parts: Parts) -> Result<Self, Error> {
-        let Parts { listener, clock, log, history, upkeep, tracer, metrics } = parts;
+        let Parts { listener, clock, log, history, upkeep, resolver, tracer, metrics } = parts;
         let address = listener
             .local_addr()
             .map_err(|source| Error::System { what: "the listener has no address", source })?;
@@ -162,6 +170,15 @@ impl App {
         let keeper = keeper
             .transpose()
             .map_err(|source| Error::System { what: "can't start the keeper's thread", source })?;
+        let parts = probe::Parts {
+            projection: Arc::clone(&projection),
+            registrar: registrar.handle.clone(),
+            readiness: registrar.readiness.clone(),
+            clock: Arc::clone(&clock),
+            telemetry: telemetry.clone(),
+            resolver,
+        };
+        let prober = probe::Service::build(probe_config(settings), parts)?;
         let mut config = http_config(settings);
         // A link to where no span ever arrives would lead nowhere.
         config.trace_url = config.trace_url.filter(|_| tracer.is_on());
@@ -186,6 +203,7 @@ impl App {
             api,
             registrar,
             keeper,
+            prober,
             history,
             hub,
             watch_write_timeout,
@@ -214,8 +232,8 @@ impl App {
         if !self.address.ip().is_loopback() {
             signals::listening_beyond_loopback(self.address);
         }
-        let Self { listener, api, registrar, keeper, history, hub, telemetry, http_config, .. } =
-            self;
+        let Self { listener, api, registrar, keeper, history, hub, prober, .. } = self;
+        let (telemetry, http_config) = (self.telemetry, self.http_config);
         let write_timeout = self.watch_write_timeout;
         let shutdown_timeout = http_config.shutdown_timeout;
         let readiness = registrar.readiness.clone();
@@ -225,10 +243,14 @@ impl App {
         let waker = Arc::clone(&hub);
         let _ = upkeep.spawn(async move { waker.run(write_timeout).await });
         let mut server = JoinSet::new();
-        let (stop, config) = (stop_http.clone(), http_config);
+        let stop = stop_http.clone();
         let _ = server.spawn(async move {
-            http::serve(listener, http::router(api), &config, stop).await;
+            http::serve(listener, api, stop).await;
         });
+
+        let stop_probes = CancellationToken::new();
+        let mut probes = JoinSet::new();
+        let _ = probes.spawn(prober.run(stop_probes.clone()));
 
         let failed = tokio::select! {
             () = shutdown.cancelled() => false,
@@ -240,6 +262,11 @@ impl App {
             hub.close();
             stop_http.cancel();
             while server.join_next().await.is_some() {}
+        })
+        .await;
+        step("probes end", shutdown_timeout, async {
+            stop_probes.cancel();
+            while probes.join_next().await.is_some() {}
         })
         .await;
         if let Some(keeper) = keeper {
@@ -301,7 +328,48 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
         write_timeout: settings.write_timeout,
         traffic_flush: settings.traffic_flush,
         checkpoint_every: u64::from(settings.checkpoint_every),
+        flap_limit: settings.flap_limit,
+        flap_window: settings.flap_window,
+        quotas: quotas(settings),
         node: settings.node.as_str().to_owned(),
+        guard: settings.guard.then(|| guard::Policy {
+            share: settings.guard_share,
+            minimum: u64::from(settings.guard_minimum),
+            registry_minimum: u64::from(settings.guard_registry_minimum),
+            limit_ttls: settings.guard_limit_ttls,
+            limit_max: Millis::from(settings.guard_limit_max),
+        }),
+    }
+}
+
+fn quotas(settings: &Settings) -> Quotas {
+    Quotas {
+        namespace: settings.max_instances_per_namespace,
+        service: settings.max_instances_per_service,
+    }
+}
+
+fn admission_config(settings: &Settings) -> http::AdmissionConfig {
+    let burst = settings.caller_burst;
+    http::AdmissionConfig {
+        connections: settings.max_connections as usize,
+        requests: settings.max_requests as usize,
+        watchers: settings.max_watchers as usize,
+        watchers_per_caller: settings.max_watchers_per_caller.map(|most| most as usize),
+        caller_rate: settings.caller_rate.map(|per_second| http::Rate { per_second, burst }),
+        past_reads: settings.max_past_reads as usize,
+        queue_time: settings.shed_queue_time,
+        // Whoever waits for the log as long as this is answered that it is slow.
+        patience: settings.write_timeout,
+    }
+}
+
+fn probe_config(settings: &Settings) -> probe::Config {
+    probe::Config {
+        networks: settings.check_networks.clone(),
+        roots: settings.check_ca.clone(),
+        concurrency: settings.check_concurrency as usize,
+        idle_connections: settings.check_idle_connections as usize,
     }
 }
 
@@ -326,9 +394,11 @@ fn http_config(settings: &Settings) -> http::Config {
     http::Config {
         request_timeout: settings.request_timeout,
         header_timeout: settings.header_timeout,
-        max_connections: settings.max_connections as usize,
+        admission: admission_config(settings),
+        quotas: quotas(settings),
         shutdown_timeout: settings.shutdown_timeout,
         default_ttl: Millis::from(settings.default_ttl),
+        check_networks: settings.check_networks.clone(),
         slow_read: settings.trace_slow_read,
         slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
@@ -394,7 +464,9 @@ pub async fn production(
     log.observe_checkpoints(operations.get(DbOperation::Checkpoint, DbCollection::Events).clone());
     let listener = listen(settings.listen)?;
     let (log, history) = (Box::new(log), Arc::new(history));
-    Ok(Parts { listener, clock, log, history, upkeep: Some(Box::new(upkeep)), tracer, metrics })
+    let (upkeep, resolver): (_, Arc<dyn Resolve>) =
+        (Some(Box::new(upkeep) as Box<dyn Upkeep>), Arc::new(SystemResolver));
+    Ok(Parts { listener, clock, log, history, upkeep, resolver, tracer, metrics })
 }
 
 /// The settings as far as the system carries them.

@@ -146,7 +146,7 @@ impl Replay {
         let stop_http = CancellationToken::new();
         let stop = stop_http.clone();
         let _ = server.spawn(async move {
-            http::serve(listener, http::router(api), &http_config, stop).await;
+            http::serve(listener, api, stop).await;
         });
         shutdown.cancelled().await;
         step("requests finish", limit + Duration::from_secs(1), async {

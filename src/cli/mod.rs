@@ -7,6 +7,7 @@
 //! and tests can read it. Called by `main`.
 
 mod backup;
+mod drain;
 mod events;
 mod export;
 mod import;
@@ -66,6 +67,8 @@ enum Command {
     Register(register::Args),
     /// Take an instance off the registry
     Deregister(register::DeregisterArgs),
+    /// Offer an instance to nobody new, and take it off the registry at a deadline
+    Drain(drain::Args),
     /// Show what happened, and with --follow what happens
     Events(events::Args),
     /// Show changes the moment that they happen, across restarts
@@ -191,6 +194,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Lookup(args) => query::lookup(args, out, errors).await,
         Command::Register(args) => register::run(args, out, errors).await,
         Command::Deregister(args) => register::deregister(args, out).await,
+        Command::Drain(args) => drain::run(args, out).await,
         Command::Events(args) => events::run(args, out, errors).await,
         Command::Watch(args) => watch::run(args, out, errors).await,
         Command::Trace(args) => past::trace(args, out, errors).await,

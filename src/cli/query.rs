@@ -49,6 +49,7 @@ Examples:
   rollcall lookup orders
   rollcall lookup orders --tag canary --zone eu-1a
   rollcall lookup orders --meta env=prod --output json
+  rollcall lookup orders --by-load
   rollcall lookup orders --status any
 
 Exit code 1: nobody may be called, or the service was never registered.")]
@@ -73,6 +74,9 @@ pub(super) struct LookupArgs {
     /// Instances of this mode (active, standby, draining), whether offered or not
     #[arg(long)]
     mode: Option<String>,
+    /// Those that said the least load first
+    #[arg(long)]
+    by_load: bool,
     #[command(flatten)]
     registry: Registry,
 }
@@ -175,6 +179,7 @@ pub(super) async fn lookup(
         status: args.status,
         mode: args.mode,
         lease: false,
+        by_load: args.by_load,
     };
     let offer = args.registry.client()?.lookup(&args.service, &filter).await?;
     match args.registry.output {

@@ -9,7 +9,7 @@ use std::io::Write;
 
 use super::output::{self, Output};
 use super::{Error, Exit, Interrupt, Registry, key_value};
-use crate::client::{Client, Instance, Lease, Registration, Renewed};
+use crate::client::{Check, Client, Instance, Lease, Registration, Renewed};
 
 /// Arguments of `register`.
 #[derive(Debug, clap::Args)]
@@ -18,9 +18,11 @@ Examples:
   rollcall register orders --port 8080
   rollcall register orders --id orders-1 --port 8080 --tag canary --meta env=prod --zone eu-1a --ttl 30s
   rollcall register orders --port 8080 --keep-alive
+  rollcall register orders --port 8080 --check-http /health --check-interval 5s --ttl none
 
 With --keep-alive it runs until Ctrl-C or SIGTERM and then deregisters the instance. Without, the instance expires
-after its ttl unless somebody else sends heartbeats. Exit code 1: another process has taken the id over.")]
+after its ttl unless somebody else sends heartbeats. With --ttl none and a check it needs none: the registry probes it,
+and it stays until it is deregistered. Exit code 1: another process has taken the id over.")]
 pub(super) struct Args {
     /// The service
     service: String,
@@ -54,14 +56,58 @@ pub(super) struct Args {
     /// active, standby or draining
     #[arg(long)]
     mode: Option<String>,
-    /// Length of the lease, such as 15s
+    /// Length of the lease, such as 15s; none for an instance that is only probed
     #[arg(long)]
     ttl: Option<String>,
+    #[command(flatten)]
+    check: CheckArgs,
     /// Send heartbeats until Ctrl-C or SIGTERM, then deregister
     #[arg(long)]
     keep_alive: bool,
     #[command(flatten)]
     registry: Registry,
+}
+
+/// How the registry is to probe the instance.
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Have the registry ask for this page of the instance, such as /health; a status of 2xx passes
+    #[arg(long, value_name = "PATH", group = "check_kind")]
+    check_http: Option<String>,
+    /// Have the registry open a connection to the instance
+    #[arg(long, group = "check_kind")]
+    check_tcp: bool,
+    /// Have the registry ask the gRPC health service of the instance, for this service or for the server as a whole
+    #[arg(long, value_name = "SERVICE", group = "check_kind", num_args = 0..=1, default_missing_value = "")]
+    check_grpc: Option<String>,
+    /// What the body of the page must hold
+    #[arg(long, value_name = "TEXT", requires = "check_http")]
+    check_expect: Option<String>,
+    /// From one probe to the next, such as 10s
+    #[arg(long, value_name = "DURATION", requires = "check_kind")]
+    check_interval: Option<String>,
+    /// How long a probe may take, such as 2s
+    #[arg(long, value_name = "DURATION", requires = "check_kind")]
+    check_timeout: Option<String>,
+}
+
+impl CheckArgs {
+    fn check(self) -> Option<Check> {
+        let kind = match &self {
+            Self { check_http: Some(_), .. } => "http",
+            Self { check_grpc: Some(_), .. } => "grpc",
+            Self { check_tcp: true, .. } => "tcp",
+            Self { check_tcp: false, .. } => return None,
+        };
+        Some(Check {
+            kind: kind.to_owned(),
+            path: self.check_http,
+            expect: self.check_expect,
+            service: self.check_grpc,
+            interval: self.check_interval,
+            timeout: self.check_timeout,
+        })
+    }
 }
 
 /// Arguments of `deregister`.
@@ -104,6 +150,7 @@ pub(super) async fn run(
         metadata: args.metadata.into_iter().collect::<BTreeMap<_, _>>(),
         mode: args.mode,
         ttl: args.ttl,
+        check: args.check.check(),
     };
     let lease = Lease::take(&client, &args.service, &id, registration).await?;
     match args.registry.output {

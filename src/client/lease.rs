@@ -10,6 +10,10 @@ use std::time::Duration;
 use super::{Client, Error, Instance, Registration};
 use crate::domain::Millis;
 
+/// How often one that is only probed and needs no heartbeat sends one all the same: so that it learns that the registry
+/// does not know it any more.
+const ONLY_PROBED: Duration = Duration::from_secs(60);
+
 /// A registration and what is needed to keep it.
 #[derive(Debug)]
 pub struct Lease {
@@ -40,9 +44,8 @@ impl Lease {
     ) -> Result<Self, Error> {
         let instance = client.register(service, id, &registration).await?;
         // Until the first heartbeat brings the server's own recommendation, which is the same quarter.
-        let ttl = Millis::parse(&instance.text("ttl"))
-            .map_or(Duration::from_secs(4), Millis::to_duration);
-        Ok(Self { registration, instance, interval: ttl / 4 })
+        let ttl = Millis::parse(&instance.text("ttl")).map(Millis::to_duration);
+        Ok(Self { registration, instance, interval: ttl.map_or(ONLY_PROBED, |ttl| ttl / 4) })
     }
 
     /// The instance as the registry answered it last.
@@ -66,9 +69,12 @@ impl Lease {
         let Instance { service, instance: id, incarnation, .. } = &self.instance;
         match client.heartbeat(service, id, Some(*incarnation)).await {
             Ok(renewal) => {
-                let recommended =
-                    Millis::parse(&renewal.heartbeat_interval).map(Millis::to_duration);
-                self.interval = recommended.unwrap_or(self.interval);
+                let recommended = renewal.heartbeat_interval.as_deref().map(Millis::parse);
+                self.interval = match recommended {
+                    Some(Ok(interval)) => interval.to_duration(),
+                    Some(Err(_)) => self.interval,
+                    None => ONLY_PROBED,
+                };
                 Ok(Renewed::Same)
             }
             Err(error) if error.is_not_found() => {

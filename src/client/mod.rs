@@ -23,7 +23,7 @@ pub use lease::{Lease, Renewed};
 pub use past::{Parameters, Past};
 pub use watch::{Notice, Watch, WatchQuery};
 pub use wire::{
-    Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
+    Check, Event, EventPage, Filter, Instance, Offer, Registration, Renewal, Service, ServicePage,
     authority,
 };
 
@@ -130,6 +130,20 @@ impl Client {
             self.request(Method::DELETE, &["v1", "services", service, "instances", id])?;
         let reason: Vec<_> = reason.map(|reason| ("reason", reason)).into_iter().collect();
         self.answer(request.query(&reason)).await.map(drop)
+    }
+
+    /// Sets what is wanted of an instance: `active`, `standby` or `draining`, the last one with or without the time when
+    /// it is to be taken off.
+    pub async fn set_mode(
+        &self,
+        service: &str,
+        id: &str,
+        mode: &str,
+        deadline: Option<&str>,
+    ) -> Result<Instance, Error> {
+        let request = self.request(Method::PATCH, &["v1", "services", service, "instances", id])?;
+        let query: Vec<_> = deadline.map(|deadline| ("deadline", deadline)).into_iter().collect();
+        self.json(request.query(&query).json(&serde_json::json!({ "mode": mode }))).await
     }
 
     /// Who of a service may be called now, or who matches the filter.

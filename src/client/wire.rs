@@ -38,6 +38,31 @@ pub struct Registration {
     /// Length of the lease, in the form of the API (`15s`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
+    /// How the registry is to probe it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+/// How the registry finds out by itself whether an instance lives; what is `None` is left to the server.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Check {
+    /// `http`, `tcp` or `grpc`.
+    pub kind: String,
+    /// http: the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// http: what the body must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// grpc: the service that the health service is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// From one probe to the next, in the form of the API (`10s`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long a probe may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
 }
 
 /// An instance as answered.
@@ -89,8 +114,8 @@ pub fn authority(address: &str, port: u16) -> String {
 pub struct Renewal {
     /// `healthy`, `unstable` or `failed`.
     pub status: String,
-    /// How long to wait before the next heartbeat, in the form of the API.
-    pub heartbeat_interval: String,
+    /// How long to wait before the next heartbeat, in the form of the API; none for an instance that is only probed.
+    pub heartbeat_interval: Option<String>,
     /// The other fields.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -113,6 +138,8 @@ pub struct Filter {
     pub mode: Option<String>,
     /// Whether to show leases.
     pub lease: bool,
+    /// Whether the least loaded come first.
+    pub by_load: bool,
 }
 
 impl Filter {
@@ -132,6 +159,9 @@ impl Filter {
         }
         if self.lease {
             query.push(pair("include", &"lease".to_owned()));
+        }
+        if self.by_load {
+            query.push(pair("order", &"load".to_owned()));
         }
         query
     }

@@ -26,6 +26,8 @@ pub use value::Size;
 use value::Value;
 
 pub use crate::log::sqlite::Synchronous;
+pub use crate::probe::Roots;
+pub use crate::probe::allowed::Networks;
 pub use crate::telemetry::logs::LogFormat;
 
 /// Makes the typed [`Settings`], the table of their descriptions and the code that reads the one by the other.
@@ -95,10 +97,52 @@ settings! {
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How many connections may be open; the next ones wait to be accepted.
     max_connections: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many requests may be in progress; one more is answered 503. The last places are for heartbeats.
+    max_requests: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many long polls and streams may wait for changes; one more is answered 429.
+    max_watchers: u32 = "65536", "COUNT", |v| check::number(v, 1, 1 << 24);
+    /// How many of them one caller may have; off = as many as there may be.
+    max_watchers_per_caller: Option<u32> = "off", "COUNT|off", check::any;
+    /// How many instances may be registered in a namespace; a new one more is answered 429, off = any number.
+    max_instances_per_namespace: Option<u32> = "1000000", "COUNT|off", check::any;
+    /// How many instances may be registered in a service; a new one more is answered 429, off = any number.
+    max_instances_per_service: Option<u32> = "100000", "COUNT|off", check::any;
+    /// How many requests a second a caller may make, and as many heartbeats; more are answered 429, off = any number.
+    caller_rate: Option<u32> = "off", "PER_SECOND|off", |v: &Option<u32>| check::number(&v.unwrap_or(1), 1, 1_000_000);
+    /// How many requests a caller may make at once, if there is a rate.
+    caller_burst: u32 = "1000", "COUNT", |v| check::number(v, 1, 1_000_000);
+    /// How many questions about the past are worked on at once; the next ones wait for 2s and are then answered 503.
+    max_past_reads: u32 = "8", "COUNT", |v| check::number(v, 1, 512);
+    /// How long lookups may wait for their turn before some requests are answered 503, heartbeats last; off = none is.
+    shed_queue_time: Option<Duration> = "20ms", "DURATION|off", check::queue_time;
     /// How long the reader of a stream may take nothing before it is cut off; it resumes where it was.
     watch_write_timeout: Duration = "30s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Lease of an instance that registers without a ttl.
     default_ttl: Duration = "15s", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
+    /// How many changes of status within the flap window an instance may make; one more holds it at unstable, 0 never does.
+    flap_limit: u32 = "5", "COUNT", |v| check::number(v, 0, 1_000);
+    /// The flap window; an instance that is held is let go when it was quiet for as long.
+    flap_window: Duration = "1m", "DURATION", |v| check::between(v, SECOND, HOUR);
+    /// Networks that checks may go to besides the address that registered; link-local and metadata addresses stay shut.
+    check_networks: Networks = "none", "CIDR,...|none", check::any;
+    /// Whom https and grpcs checks trust: the authorities that the system knows, or those of a PEM file instead.
+    check_ca: Roots = "system", "FILE|system", check::any;
+    /// How many checks may be under way at once; the next ones wait.
+    check_concurrency: u32 = "1000", "COUNT", |v| check::number(v, 1, 1 << 16);
+    /// How many connections are kept open between checks, of HTTP and of gRPC each.
+    check_idle_connections: u32 = "1000", "COUNT", |v| check::number(v, 0, 1 << 20);
+    /// Let nobody expire for a while when most leases of a service, or of the registry, run out at once.
+    guard: bool = "true", "BOOL", check::any;
+    /// The guard is entered if more than this share of the instances is late or has just expired, 0 to 1.
+    guard_share: f64 = "0.5", "RATIO", check::ratio;
+    /// How many instances must be late or just expired for the guard to be entered.
+    guard_minimum: u32 = "3", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// From how many instances on the guard watches the registry as a whole too, which protects services of two.
+    guard_registry_minimum: u32 = "10", "COUNT", |v| check::number(v, 1, u32::MAX);
+    /// For how many ttls the guard holds at most, by the longest ttl of those who are late.
+    guard_limit_ttls: u32 = "5", "COUNT", |v| check::number(v, 1, 1_000);
+    /// For how long the guard holds at most, whatever the ttl.
+    guard_limit_max: Duration = "10m", "DURATION", |v| check::between(v, SECOND, 24 * HOUR);
     /// How many changes lie between two checkpoint events, which carry a hash of the state.
     checkpoint_every: u32 = "10000", "COUNT", |v| check::number(v, 1, u32::MAX);
     /// How old heartbeats and lookups may become; off = they are kept for ever. What they are rolled up to stays.
@@ -229,6 +273,10 @@ mod check {
             }
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn queue_time(value: &Option<Duration>) -> Result<(), String> {
+        value.as_ref().map_or(Ok(()), |time| between(time, super::MS, super::HOUR))
     }
 
     pub(super) fn size(value: &Option<super::Size>) -> Result<(), String> {

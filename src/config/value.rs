@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use crate::domain::Millis;
 use crate::log::sqlite::Synchronous;
+use crate::probe::Roots;
+use crate::probe::allowed::Networks;
 use crate::telemetry::logs::LogFormat;
 
 /// A type that a setting may have.
@@ -52,6 +54,26 @@ impl Value for u32 {
 
     fn to_toml(&self) -> toml::Value {
         toml::Value::Integer(i64::from(*self))
+    }
+}
+
+/// A number, or none: `off`.
+impl Value for Option<u32> {
+    fn parse(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(None);
+        }
+        let number = text.parse().map(Some);
+        number.map_err(|_| {
+            format!("must be a whole number from 1 to {}, or off, was {text:?}", u32::MAX)
+        })
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        match self {
+            Some(number) => number.to_toml(),
+            None => toml::Value::from("off"),
+        }
     }
 }
 
@@ -210,6 +232,26 @@ impl Value for Synchronous {
     }
 }
 
+impl Value for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
+    }
+}
+
+impl Value for Roots {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
+    }
+}
+
 impl Value for LogFormat {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| format!("must be auto, json or text, was {text:?}"))
@@ -247,6 +289,14 @@ mod tests {
         for wrong in ["", "GiB", "2gib", "-1", "1.5GiB", "9223372036854775808", "20000000TiB", "7d"]
         {
             assert!(Option::<Size>::parse(wrong).is_err_and(|why| why.contains("2GiB")), "{wrong}");
+        }
+        assert_eq!(Option::<u32>::parse("off"), Ok(None));
+        assert_eq!(Option::<u32>::parse("1"), Ok(Some(1)));
+        for wrong in ["", "-1", "1.5", "many", "4294967296"] {
+            assert!(
+                Option::<u32>::parse(wrong).is_err_and(|why| why.contains("or off")),
+                "{wrong}"
+            );
         }
         assert!(Option::<Duration>::parse("7d").is_err_and(|why| why.contains("168h, or off")));
     }

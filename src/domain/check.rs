@@ -64,6 +64,15 @@ pub struct Check {
     pub registered_from: Option<IpAddr>,
 }
 
+impl Check {
+    /// Whether a probe of `other` would ask the same: what one has found then holds for the other. From where it was
+    /// registered is no part of that.
+    #[must_use]
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        *self == Self { registered_from: self.registered_from, ..other.clone() }
+    }
+}
+
 /// The rule by which a silence counts as lateness and then as a death.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Detector {
@@ -72,7 +81,8 @@ pub enum Detector {
     Fixed,
     /// φ-accrual over the gaps between the heartbeats seen so far.
     Phi {
-        /// φ at which a silence counts as a death, in thousandths.
+        /// φ at which a silence counts as a missing heartbeat, in thousandths: one that is missing makes late, and
+        /// so long that the next one is missing too counts as a death.
         threshold_milli: u32,
     },
 }
@@ -81,7 +91,7 @@ impl Detector {
     /// φ-accrual with its usual threshold.
     pub const PHI: Self = Self::Phi { threshold_milli: PHI_THRESHOLD_DEFAULT_MILLI };
 
-    /// φ-accrual that gives an instance up at φ = `threshold`; none if that is out of bounds
+    /// φ-accrual that takes a heartbeat for missing at φ = `threshold`; none if that is out of bounds
     /// ([`PHI_THRESHOLD_MIN_MILLI`] to [`PHI_THRESHOLD_MAX_MILLI`] thousandths). Finer than a thousandth is rounded.
     #[must_use]
     pub fn phi(threshold: f64) -> Option<Self> {
@@ -95,7 +105,7 @@ impl Detector {
         bounds.contains(&milli).then_some(Self::Phi { threshold_milli: milli as u32 })
     }
 
-    /// φ at which a silence counts as a death; none for the fixed one.
+    /// φ at which a silence counts as a missing heartbeat; none for the fixed one.
     #[must_use]
     pub fn threshold(self) -> Option<f64> {
         match self {

@@ -11,6 +11,7 @@ use super::health::{ProbeVerdict, Signals};
 use super::ids::{InstanceKey, Seq};
 use super::instance::{Health, Instance, Metadata, Mode};
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
+use super::quotas::Quota;
 use super::registry::Registry;
 use super::time::Timestamp;
 
@@ -45,6 +46,16 @@ pub enum Rejection {
     TooMuchMetadata {
         /// Keys after the patch.
         was: usize,
+    },
+    /// There is no room for a new instance. See [`super::Quotas`].
+    #[error("{quota} has {present} instances, at most {limit} are allowed")]
+    QuotaReached {
+        /// Which room is full.
+        quota: Quota,
+        /// How many instances live there.
+        present: usize,
+        /// How many may.
+        limit: u32,
     },
 }
 
@@ -160,7 +171,10 @@ fn decide_register(
     });
     // A registration is a sign of life; it says nothing of what the instance reported, nor of what a probe found.
     let before = same_life.map(|living| living.signals).unwrap_or_default();
-    let known = same_life.filter(|living| living.check == register.check);
+    let known = same_life.filter(|living| match (&living.check, &register.check) {
+        (Some(before), Some(now)) => before.asks_the_same(now),
+        _ => false,
+    });
     let probe = register
         .check
         .as_ref()
@@ -279,7 +293,7 @@ fn decide_late(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
 fn decide_expire(registry: &Registry, overdue: &Overdue) -> Option<Decision> {
     let living = overdue_instance(registry, overdue)?;
     let event = Event::Expired { key: living.key.clone(), overdue: overdue.arithmetic };
-    Some(Decision::caused_by(event, living.incarnation))
+    Some(Decision::caused_by(event, overdue.cause.unwrap_or(living.incarnation)))
 }
 
 fn decide_judge(registry: &Registry, judge: &Judge) -> Option<Decision> {

@@ -361,6 +361,8 @@ pub struct Overdue {
     pub incarnation: Seq,
     /// How that was found.
     pub arithmetic: Arithmetic,
+    /// The change that led to it, where that is not the registration: the end of the guard that had held it.
+    pub cause: Option<Seq>,
 }
 
 /// Why a lease counts as late or run out.
@@ -372,13 +374,41 @@ pub struct Arithmetic {
     pub ttl: Millis,
     /// How long the lease has run.
     pub gap: Millis,
-    /// Heartbeats that should have come meanwhile: whole intervals of a quarter of the ttl.
+    /// Heartbeats that should have come meanwhile: whole intervals of a quarter of the ttl, or mean gaps where φ
+    /// decided.
     pub missed: u32,
     /// How long after its deadline the sweep found it.
     pub late: Millis,
     /// The part of the gap that does not count, because the registry stood still or was not there. What was
-    /// allowed (the ttl, or two thirds of it), `late` and this add up to the gap.
+    /// allowed (the ttl, or two thirds of it, or what φ allowed), `late` and this add up to the gap.
     pub grace: Millis,
+    /// How φ saw the silence, if it was φ that decided.
+    pub accrual: Option<Accrual>,
+}
+
+/// A silence in the eyes of the adaptive detector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accrual {
+    /// φ of the silence, in thousandths.
+    pub phi_milli: u32,
+    /// The threshold of the instance, in thousandths.
+    pub threshold_milli: u32,
+    /// The mean of the gaps that φ was worked out of.
+    pub mean_gap: Millis,
+}
+
+impl Accrual {
+    /// φ of the silence.
+    #[must_use]
+    pub fn phi(self) -> f64 {
+        f64::from(self.phi_milli) / 1_000.0
+    }
+
+    /// The threshold of the instance.
+    #[must_use]
+    pub fn threshold(self) -> f64 {
+        f64::from(self.threshold_milli) / 1_000.0
+    }
 }
 
 impl Event {

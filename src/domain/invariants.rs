@@ -1,5 +1,7 @@
 //! What must always hold. Shared by the property tests, replay and `rollcall verify`.
 
+use std::collections::BTreeMap;
+
 use super::event::{Change, Event, Outcome};
 use super::ids::Seq;
 use super::registry::Registry;
@@ -95,7 +97,9 @@ pub fn check_change(registry: &Registry, change: &Change) -> Result<(), Violatio
 pub fn check_registry(registry: &Registry) -> Result<(), Violation> {
     let head = registry.head();
     let mut count = 0;
+    let mut namespaces = BTreeMap::new();
     for (key, service) in registry.services() {
+        *namespaces.entry(&key.namespace).or_insert(0) += service.instances.len();
         ensure(service.revision > Seq::ZERO && service.revision <= head, || {
             format!("service {key} has revision {} at head {head}", service.revision)
         })?;
@@ -117,6 +121,14 @@ pub fn check_registry(registry: &Registry) -> Result<(), Violation> {
                 },
             )?;
         }
+    }
+    for (namespace, living) in namespaces {
+        ensure(living == registry.instances_in(namespace), || {
+            format!(
+                "{living} instances live in {namespace}, {} are counted",
+                registry.instances_in(namespace)
+            )
+        })?;
     }
     ensure(count == registry.instance_count(), || {
         format!(

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::check::{Check, Detector};
 use super::health::{ProbeVerdict, Signals};
-use super::ids::{InstanceId, InstanceKey, Seq, ServiceKey};
+use super::ids::{InstanceId, InstanceKey, Namespace, Seq, ServiceKey};
 use super::instance::Instance;
 use super::time::{Millis, Timestamp};
 
@@ -28,6 +28,8 @@ pub struct Registry {
     at: Timestamp,
     services: BTreeMap<ServiceKey, Service>,
     instances: usize,
+    /// How many instances live in each namespace; those without one are not here.
+    namespaces: BTreeMap<Namespace, usize>,
     digest: u64,
 }
 
@@ -38,6 +40,14 @@ pub struct PreImage {
     head: Seq,
     at: Timestamp,
     entry: Option<EntryBefore>,
+}
+
+impl PreImage {
+    /// Of whom something was replaced, and what; none as the instance where it did not live.
+    #[must_use]
+    pub fn replaced(&self) -> Option<(&InstanceKey, Option<&Arc<Instance>>)> {
+        self.entry.as_ref().map(|entry| (&entry.key, entry.instance.as_ref()))
+    }
 }
 
 #[derive(Debug)]
@@ -61,7 +71,11 @@ impl Registry {
         let instances = services.values().map(|service| service.instances.len()).sum();
         let living = services.values().flat_map(|service| service.instances.values());
         let digest = living.fold(0, |sum: u64, living| sum.wrapping_add(digest_of(living)));
-        Self { head, at, services, instances, digest }
+        let mut namespaces = BTreeMap::new();
+        for (key, service) in &services {
+            count(&mut namespaces, &key.namespace, 0, service.instances.len());
+        }
+        Self { head, at, services, instances, namespaces, digest }
     }
 
     /// The last change folded.
@@ -80,6 +94,12 @@ impl Registry {
     #[must_use]
     pub fn instance_count(&self) -> usize {
         self.instances
+    }
+
+    /// How many instances live in a namespace. Costs one look-up, whatever their number.
+    #[must_use]
+    pub fn instances_in(&self, namespace: &Namespace) -> usize {
+        self.namespaces.get(namespace).copied().unwrap_or_default()
     }
 
     /// How many services are known.
@@ -166,8 +186,28 @@ impl Registry {
         };
         let before = old.as_deref().map_or(0, digest_of);
         self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
-        self.instances = self.instances + usize::from(living) - usize::from(old.is_some());
+        let (gone, came) = (usize::from(old.is_some()), usize::from(living));
+        self.instances = self.instances + came - gone;
+        if came != gone {
+            count(&mut self.namespaces, &key.service.namespace, gone, came);
+        }
         old
+    }
+}
+
+/// Moves the count of a namespace. An empty one is forgotten, so that equal states are equal whatever came before.
+fn count(namespaces: &mut BTreeMap<Namespace, usize>, name: &Namespace, gone: usize, came: usize) {
+    match namespaces.get_mut(name) {
+        Some(living) => {
+            *living = (*living + came).saturating_sub(gone);
+            if *living == 0 {
+                namespaces.remove(name);
+            }
+        }
+        None if came > gone => {
+            namespaces.insert(name.clone(), came - gone);
+        }
+        None => {}
     }
 }
 

@@ -84,8 +84,9 @@ fn overdue(incarnation: u64) -> Overdue {
         missed: 4,
         late: second,
         grace: Millis::ZERO,
+        accrual: None,
     };
-    Overdue { key: a(), incarnation: Seq(incarnation), arithmetic }
+    Overdue { key: a(), incarnation: Seq(incarnation), arithmetic, cause: None }
 }
 
 fn outcome(event: &Event) -> Option<Outcome> {
@@ -329,6 +330,14 @@ fn each_voice_takes_back_only_what_it_said() {
         assert_eq!(before.revision != after.revision, moves, "{command:?}");
     }
     assert_eq!(world.instance(&a()).signals.probe, Some(Pending), "another check begins anew");
+    world.when(&judged(Passing)).unwrap();
+    for (from, failures, then) in [(Some("10.0.0.8"), 3, Passing), (None, 4, Pending)] {
+        let registered_from = from.map(|from| from.parse().unwrap());
+        let check = Check { registered_from, failures, ..check() };
+        world.when(&put(|r| r.check = Some(Arc::new(check)))).unwrap();
+        let probe = world.instance(&a()).signals.probe;
+        assert_eq!(probe, Some(then), "the same check from elsewhere keeps its verdict");
+    }
 }
 
 #[test]
@@ -388,6 +397,38 @@ fn only_the_life_that_is_meant_beats_is_late_or_expires() {
     assert_eq!(expired.cause, Some(Seq(2)), "the registration whose lease ran out");
     assert_eq!(world.when(&Command::Expire(overdue(2))), Ok(None), "nobody expires twice");
     assert_eq!(world.when(&beat(None, None)), Err(Rejection::UnknownInstance));
+}
+
+#[test]
+fn there_is_room_until_it_is_full_and_only_for_whom_it_is() {
+    let mut world = given(&[put(|_| {})]);
+    let quotas = |service, namespace| Quotas { service, namespace };
+    let registration = |world: &World, key: &InstanceKey, port| {
+        let mut command = register(key);
+        command.endpoint.port = port;
+        let decision = decide(&world.registry, &Command::Register(command), world.now).unwrap();
+        decision.expect("an event").event
+    };
+    let reached = |quota, limit| Err(Rejection::QuotaReached { quota, present: 1, limit });
+    let newcomer = registration(&world, &key("orders", "b"), 80);
+    let elsewhere = registration(&world, &key("web", "a"), 80);
+    for (quotas, event, expected) in [
+        (quotas(None, None), &newcomer, Ok(())),
+        (quotas(Some(2), Some(2)), &newcomer, Ok(())),
+        (quotas(Some(1), Some(1)), &newcomer, reached(Quota::Service, 1)),
+        (quotas(None, Some(1)), &newcomer, reached(Quota::Namespace, 1)),
+        (quotas(Some(1), None), &elsewhere, Ok(())),
+        (quotas(Some(1), Some(0)), &elsewhere, reached(Quota::Namespace, 0)),
+        // Another life of one who lives takes no place more.
+        (quotas(Some(0), Some(0)), &registration(&world, &a(), 9_090), Ok(())),
+    ] {
+        assert_eq!(quotas.check(&world.registry, event), expected, "{quotas:?}");
+    }
+    let namespace = a().service.namespace;
+    assert_eq!(world.registry.instances_in(&namespace), 1);
+    world.when(&deregister(&a())).unwrap();
+    assert_eq!(world.registry.instances_in(&namespace), 0);
+    assert_eq!(quotas(Some(1), Some(1)).check(&world.registry, &newcomer), Ok(()));
 }
 
 #[test]

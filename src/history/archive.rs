@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::moment::{Moment, Version};
 use super::record::{EventId, Record};
-use crate::domain::event::{Compacted, Kind};
+use crate::domain::event::{Compacted, Event, Kind};
 use crate::domain::instance::words;
 use crate::domain::registry::Service;
 use crate::domain::traffic::Numbered;
@@ -188,13 +188,13 @@ pub enum Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// Whether a change of `key` is wanted.
+    /// Whether a change is wanted. A service's are also those of the guard over it.
     #[must_use]
-    pub fn includes(&self, key: Option<&InstanceKey>) -> bool {
+    pub fn includes(&self, event: &Event) -> bool {
         match self {
             Self::All => true,
-            Self::Service(service) => key.is_some_and(|key| key.service == **service),
-            Self::Instance(instance) => key == Some(*instance),
+            Self::Service(service) => event.service() == Some(*service),
+            Self::Instance(instance) => event.key() == Some(*instance),
         }
     }
 }

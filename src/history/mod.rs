@@ -17,6 +17,7 @@ pub mod impact;
 mod lives;
 mod moment;
 mod policy;
+mod probed;
 mod record;
 pub mod spoken;
 mod stretch;

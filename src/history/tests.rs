@@ -162,9 +162,10 @@ fn why_says_what_is_missing_and_what_is_gone() {
         missed: 4,
         late: Millis::from_millis(21),
         grace: Millis::ZERO,
+        accrual: None,
     };
     kept.elapsed = 15_021;
-    let overdue = Overdue { key: key.clone(), incarnation: Seq(1), arithmetic };
+    let overdue = Overdue { key: key.clone(), incarnation: Seq(1), arithmetic, cause: None };
     kept.happens(&Command::Expire(overdue));
     let at = kept.now();
     let gap = Missing { from: START, until: at, reason: Reason::LogGap, events: "".into() };

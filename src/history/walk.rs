@@ -52,7 +52,8 @@ pub(super) struct Life {
     pub(super) began: Option<Change>,
     /// The instance as it is, or as it last was.
     pub(super) instance: Arc<Instance>,
-    /// The last change of its status, and the status before; none if it never changed.
+    /// The last change of its status, or of its being held at `unstable`, and the status before; none if it never
+    /// changed.
     pub(super) moved: Option<(Change, Status)>,
     /// The last registration, which may have renewed the life rather than begun it.
     pub(super) renewed: Option<Change>,
@@ -177,15 +178,22 @@ impl Walk {
         if renews {
             life.renewed = Some(change.clone());
         }
-        if before.revision == after.revision {
+        let (status, revision) = (after.status, after.revision);
+        let flaps = after.signals.flapping;
+        // A signal that moves without the status moves no revision, and is told all the same.
+        life.instance = after;
+        if before.revision == revision {
+            // One that was unstable for another reason may be held there now, or not any more.
+            if before.signals.flapping != flaps {
+                life.moved = Some((change.clone(), before.status));
+            }
             return if renews { Step::Renewed } else { Step::Nothing };
         }
-        let moved = before.status != after.status;
+        let moved = before.status != status;
         if moved {
             life.moved = Some((change.clone(), before.status));
         }
-        let recovered = moved && after.status == Status::Healthy;
-        life.instance = after;
+        let recovered = moved && status == Status::Healthy;
         Step::Changed { recovered }
     }
 }

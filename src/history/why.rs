@@ -8,12 +8,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::archive::{Archive, Error, Extent, Missing, Reason, Subject, TrafficQuery};
+use super::probed;
 use super::record::{EventId, Record};
 use super::spoken::{instant, length};
 use super::walk::{Life, Step, Unseen, Walk};
-use crate::domain::event::{Arithmetic, Event, HeartbeatRef, Kind, StatusReason};
+use crate::domain::event::{
+    Arithmetic, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft, HeartbeatRef, Kind, Note,
+    StatusReason,
+};
+use crate::domain::health::Flaps;
 use crate::domain::traffic::Numbered;
-use crate::domain::{Change, Instance, InstanceKey, Millis, Mode, Seq, Status, Timestamp};
+use crate::domain::{
+    Change, Instance, InstanceKey, Millis, Mode, Seq, ServiceKey, Status, Timestamp,
+};
 use crate::telemetry::propagation::TraceId;
 
 /// Which life is asked about.
@@ -61,6 +68,13 @@ pub struct Why {
     pub registration: Option<Record>,
     /// The last registration of this life before the event.
     renewed: Option<Change>,
+    /// The last change of its status before the end of a life that has ended.
+    stood: Option<Change>,
+    /// The end of the guard that had held its expiry back; for one that lives and is late, the beginning of the one
+    /// that holds.
+    pub guard: Option<Record>,
+    /// The same as what it says, and its time.
+    guarded: Option<(Note, Timestamp)>,
     /// What is not there that would belong here: of the time between the last sign of life and the event, and of the
     /// beginning of this life.
     pub missing: Vec<Missing>,
@@ -78,6 +92,8 @@ pub struct Alive {
     pub last_at: Option<Timestamp>,
     /// The last one that has its number.
     pub last_heartbeat: Option<HeartbeatRef>,
+    /// The event by which a guard was entered that holds over it.
+    pub guard: Option<Seq>,
 }
 
 /// Why this instance left, or stands as it does. `alive` is what the present knows of it.
@@ -146,22 +162,27 @@ fn told(
         Some(change) => archive.event(EventId::Change(change.seq.0))?,
         None => None,
     };
-    let Life { instance, from, renewed, .. } = life;
+    let Life { instance, from, renewed, moved, ended, .. } = life;
+    let stood = moved.filter(|_| ended.is_some()).map(|(change, _)| change);
     let mut why = Why {
         event,
         change,
         status_before,
         instance,
         from,
-        until: life.ended.map(|ended| ended.at),
+        until: ended.map(|ended| ended.at),
         last_heartbeat: alive.and_then(|alive| alive.last_heartbeat),
         last_at: alive.and_then(|alive| alive.last_at),
         registration,
         renewed,
+        stood,
+        guard: None,
+        guarded: None,
         missing: Vec::new(),
         unheard: 0,
         now,
     };
+    why.look_at_guard(archive, alive.and_then(|alive| alive.guard))?;
     if let Some(overdue) = why.arithmetic() {
         why.last_heartbeat = overdue.last_heartbeat;
     }
@@ -195,6 +216,26 @@ impl Why {
     pub fn allowed(overdue: &Arithmetic) -> Millis {
         let late = overdue.late.millis().saturating_add(overdue.grace.millis());
         Millis::from_millis(overdue.gap.millis().saturating_sub(late))
+    }
+
+    /// Reads the guard that has to do with it: the one that let it go, or `entered`, which holds while it is late.
+    fn look_at_guard(&mut self, archive: &dyn Archive, entered: Option<Seq>) -> Result<(), Error> {
+        let seq = match self.change.as_ref() {
+            Some(Change { event: Event::Expired { .. }, cause, .. }) => *cause,
+            _ => entered.filter(|_| self.instance.signals.late && self.until.is_none()),
+        };
+        let Some(seq) = seq else { return Ok(()) };
+        let mut found = None;
+        archive.changes(Subject::All, seq..=seq, &mut |change| {
+            found = Some(change);
+            ControlFlow::Break(())
+        })?;
+        // What caused an expiry is mostly its registration, which is told anyway.
+        if let Some(Change { event: Event::Note(note), at, .. }) = found {
+            self.guard = archive.event(EventId::Change(seq.0))?;
+            self.guarded = Some((note, at));
+        }
+        Ok(())
     }
 
     /// Looks through the traffic between the last sign of life and the event: for what is missing there, and, where the
@@ -296,19 +337,32 @@ impl Why {
         let id = &self.instance.key.instance;
         let lived = length(change.at.since(self.from));
         format!(
-            "{id} expired at {}: {}; it had lived {lived}",
+            "{id} expired at {}: {}{}; it had lived {lived}{}",
             instant(change.at),
-            self.silence(change, overdue)
+            self.silence(change, overdue),
+            self.held_until_then(),
+            probed::before_the_end(&self.instance, self.stood.as_ref()),
         )
     }
 
     /// The silence, its arithmetic, and the last sign of life.
     fn silence(&self, change: &Change, overdue: &Arithmetic) -> String {
-        let Arithmetic { ttl, gap, late, grace, .. } = overdue;
+        let Arithmetic { ttl, gap, late, grace, accrual, .. } = overdue;
         let allowed = Self::allowed(overdue);
-        let mut sum = match allowed == *ttl {
-            true => format!("ttl {}", length(*ttl)),
-            false => format!("ttl {}, of which two thirds are {}", length(*ttl), length(allowed)),
+        let mut sum = match (accrual, allowed == *ttl) {
+            (Some(accrual), _) => format!(
+                "ttl {}; φ allowed {}, as its heartbeats had come {} apart in the mean; φ of the silence was \
+                 {:.1} at a threshold of {}",
+                length(*ttl),
+                length(allowed),
+                length(accrual.mean_gap),
+                accrual.phi(),
+                accrual.threshold(),
+            ),
+            (None, true) => format!("ttl {}", length(*ttl)),
+            (None, false) => {
+                format!("ttl {}, of which two thirds are {}", length(*ttl), length(allowed))
+            }
         };
         if *late > Millis::ZERO {
             sum.push_str(&format!(", seen {} later", length(*late)));
@@ -349,9 +403,10 @@ impl Why {
         };
         let lived = length(change.at.since(self.from));
         format!(
-            "{id} was deregistered at {} by {}{why}; it had lived {lived}",
+            "{id} was deregistered at {} by {}{why}; it had lived {lived}{}",
             instant(change.at),
-            who(change)
+            who(change),
+            probed::before_the_end(&self.instance, self.stood.as_ref()),
         )
     }
 
@@ -386,13 +441,38 @@ impl Why {
         let again = if status == Status::Healthy { " again" } else { "" };
         let since = format!("{id} has been {status}{again} since {}", instant(change.at));
         let why = match &change.event {
-            Event::StatusChanged { overdue: Some(overdue), .. } => self.silence(change, overdue),
+            Event::StatusChanged { overdue: Some(overdue), .. } => {
+                format!("{}{}", self.silence(change, overdue), self.held_now(change, overdue))
+            }
             Event::StatusChanged { reason: StatusReason::SelfReport, .. } => {
                 let said = if status == Status::Failed { "failing" } else { "passing" };
                 format!(
                     "it said itself that it is {said}, in a heartbeat{}",
                     in_trace(change.trace.trace_id)
                 )
+            }
+            Event::StatusChanged { reason: StatusReason::Flapping, flaps, .. } => {
+                let flaps = flaps.map_or_else(String::new, |Flaps { changes, window }| {
+                    format!(
+                        " ({changes} times within {}, and must be quiet for as long)",
+                        length(window)
+                    )
+                });
+                format!("its status changed too often, so that it is held there{flaps}")
+            }
+            Event::StatusChanged { reason: StatusReason::Settled, flaps, .. } => {
+                let quiet = flaps.map_or_else(String::new, |Flaps { window, .. }| {
+                    format!(" for {}", length(window))
+                });
+                let against = match self.instance.signals.late {
+                    true => "; no heartbeat has come of late",
+                    false => "",
+                };
+                format!("it was quiet{quiet} after its status had changed too often{against}")
+            }
+            Event::StatusChanged { probe: Some(evidence), signals, .. } => {
+                let found = probed::told(&self.instance, change, evidence);
+                format!("{found}{}", probed::still(*signals))
             }
             Event::StatusChanged { .. } => {
                 format!("a heartbeat came back{}", in_trace(change.trace.trace_id))
@@ -410,15 +490,59 @@ impl Why {
         format!("{since}: {why}; {before}, and {registered}{}", self.wanted())
     }
 
+    /// That a guard had held the expiry back, if one had.
+    fn held_until_then(&self) -> String {
+        let Some((Note::GuardLeft(left), at)) = &self.guarded else { return String::new() };
+        let GuardLeft { over, end, held_for, .. } = left;
+        let why = match end {
+            GuardEnd::Elapsed => "it may hold no longer than that",
+            GuardEnd::Recovered => {
+                "enough of the others had come back, and this one did not follow within a ttl"
+            }
+            GuardEnd::Stopped => "the registry stopped",
+        };
+        let over = guarded(over.as_ref());
+        format!(
+            "; {over} had held its expiry back, and let go at {} after {}: {why}",
+            instant(*at),
+            length(*held_for)
+        )
+    }
+
+    /// That a guard holds over one that is late, if one does.
+    fn held_now(&self, change: &Change, overdue: &Arithmetic) -> String {
+        let Some((Note::GuardEntered(entered), at)) = &self.guarded else { return String::new() };
+        let GuardEntered { over, inputs: GuardInputs { late, gone, living }, limit } = entered;
+        // What is left of the ttl when two thirds of it have passed.
+        let rest = overdue.ttl.millis().saturating_sub(Self::allowed(overdue).millis());
+        let rest = Millis::from_millis(rest.saturating_sub(overdue.late.millis()));
+        let runs_out = later(change.at, rest);
+        let ran_out = match runs_out <= self.now {
+            true => format!("its lease ran out at {}, but", instant(runs_out)),
+            false => format!("its lease runs out at {}, but", instant(runs_out)),
+        };
+        format!(
+            "; {ran_out} {} holds since {} because {} of {} instances were late or had just expired, until {} at the latest",
+            guarded(over.as_ref()),
+            instant(*at),
+            late + gone,
+            living + gone,
+            instant(later(*at, *limit))
+        )
+    }
+
     /// One that lives, and whose status never changed.
     fn lives(&self, change: &Change) -> String {
         let Instance { key, endpoint, .. } = &*self.instance;
         let heartbeat = match self.last_at {
             Some(at) => format!("its last heartbeat came {} ago", length(self.now.since(at))),
+            None if self.instance.ttl.is_none() => {
+                "it needs no heartbeats, it is only probed".to_owned()
+            }
             None => "it has not sent a heartbeat yet".to_owned(),
         };
         format!(
-            "{} has been {} ever since {} registered it at {}, {} ago, at {}:{}; {heartbeat}{}",
+            "{} has been {} ever since {} registered it at {}, {} ago, at {}:{}; {heartbeat}{}{}",
             key.instance,
             self.instance.status,
             who(change),
@@ -426,6 +550,7 @@ impl Why {
             length(self.now.since(change.at)),
             endpoint.address,
             endpoint.port,
+            probed::pending(&self.instance),
             self.wanted(),
         )
     }
@@ -438,6 +563,18 @@ impl Why {
             Mode::Draining => "; it is draining",
         }
     }
+}
+
+/// A guard by what it is over.
+fn guarded(over: Option<&ServiceKey>) -> String {
+    match over {
+        None => "the guard over the whole registry".to_owned(),
+        Some(service) => format!("the guard over {}", service.service),
+    }
+}
+
+fn later(at: Timestamp, span: Millis) -> Timestamp {
+    Timestamp(at.micros().saturating_add(i64::try_from(span.micros()).unwrap_or(i64::MAX)))
 }
 
 /// Who asked for a change.

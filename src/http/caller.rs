@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, header};
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
@@ -41,6 +42,11 @@ impl Peer {
         let name = Arc::from(allowed(&ip.to_string()));
         Self { address, name, cut: Arc::default() }
     }
+}
+
+/// The address at the other end of a request, if it is known.
+pub(super) fn address(request: &Request) -> Option<IpAddr> {
+    Some(request.extensions().get::<Arc<Peer>>()?.address.ip().to_canonical())
 }
 
 thread_local! {

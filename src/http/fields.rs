@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::faults::Faults;
 use crate::domain::Millis;
 use crate::domain::command::PatchEntry;
+use crate::domain::instance::NO_TTL;
 use crate::domain::limits::{
     METADATA_KEY_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
     TTL_MAX, TTL_MIN, WEIGHT_MAX,
@@ -31,6 +32,23 @@ impl<'a> Fields<'a> {
     /// Whether no field is left.
     pub(super) fn is_empty(&self) -> bool {
         self.object.is_empty()
+    }
+
+    /// Whether a field is there and not `null`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether a field is this word; it is taken then.
+    pub(super) fn is_word(&mut self, name: &str, word: &str) -> bool {
+        self.object.get(name).is_some_and(|value| value == word)
+            && self.object.shift_remove(name).is_some()
+    }
+
+    /// The fields of the object that the field `name` held.
+    pub(super) fn inner(&mut self, name: &str, object: Map<String, Value>) -> Fields<'_> {
+        let prefix = format!("{}{name}.", self.prefix);
+        Fields { object, prefix, faults: &mut *self.faults }
     }
 
     /// Whether a field is there and `null`; it is taken then.
@@ -158,8 +176,29 @@ impl<'a> Fields<'a> {
         u16::try_from(weight).ok()
     }
 
-    /// Takes a ttl: a duration as text, or a bare number of seconds.
+    /// Takes a truth value.
+    pub(super) fn truth(&mut self, name: &str) -> Option<bool> {
+        let value = self.take(name)?;
+        if value.as_bool().is_none() {
+            self.invalid(name, format!("must be true or false, was {}", type_of(&value)));
+        }
+        value.as_bool()
+    }
+
+    /// Takes a ttl.
     pub(super) fn ttl(&mut self, name: &str) -> Option<Millis> {
+        if self.is_word(name, NO_TTL) {
+            self.invalid(
+                name,
+                "\"none\" needs a check, which PUT on the instance takes; else give a duration such as \"15s\"",
+            );
+            return None;
+        }
+        self.duration(name, TTL_MIN, TTL_MAX)
+    }
+
+    /// Takes a duration from `least` to `most`: text, or a bare number of seconds.
+    pub(super) fn duration(&mut self, name: &str, least: Millis, most: Millis) -> Option<Millis> {
         let text = match self.take(name)? {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
@@ -169,13 +208,9 @@ impl<'a> Fields<'a> {
                 return None;
             }
         };
-        if text == "none" {
-            self.invalid(name, "\"none\" needs a check, which this version does not have");
-            return None;
-        }
         match Millis::parse(&text) {
-            Ok(ttl) if (TTL_MIN..=TTL_MAX).contains(&ttl) => return Some(ttl),
-            Ok(ttl) => self.invalid(name, format!("must be {TTL_MIN} to {TTL_MAX}, was {ttl}")),
+            Ok(span) if (least..=most).contains(&span) => return Some(span),
+            Ok(span) => self.invalid(name, format!("must be {least} to {most}, was {span}")),
             Err(error) => self.invalid(name, error.to_string()),
         }
         None

@@ -94,10 +94,20 @@ pub(super) async fn heartbeat(
 /// What a beat says, given whom it is for.
 fn read_beat(fields: &mut Fields<'_>, key: Option<InstanceKey>) -> Option<Beat> {
     let incarnation = fields.integer("incarnation", 1, u64::MAX).map(Seq);
-    let load = fields.number("load");
+    let load = read_load(fields);
     let health = fields.word("health", Health::ALL, Health::parse, Health::as_str);
     let note = fields.text("note", NOTE_CHARS_MAX);
     Some(Beat { key: key?, incarnation, load, health, note })
+}
+
+/// How loaded it says it is: any measure that grows, such as requests in progress or a share of its capacity.
+fn read_load(fields: &mut Fields<'_>) -> Option<f64> {
+    let load = fields.number("load")?;
+    if load < 0.0 {
+        fields.invalid("load", format!("must be 0 or more, was {load}"));
+        return None;
+    }
+    Some(load)
 }
 
 /// Renews one lease and records that; the instance as it is then, and the version that says so.
@@ -181,6 +191,9 @@ async fn record(
     incarnation: Seq,
     lease: &Arc<Lease>,
 ) -> Result<(), Problem> {
+    if let Some(load) = beat.load {
+        lease.says_load(load);
+    }
     let about = About {
         namespace: Some(beat.key.service.namespace.clone()),
         service: Some(beat.key.service.service.clone()),

@@ -22,6 +22,7 @@ use crate::history::{
     self, Alive, Answer, EventId, Gap, InstanceHistory, LifeStory, Missing, Record, Unseen, Which,
     Why,
 };
+use crate::lease::guard::Holding;
 use crate::rfc3339;
 use crate::telemetry::propagation::{SpanId, TraceId};
 
@@ -174,6 +175,8 @@ struct WhyText<'a> {
     arithmetic: Option<ArithmeticText>,
     last_heartbeat: Option<HeartbeatText>,
     registration: Option<RegistrationText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: &'a Option<Record>,
     complete: bool,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     missing: &'a [Missing],
@@ -281,7 +284,12 @@ fn which(api: &Api, query: &Query<'_>, faults: &mut Faults) -> Which {
 /// What the present knows of an instance that lives, without reading the log.
 fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
     let entry = api.living(key).ok()?;
+    // The guard over its own service says more than the one over the registry.
+    let guards = api.registrar.guards().unwrap_or_default();
+    let holds = |guard: &&Holding| guard.over.as_ref().is_none_or(|over| *over == key.service);
+    let guard = guards.iter().filter(holds).max_by_key(|guard| guard.over.is_some());
     Some(Alive {
+        guard: guard.map(|guard| guard.entered),
         incarnation: entry.instance.incarnation,
         last_at: entry.lease.last_heartbeat_at(),
         last_heartbeat: entry.lease.last_heartbeat(),
@@ -320,6 +328,7 @@ fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
             .registration
             .as_ref()
             .map(|event| RegistrationText { event, trace_url: url(event) }),
+        guard: &why.guard,
         complete: missing.is_empty(),
         missing,
     })

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::faults::Faults;
+use super::problem::Problem;
 use super::query::Query;
 use super::scope::Scope;
 use super::spec::{Parameter, Shape};
@@ -97,14 +98,26 @@ pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<
 }
 
 /// Waits. Boxed by its caller, so that lookups that do not wait need not hold the room for it.
-pub(super) async fn wait(api: &Shared, scope: &Scope, key: &ServiceKey, wait: Wait) -> Waited {
+///
+/// # Errors
+/// If too many wait already.
+pub(super) async fn wait(
+    api: &Shared,
+    scope: &Scope,
+    key: &ServiceKey,
+    wait: Wait,
+) -> Result<Waited, Problem> {
     let Wait { after, limit } = wait;
+    let place = api.admission.watch(scope.caller())?;
+    if let Some(class) = scope.take_place() {
+        api.admission.leave(class);
+    }
     let began = api.clock.monotonic();
     scope.waits();
     let waiting = api.hub.wait_for(key.clone());
     let counted = api.metrics.watch.watching(Transport::LongPoll);
     let woken = waiting.above(after, Instant::now() + limit).await;
-    drop(counted);
+    drop((counted, place));
     let idle = Duration::from_micros(api.clock.monotonic().micros_since(began));
     let outcome = match woken {
         Woken::Changed => WatchOutcome::Changed,
@@ -114,5 +127,5 @@ pub(super) async fn wait(api: &Shared, scope: &Scope, key: &ServiceKey, wait: Wa
     scope.waited(outcome, idle);
     // A change that came before it waited was not waited for.
     let durable = waiting.durable().filter(|at| woken == Woken::Changed && *at >= began);
-    Waited { held: after, durable }
+    Ok(Waited { held: after, durable })
 }

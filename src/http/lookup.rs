@@ -4,6 +4,8 @@
 //! together. Either way the event of the lookup has its place in the log's queue before the answer goes out.
 //! The head is read before the view, so that the event never claims to have seen less than it did.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -24,7 +26,7 @@ use crate::domain::limits::{
 use crate::domain::selection::{ANY, Filter, Tier};
 use crate::domain::traffic::Detail;
 use crate::domain::{InstanceId, Seq, ServiceKey};
-use crate::projection::ServiceView;
+use crate::projection::{Entry, ServiceView};
 use crate::telemetry::names::LookupOutcome;
 
 /// Longest filter, in bytes of its canonical form: it is written into the event of each lookup.
@@ -66,7 +68,15 @@ pub(super) const LOOKUP: Operation = Operation {
             "With `lease`, each instance comes with its lease.",
             Shape::Word(&["lease"]),
         ),
-        past::at("The answer that was given then. Not together with `include`, `after` or `wait`."),
+        Parameter::new(
+            "order",
+            "With `load`, those that said the least load come first, then those that said none; such an answer has \
+             no etag and is never 304.",
+            Shape::Word(&["load"]),
+        ),
+        past::at(
+            "The answer that was given then. Not together with `include`, `order`, `after` or `wait`.",
+        ),
         longpoll::AFTER,
         longpoll::WAIT,
     ],
@@ -138,7 +148,8 @@ pub(super) async fn lookup(
     let key = path.service(&query, &mut faults);
     let filter = read_filter(&query, &mut faults);
     let wait = longpoll::read(&query, head, &mut faults);
-    let leases = query.get("include").is_some();
+    let shown =
+        Shown { leases: query.get("include").is_some(), by_load: query.get("order").is_some() };
     let text = filter.canonical();
     if text.len() > FILTER_BYTES_MAX {
         let message = format!("all filters together must be at most {FILTER_BYTES_MAX} bytes");
@@ -159,7 +170,7 @@ pub(super) async fn lookup(
     };
     drop((path, request));
     let waited = match wait {
-        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await),
+        Some(wait) => Some(Box::pin(longpoll::wait(&api, &scope, &key, wait)).await?),
         None => None,
     };
     let head = if waited.is_some() { api.projection.head() } else { head };
@@ -168,12 +179,22 @@ pub(super) async fn lookup(
     let Some(view) = view else {
         return Err(unknown(&api, &scope, key, None, head, text, held).await);
     };
-    let found = found(&api, &view, &filter, &text, leases, &headers);
+    let found = found(&api, &view, &filter, &text, shown, &headers);
     let response = finish(&api, &scope, &view, head, (text, held), found).await?;
     if let Some(waited) = waited {
         waited.told(&api);
     }
     Ok(response)
+}
+
+/// How those that a lookup finds are shown. It is no part of the filter: whom a revision and a filter hand out does not
+/// depend on it. What it shows moves without a revision, so that such an answer has no etag.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// With their leases.
+    pub(super) leases: bool,
+    /// The least loaded first.
+    pub(super) by_load: bool,
 }
 
 /// What of a view a lookup is answered.
@@ -182,12 +203,12 @@ pub(super) fn found(
     view: &ServiceView,
     filter: &Filter,
     text: &str,
-    leases: bool,
+    shown: Shown,
     headers: &HeaderMap,
 ) -> Found {
-    match text.is_empty() && !leases {
+    match text.is_empty() && shown == Shown::default() {
         true => default_answer(api, view, headers),
-        false => filtered(api, view, filter, text, leases, headers),
+        false => filtered(api, view, filter, text, shown, headers),
     }
 }
 
@@ -207,19 +228,31 @@ fn filtered(
     view: &ServiceView,
     filter: &Filter,
     text: &str,
-    leases: bool,
+    shown: Shown,
     headers: &HeaderMap,
 ) -> Found {
-    let etag = (!leases).then(|| api.tags.tag(view.revision, text));
-    let (entries, tier) = view.select(filter);
+    let etag = (shown == Shown::default()).then(|| api.tags.tag(view.revision, text));
+    let (mut entries, tier) = view.select(filter);
+    if shown.by_load {
+        sort_by_load(&mut entries);
+    }
     let degraded = tier.is_some_and(Tier::degraded);
     let returned = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     if etag.as_ref().is_some_and(|etag| etag::is_held(headers, etag)) {
         return Found { body: None, etag, returned: 0, outcome: LookupOutcome::NotModified };
     }
-    let clock = leases.then_some(&*api.clock);
+    let clock = shown.leases.then_some(&*api.clock);
     let body = wire::list(view, degraded, entries.iter().map(|entry| &***entry), clock);
     Found { body: Some(body), etag, returned, outcome: outcome(false, returned, degraded) }
+}
+
+/// The least loaded first, those of which nothing is known last; equal ones stay in the order of their ids.
+fn sort_by_load(entries: &mut Vec<&Arc<Entry>>) {
+    // Loads move while this sorts: each is read once.
+    let mut loaded: Vec<(f64, &Arc<Entry>)> =
+        entries.iter().map(|entry| (entry.lease.load().unwrap_or(f64::INFINITY), *entry)).collect();
+    loaded.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    *entries = loaded.into_iter().map(|(_, entry)| entry).collect();
 }
 
 fn outcome(held: bool, returned: u32, degraded: bool) -> LookupOutcome {

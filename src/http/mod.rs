@@ -15,10 +15,14 @@
 //! hands in the listener, the clock and the end.
 
 mod accept;
+mod admission;
 mod body;
 mod caller;
+mod check;
 mod cursor;
+mod detector;
 mod diff;
+mod drain;
 mod etag;
 mod events;
 mod faults;
@@ -29,6 +33,7 @@ mod impact;
 mod instants;
 mod kept;
 mod life;
+mod limits;
 mod longpoll;
 mod lookup;
 mod names;
@@ -61,16 +66,20 @@ use uuid::Uuid;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::traffic::{Detail, Traffic};
 use crate::domain::{
-    Command, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey, ServiceName, TraceRef,
+    Command, InstanceId, InstanceKey, Millis, Namespace, Quotas, Seq, ServiceKey, ServiceName,
+    TraceRef,
 };
 use crate::history::{self, Archive, Policy};
 use crate::lease::Lease;
+use crate::probe::allowed::Networks;
 use crate::projection::{Entry, Projection};
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
 use crate::telemetry::spans::Tracer;
 use crate::watch::Hub;
+use admission::Admission;
+pub use admission::{Config as AdmissionConfig, Rate};
 use cursor::Cursors;
 use etag::Tags;
 use instants::Present;
@@ -86,12 +95,16 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long a client may take to send a head, also the first one after connecting.
     pub header_timeout: Duration,
-    /// How many connections may be open; the next ones wait to be accepted.
-    pub max_connections: usize,
+    /// Who is let in.
+    pub admission: admission::Config,
+    /// How many instances there may be, to be shown.
+    pub quotas: Quotas,
     /// How long requests in progress are waited for at the end.
     pub shutdown_timeout: Duration,
     /// Lease of an instance that registers without a ttl.
     pub default_ttl: Millis,
+    /// Where checks may go besides the address that registers.
+    pub check_networks: Networks,
     /// From when on a read is slow enough for its span to be kept.
     pub slow_read: Duration,
     /// The same for a request that waits for the log.
@@ -109,9 +122,11 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
-            max_connections: 16_384,
+            admission: admission::Config::default(),
+            quotas: Quotas::default(),
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
+            check_networks: Networks::default(),
             slow_read: crate::telemetry::keep::SLOW_READ,
             slow_change: crate::telemetry::keep::SLOW_CHANGE,
             log_requests: false,
@@ -153,6 +168,7 @@ pub struct Parts {
 pub struct Api {
     parts: Parts,
     started_at: Monotonic,
+    admission: Admission,
     log_header: HeaderValue,
     tags: Tags,
     cursors: Cursors,
@@ -185,6 +201,7 @@ impl Api {
             .expect("a UUID is written in hexadecimal digits and dashes");
         Arc::new(Self {
             started_at: parts.clock.monotonic(),
+            admission: Admission::new(parts.config.admission.clone()),
             log_header,
             tags: Tags::of(log_id),
             cursors: Cursors::of(log_id),
@@ -220,8 +237,22 @@ impl Api {
         view.entry(key.instance.as_str()).cloned().ok_or(Problem::UnknownInstance)
     }
 
-    /// Asks the archive, on a thread that may block.
+    /// Asks the archive, on a thread that may block, once it is its turn.
     async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Archive) -> Result<T, history::Error> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = self.admission.past().await?;
+        let question = move |archive: &dyn Archive| {
+            let answer = question(archive);
+            drop(turn);
+            answer
+        };
+        self.ask_at_once(question).await
+    }
+
+    /// The same without waiting for a turn: for what has to be known when there is none.
+    async fn ask_at_once<T: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn Archive) -> Result<T, history::Error> + Send + 'static,
     ) -> Result<T, Problem> {

@@ -9,13 +9,15 @@ use serde::Serialize;
 
 use super::faults::Faults;
 use super::kept::{Kept, kept};
+use super::limits::{self, Limits};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
 use super::spec::{Method, Operation, answer};
 use super::{Api, Shared, openapi, wire};
-use crate::domain::event::Recovered;
-use crate::history::LogFigures;
+use crate::domain::event::{GuardInputs, Recovered};
+use crate::history::{EventId, LogFigures};
+use crate::lease::guard::Holding;
 use crate::registrar::LogCondition;
 use crate::registrar::observe;
 use crate::rfc3339;
@@ -91,6 +93,7 @@ pub(super) async fn metrics(
     refuse_query(&request, &METRICS)?;
     // What is read off rather than counted is read now, so that a scrape shows this moment.
     observe::gauges(&api.metrics, &api.projection, &api.registrar);
+    limits::gauges(&api);
     // Rendering reads the process' figures from the system, some of them from files.
     Ok(typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()))
 }
@@ -118,9 +121,36 @@ struct Status {
     log: Log,
     kept: Kept,
     queues: Queues,
+    limits: Limits,
     replay: Option<Replay>,
-    /// The guard comes with a later version; until then there is none.
-    guard: Option<()>,
+    /// None if it is switched off.
+    guard: Option<Guard>,
+}
+
+#[derive(Serialize)]
+struct Guard {
+    holds: bool,
+    /// The registry first, then services; one without a service is over the whole registry.
+    over: Vec<GuardOver>,
+}
+
+#[derive(Serialize)]
+struct GuardOver {
+    namespace: Option<String>,
+    service: Option<String>,
+    since: String,
+    event: String,
+    limit: String,
+    entered_by: GuardFigures,
+    present: GuardFigures,
+    held: u64,
+}
+
+#[derive(Serialize)]
+struct GuardFigures {
+    late: u64,
+    gone: u64,
+    living: u64,
 }
 
 #[derive(Serialize)]
@@ -165,7 +195,8 @@ pub(super) async fn status(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &STATUS)?;
-    let (figures, extent) = api.ask(|archive| Ok((archive.figures()?, archive.extent()?))).await?;
+    let asked = api.ask_at_once(|archive| Ok((archive.figures()?, archive.extent()?)));
+    let (figures, extent) = asked.await?;
     let head = api.projection.head();
     let body = wire::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -181,10 +212,29 @@ pub(super) async fn status(
             changes: fill(api.registrar.inbox_fill()),
             traffic: fill(api.registrar.buffer_fill()),
         },
+        limits: limits::of(&api),
         replay: api.readiness.figures().as_ref().map(replay_of),
-        guard: None,
+        guard: api.registrar.guards().as_deref().map(guard_of),
     });
     Ok(json_response(StatusCode::OK, body, head))
+}
+
+fn guard_of(holding: &[Holding]) -> Guard {
+    let figures = |inputs: GuardInputs| {
+        let GuardInputs { late, gone, living } = inputs;
+        GuardFigures { late, gone, living }
+    };
+    let over = |guard: &Holding| GuardOver {
+        namespace: guard.over.as_ref().map(|service| service.namespace.to_string()),
+        service: guard.over.as_ref().map(|service| service.service.to_string()),
+        since: rfc3339::format(guard.since),
+        event: EventId::Change(guard.entered.0).to_string(),
+        limit: guard.limit.to_string(),
+        entered_by: figures(guard.inputs),
+        present: figures(guard.present),
+        held: guard.held,
+    };
+    Guard { holds: !holding.is_empty(), over: holding.iter().map(over).collect() }
 }
 
 fn fill((waiting, capacity): (usize, usize)) -> Fill {

@@ -20,7 +20,7 @@ use axum::response::Response;
 
 use super::cursor::List;
 use super::faults::Faults;
-use super::lookup::{Found, found};
+use super::lookup::{Found, Shown, found};
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -34,8 +34,8 @@ use crate::domain::{InstanceKey, Namespace, Registry, Seq, ServiceKey, Status};
 use crate::history::Moment;
 use crate::projection::{ServiceView, Summary};
 
-/// What asks for the present only: leases are not remembered, and nobody waits for the past.
-const OF_THE_PRESENT: &[&str] = &["include", "after", "wait"];
+/// What asks for the present only: leases and loads are not remembered, and nobody waits for the past.
+const OF_THE_PRESENT: &[&str] = &["include", "order", "after", "wait"];
 
 /// `at` among the parameters of an operation.
 pub(super) const fn at(about: &'static str) -> Parameter {
@@ -81,7 +81,7 @@ pub(super) async fn lookup(
 ) -> Result<Response, Problem> {
     let service = service(api, scope, at, &key).await?;
     let view = ServiceView::of_the_past(key, &service);
-    let found = found(api, &view, filter, &filter.canonical(), false, headers);
+    let found = found(api, &view, filter, &filter.canonical(), Shown::default(), headers);
     Ok(found.answer(view.revision))
 }
 

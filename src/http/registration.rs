@@ -1,6 +1,9 @@
 //! Instances come, change and go: PUT, POST (the short form), PATCH, DELETE. Each reads its request into a
 //! command, all faults at once, and answers what the registrar made of it. No rule about state is here.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,6 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use uuid::{NoContext, Uuid};
 
+use super::check::Around;
 use super::faults::Faults;
 use super::fields::Fields;
 use super::names::Path;
@@ -18,16 +22,16 @@ use super::scope::Scope;
 use super::spec::{
     BodySpec, JSON, MERGE_PATCH, Method, NAMESPACE, Operation, Parameter, Shape, answer, empty,
 };
-use super::{Api, Shared, body, wire};
+use super::{Api, Shared, body, caller, check, detector, drain, wire};
 use crate::domain::command::{
     Deregister, MetadataPatch, PatchEntry, Precondition, Register, Update,
 };
 use crate::domain::event::{Event, Outcome};
-use crate::domain::instance::{Endpoint, Metadata, check_address, check_protocol};
+use crate::domain::instance::{Endpoint, Metadata, NO_TTL, check_address, check_protocol};
 use crate::domain::limits::{LABEL_CHARS_MAX, REASON_CHARS_MAX, WEIGHT_DEFAULT};
 use crate::domain::{
-    Command, Detector, InstanceId, InstanceKey, Mode, Namespace, Seq, ServiceKey, ServiceName,
-    Timestamp,
+    Check, Command, Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, Seq, ServiceKey,
+    ServiceName, Timestamp,
 };
 use crate::registrar::Applied;
 
@@ -78,7 +82,7 @@ pub(super) const UPDATE: Operation = Operation {
     method: Method::Patch,
     id: "update",
     summary: "Changes mode, weight, tags or metadata (a merge patch, RFC 7396).",
-    query: &[NAMESPACE],
+    query: &[NAMESPACE, drain::DEADLINE],
     headers: &["if-match"],
     body: Some(BodySpec {
         schema: "Patch",
@@ -112,9 +116,10 @@ pub(super) async fn register(
     let mut faults = Faults::default();
     let key = path.instance(&read_query(&request, &REGISTER, &mut faults), &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
+    let from = caller::address(&request);
     let object = read_body(&api, &REGISTER, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
-    let form = read_form(&mut fields, &api);
+    let form = read_form(&mut fields, &api, from);
     fields.finish();
     faults.check()?;
     let command = complete(key, form, precondition)?;
@@ -154,7 +159,9 @@ pub(super) async fn update(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut faults = Faults::default();
-    let key = path.instance(&read_query(&request, &UPDATE, &mut faults), &mut faults);
+    let uri = request.uri().clone();
+    let query = Query::read(uri.query(), &UPDATE, &mut faults);
+    let key = path.instance(&query, &mut faults);
     let precondition = precondition(&api, request.headers(), key.as_ref(), &mut faults);
     let object = read_body(&api, &UPDATE, request).await?;
     let mut fields = Fields::new(object, "", &mut faults);
@@ -168,10 +175,11 @@ pub(super) async fn update(
         fields.metadata("metadata", true).map(MetadataPatch::Merge)
     });
     fields.finish();
+    let drain_until = drain::read(&query, mode, api.clock.wall(), &mut faults);
     faults.check()?;
     let key = key.ok_or(Problem::Internal)?;
     scope.about(&key.service.service, Some(&key.instance));
-    let update = Update { key, mode, weight, tags, metadata, drain_until: None, precondition };
+    let update = Update { key, mode, weight, tags, metadata, drain_until, precondition };
     let applied = api.submit(&scope, Command::Update(update)).await?;
     answer_instance(&api, &applied, StatusCode::OK)
 }
@@ -239,27 +247,41 @@ struct Form {
     tags: Box<[Box<str>]>,
     metadata: Metadata,
     mode: Option<Mode>,
-    ttl: crate::domain::Millis,
+    ttl: Option<Millis>,
+    check: Option<Arc<Check>>,
+    detector: Detector,
 }
 
-fn read_form(fields: &mut Fields<'_>, api: &Api) -> Form {
-    if fields.take("check").is_some() {
-        fields.invalid(
-            "check",
-            "active checks come with a later version; leave it out and send heartbeats",
-        );
-    }
+fn read_form(fields: &mut Fields<'_>, api: &Api, registered_from: Option<IpAddr>) -> Form {
+    let address = fields.required("address", address);
+    let port = fields.port("port");
+    let protocol: Option<Box<str>> =
+        fields.checked("protocol", |text| check_protocol(text).map(|()| text.into()));
+    // Whether there is a check matters here, and not whether it is right.
+    let endless = fields.has("check") && fields.is_word("ttl", NO_TTL);
+    let around = Around {
+        address: address.as_deref(),
+        protocol: protocol.as_deref().unwrap_or(PROTOCOL_DEFAULT),
+        registered_from,
+        networks: &api.config.check_networks,
+    };
+    let check = check::read(fields, &around);
     Form {
-        address: fields.required("address", address),
-        port: fields.port("port"),
-        protocol: fields.checked("protocol", |text| check_protocol(text).map(|()| text.into())),
+        address,
+        port,
+        protocol,
         version: fields.text("version", LABEL_CHARS_MAX),
         zone: fields.text("zone", LABEL_CHARS_MAX),
         weight: fields.weight("weight"),
         tags: fields.tags("tags").unwrap_or_default(),
         metadata: whole(fields.metadata("metadata", false)),
         mode: read_mode(fields),
-        ttl: fields.ttl("ttl").unwrap_or(api.config.default_ttl),
+        ttl: match endless {
+            true => None,
+            false => Some(fields.ttl("ttl").unwrap_or(api.config.default_ttl)),
+        },
+        check,
+        detector: detector::read(fields),
     }
 }
 
@@ -285,7 +307,9 @@ fn read_short_form(fields: &mut Fields<'_>, api: &Api) -> Form {
         tags: Box::default(),
         metadata,
         mode: None,
-        ttl: fields.ttl("ttl").unwrap_or(api.config.default_ttl),
+        ttl: Some(fields.ttl("ttl").unwrap_or(api.config.default_ttl)),
+        check: None,
+        detector: Detector::Fixed,
     }
 }
 
@@ -334,9 +358,9 @@ fn complete(
         tags: form.tags,
         metadata: form.metadata,
         mode: form.mode,
-        ttl: Some(form.ttl),
-        detector: Detector::Fixed,
-        check: None,
+        ttl: form.ttl,
+        detector: form.detector,
+        check: form.check,
         precondition,
     })
 }

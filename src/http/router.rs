@@ -7,6 +7,7 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{MethodRouter, any};
 
+use super::admission::Classes;
 use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
@@ -117,6 +118,7 @@ pub fn router(api: Arc<Api>) -> Router {
             produces,
             needs_state,
             steers,
+            classes: Classes::of(template),
         }),
     };
     let mut router = Router::new();

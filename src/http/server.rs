@@ -23,13 +23,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
-use super::Config;
 use super::caller::Peer;
+use super::router::router;
+use super::{Api, Config, admission};
 
 /// Pause after a failed accept: with no file descriptors left, trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -58,27 +60,26 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `router` on `listener` until `stop` is cancelled, then finishes what was begun, within the time that
+/// Serves `api` on `listener` until `stop` is cancelled, then finishes what was begun, within the time that
 /// the settings give it. Whether all of it was finished.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    config: &Config,
-    stop: CancellationToken,
-) -> bool {
+pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) -> bool {
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(config.max_connections));
-    let cut = CancellationToken::new();
+    let places = Arc::clone(api.admission.connections());
+    let config = &api.config.clone();
+    // Ends with this function.
+    let mut sensing = JoinSet::new();
+    sensing.spawn(admission::sense(Arc::clone(&api)));
     let server = Arc::new(Server {
         builders: Builders::of(config),
-        router,
+        router: router(Arc::clone(&api)),
         stop,
-        cut,
+        cut: CancellationToken::new(),
         config: config.clone(),
     });
     while let Some((place, stream, address)) = server.accept(&listener, &places).await {
-        let server = Arc::clone(&server);
+        let (server, api) = (Arc::clone(&server), Arc::clone(&api));
         connections.spawn(async move {
+            let _open = api.admission.opened();
             server.connection(stream, address).await;
             drop(place);
         });

@@ -23,6 +23,7 @@ use hyper::body::Frame;
 use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::admission::Place;
 use super::problem::Problem;
 use super::scope::Scope;
 use super::{About, Shared};
@@ -46,7 +47,7 @@ type Names = (Option<Namespace>, Option<ServiceName>);
 /// Begins the stream of `feed`, whose filter reads `filter`.
 ///
 /// # Errors
-/// If its beginning can't be recorded.
+/// If there are too many already, or its beginning can't be recorded.
 pub(super) async fn begin(
     api: Shared,
     scope: Scope,
@@ -54,6 +55,7 @@ pub(super) async fn begin(
     names: Names,
     filter: Box<str>,
 ) -> Result<Body, Problem> {
+    let place = api.admission.watch(scope.caller())?;
     let after = Seq(feed.mark().change);
     let detail = Detail::WatchOpened { filter: filter.clone(), after };
     let (namespace, service) = names.clone();
@@ -64,8 +66,9 @@ pub(super) async fn begin(
     let counted = api.metrics.watch.watching(Transport::Sse);
     let (began, progress) = (api.clock.monotonic(), Arc::clone(feed.progress()));
     let (stage, said, reason) = (Stage::Hello, feed.mark(), CloseReason::Left);
+    let held = (counted, place);
     let session =
-        Session { api, scope, feed, names, filter, stage, said, reason, began, _counted: counted };
+        Session { api, scope, feed, names, filter, stage, said, reason, began, _held: held };
     let step = ReusableBoxFuture::new(step(Box::new(session)));
     Ok(Body::new(EventStream { step, progress, ended: false }))
 }
@@ -93,7 +96,8 @@ struct Session {
     said: Mark,
     reason: CloseReason,
     began: Monotonic,
-    _counted: Watching,
+    /// What counts it as a watcher for as long as it is.
+    _held: (Watching, Place),
 }
 
 /// The next bytes; none at the end.

@@ -5,11 +5,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
+use super::check::CheckText;
 use super::etag::Tags;
 use crate::clock::Clock;
+use crate::domain::health::ProbeVerdict;
 use crate::domain::instance::Metadata;
 use crate::domain::selection::Filter;
-use crate::domain::{Instance, Millis, Seq};
+use crate::domain::{Instance, Millis, Seq, Signals};
 use crate::lease::Lease;
 use crate::projection::{Answer, Entry, ServiceView};
 use crate::rfc3339;
@@ -33,8 +35,17 @@ pub(super) struct InstanceText<'a> {
     mode: &'static str,
     status: &'static str,
     ttl: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<CheckText<'a>>,
     registered_at: String,
     revision: u64,
+    // What most instances have not is left out, so that these read as they always did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detector: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phi_threshold: Option<f64>,
 }
 
 fn metadata<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
@@ -71,8 +82,12 @@ impl<'a> InstanceText<'a> {
             mode: instance.mode.as_str(),
             status: instance.status.as_str(),
             ttl: instance.ttl_text(),
+            check: instance.check.as_deref().map(CheckText::of),
             registered_at: rfc3339::format(instance.registered_at),
             revision: instance.revision.0,
+            drain_until: instance.drain_until.map(rfc3339::format),
+            detector: instance.detector.threshold().map(|_| instance.detector.as_str()),
+            phi_threshold: instance.detector.threshold(),
         }
     }
 }
@@ -89,29 +104,73 @@ struct LeaseText {
     age_ms: u64,
     expires_in_ms: Option<u64>,
     missed: u64,
+    /// Left out as long as it said none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<f64>,
+    /// How suspicious the silence is to the adaptive detector, where it decides.
+    #[serde(flatten)]
+    suspicion: Option<Suspicion>,
+    /// What speaks for and against the instance, where one instance was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signals: Option<SignalsText>,
+}
+
+/// φ of the silence so far.
+#[derive(Serialize)]
+struct Suspicion {
+    phi: f64,
+    mean_gap_ms: u64,
+}
+
+/// Signals as answered.
+#[derive(Serialize)]
+struct SignalsText {
+    late: bool,
+    reported_failing: bool,
+    probe: Option<&'static str>,
+    flapping: bool,
+}
+
+impl SignalsText {
+    fn of(signals: Signals) -> Self {
+        let Signals { late, reported_failing, probe, flapping } = signals;
+        Self { late, reported_failing, probe: probe.map(ProbeVerdict::as_str), flapping }
+    }
 }
 
 /// Where a lease stands now. `age_ms` counts from the last sign of life, or from the end of the last stall
 /// of the registry itself, which gives every lease a fresh ttl.
-fn lease(lease: &Lease, clock: &dyn Clock) -> LeaseText {
+fn lease(lease: &Lease, clock: &dyn Clock, signals: Option<Signals>) -> LeaseText {
     let age = clock.monotonic().since(lease.counts_from(clock.awake_since()));
     let (age_ms, ttl_ms) = (age.millis(), lease.ttl().map(Millis::millis));
+    let ends_ms = lease.expires_after().map(Millis::millis);
+    let suspicion = lease
+        .accrual(age)
+        .map(|accrual| Suspicion { phi: accrual.phi(), mean_gap_ms: accrual.mean_gap.millis() });
+    // Heartbeats that should have come meanwhile, as the arithmetic of an expiry counts them.
+    let interval_ms = match &suspicion {
+        Some(suspicion) => Some(suspicion.mean_gap_ms),
+        None => ttl_ms.map(|ttl_ms| ttl_ms / 4),
+    };
     LeaseText {
         last_heartbeat_at: lease.last_heartbeat_at().map(rfc3339::format),
         age_ms,
-        expires_in_ms: ttl_ms.map(|ttl_ms| ttl_ms.saturating_sub(age_ms)),
-        missed: ttl_ms.map_or(0, |ttl_ms| age_ms / (ttl_ms / 4).max(1)),
+        expires_in_ms: ends_ms.map(|ends_ms| ends_ms.saturating_sub(age_ms)),
+        missed: interval_ms.map_or(0, |interval_ms| age_ms / interval_ms.max(1)),
+        load: lease.load(),
+        suspicion,
+        signals: signals.map(SignalsText::of),
     }
 }
 
-/// An instance with its lease; without one, where the past is shown.
+/// An instance with its lease and its signals; without them, where the past is shown.
 pub(super) fn with_lease(entry: &Entry, clock: &dyn Clock) -> Bytes {
     let mut out = BytesMut::new();
-    put_with_lease(&mut out, entry, clock);
+    put_with_lease(&mut out, entry, clock, Some(entry.instance.signals));
     out.freeze()
 }
 
-fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock) {
+fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock, signals: Option<Signals>) {
     let plain = entry.text(instance);
     if entry.lease.is_for_show() {
         return out.put_slice(plain);
@@ -119,7 +178,7 @@ fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock) {
     // The text ends with the brace that the lease goes before.
     out.put_slice(&plain[..plain.len() - 1]);
     out.put_slice(b",\"lease\":");
-    out.put_slice(&json(&lease(&entry.lease, clock)));
+    out.put_slice(&json(&lease(&entry.lease, clock, signals)));
     out.put_u8(b'}');
 }
 
@@ -148,7 +207,7 @@ pub(super) fn list<'a>(
             out.put_u8(b',');
         }
         match leases {
-            Some(clock) => put_with_lease(&mut out, entry, clock),
+            Some(clock) => put_with_lease(&mut out, entry, clock, None),
             None => out.put_slice(entry.text(instance)),
         }
     }
@@ -273,12 +332,14 @@ mod tests {
         let entry = &view.entries[0];
         assert_eq!(
             told(entry),
-            r#"{"last_heartbeat_at":null,"age_ms":8000,"expires_in_ms":7000,"missed":2"#
+            r#"{"last_heartbeat_at":null,"age_ms":8000,"expires_in_ms":7000,"missed":2,"signals":{"late":false,"reported_failing":false,"probe":null,"flapping":false"#
         );
         entry.lease.renew(clock.monotonic(), clock.wall()).unwrap();
+        entry.lease.says_load(0.42);
         assert!(
             told(entry)
                 .starts_with(r#"{"last_heartbeat_at":"2026-11-21T08:00:08.000000Z","age_ms":0,"#)
         );
+        assert!(told(entry).contains(r#""missed":0,"load":0.42,"signals""#), "{}", told(entry));
     }
 }

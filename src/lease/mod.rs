@@ -2,18 +2,26 @@
 //!
 //! A lease belongs to one life (incarnation) of an instance and to one ttl. HTTP threads renew it with one atomic operation;
 //! the registrar alone marks it late, closes it and opens it again. The words of a lease and the races
-//! between the two are in [`word`]; nothing here knows the log, the network or the clock.
+//! between the two are in [`word`]; nothing here knows the log, the network or the clock. How long a silence may last is
+//! fixed by the ttl, or learned from the heartbeats ([`phi`]) by those that asked for that.
 
+mod adaptive;
+pub mod guard;
+pub mod phi;
 pub mod queue;
 pub mod word;
 
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::clock::Monotonic;
-use crate::domain::event::HeartbeatRef;
-use crate::domain::{Millis, Timestamp, TraceRef};
+use crate::domain::event::{Accrual, HeartbeatRef};
+use crate::domain::{Detector, Millis, Timestamp, TraceRef};
+use adaptive::Adaptive;
 use word::{Mark, Word};
+
+/// No load: heartbeats say only numbers.
+const NO_LOAD: u64 = f64::NAN.to_bits();
 
 /// The atomics of the lease word: `tests/lease_race.rs` compiles the same source with loom's.
 mod atomic {
@@ -37,6 +45,10 @@ pub struct Lease {
     last_wall: AtomicI64,
     /// The last heartbeat whose event has its number; the registrar writes it.
     last_heartbeat: Mutex<Option<HeartbeatRef>>,
+    /// The load that the instance said last, as the bits of a number.
+    load: AtomicU64,
+    /// What was learned of its heartbeats, if it asked for that.
+    adaptive: Option<Box<Adaptive>>,
 }
 
 impl Lease {
@@ -52,16 +64,31 @@ impl Lease {
             word: Word::new(now.0, Mark::Open),
             last_wall: AtomicI64::new(0),
             last_heartbeat: Mutex::new(None),
+            load: AtomicU64::new(NO_LOAD),
+            adaptive: None,
         }
     }
 
-    /// The lease that follows this one when the same life goes on with another ttl. What is known of that life
-    /// goes on, too.
+    /// The same lease under this detector, which has learned nothing yet. Without a ttl there is nothing to detect.
+    #[must_use]
+    pub fn judged_by(mut self, detector: Detector) -> Self {
+        self.adaptive = match (detector, self.ttl) {
+            (Detector::Phi { threshold_milli }, Some(ttl)) => {
+                Some(Box::new(Adaptive::new(threshold_milli, ttl)))
+            }
+            (Detector::Phi { .. }, None) | (Detector::Fixed, _) => None,
+        };
+        self
+    }
+
+    /// The lease that follows this one when the same life goes on with another ttl or detector. What is known of that
+    /// life goes on, too; but not the rhythm of its heartbeats, which follows the ttl.
     #[must_use]
     pub fn regranted(&self, ttl: Option<Millis>, now: Monotonic) -> Self {
         Self {
             last_wall: AtomicI64::new(self.last_wall.load(Relaxed)),
             last_heartbeat: Mutex::new(self.last_heartbeat()),
+            load: AtomicU64::new(self.load.load(Relaxed)),
             ..Self::granted(ttl, now, self.registration)
         }
     }
@@ -99,6 +126,8 @@ impl Lease {
             word: Word::new(now.0, mark),
             last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),
             last_heartbeat: Mutex::new(last_heartbeat),
+            load: AtomicU64::new(NO_LOAD),
+            adaptive: None,
         }
     }
 
@@ -121,16 +150,26 @@ impl Lease {
         self.registration
     }
 
-    /// How long after a renewal the instance turns `unstable`: two thirds of the ttl. None if it never does.
+    /// How long after a renewal the instance turns `unstable`: two thirds of the ttl, or what φ has learned. None if
+    /// it never does.
     #[must_use]
     pub fn late_after(&self) -> Option<Millis> {
-        self.ttl.map(|ttl| Millis::from_millis(ttl.millis().saturating_mul(2) / 3))
+        let learned = self.adaptive.as_ref().and_then(|adaptive| adaptive.bounds());
+        let fixed = || self.ttl.map(|ttl| Millis::from_millis(ttl.millis().saturating_mul(2) / 3));
+        learned.map(|bounds| bounds.late_after).or_else(fixed)
     }
 
-    /// How long after a renewal the lease runs out: the ttl. None if it never does.
+    /// How long after a renewal the lease runs out: the ttl, or what φ has learned. None if it never does.
     #[must_use]
     pub fn expires_after(&self) -> Option<Millis> {
-        self.ttl
+        let learned = self.adaptive.as_ref().and_then(|adaptive| adaptive.bounds());
+        learned.map(|bounds| bounds.gone_after).or(self.ttl)
+    }
+
+    /// How suspicious this silence is to the adaptive detector; none if it does not decide, or not yet.
+    #[must_use]
+    pub fn accrual(&self, silence: Millis) -> Option<Accrual> {
+        self.adaptive.as_ref()?.accrual(silence)
     }
 
     /// The word, for the registrar and for tests.
@@ -156,8 +195,35 @@ impl Lease {
             }
         };
         self.last_wall.store(wall.micros(), Relaxed);
+        Ok(self.learn(now, previous))
+    }
+
+    /// Opens the lease for a heartbeat that went through the registrar, which alone calls this.
+    pub fn revive(&self, now: Monotonic, wall: Timestamp) {
+        let previous = Monotonic(self.word.open(now.0));
+        self.last_wall.store(wall.micros(), Relaxed);
+        self.learn(now, previous);
+    }
+
+    /// The gap since the renewal before, unless that was in another run; the adaptive detector learns it.
+    fn learn(&self, now: Monotonic, previous: Monotonic) -> Option<Millis> {
         let known = !self.replayed || previous > self.granted_at;
-        Ok(known.then(|| now.since(previous)))
+        let gap = known.then(|| now.since(previous))?;
+        if let Some(adaptive) = &self.adaptive {
+            adaptive.learn(gap);
+        }
+        Some(gap)
+    }
+
+    /// The load that the instance said last; none if it never said one in this run.
+    #[must_use]
+    pub fn load(&self) -> Option<f64> {
+        Some(f64::from_bits(self.load.load(Relaxed))).filter(|load| !load.is_nan())
+    }
+
+    /// Notes the load that a heartbeat said.
+    pub fn says_load(&self, load: f64) {
+        self.load.store(load.to_bits(), Relaxed);
     }
 
     /// When the last heartbeat came, if one did.

@@ -121,9 +121,10 @@ impl Word {
         }
     }
 
-    /// Changes the word whatever it says.
-    fn set(&self, next: impl Fn(Reading) -> Reading) {
-        let Ok(_) = self.change(|seen| Ok::<_, Infallible>(next(seen)));
+    /// Changes the word whatever it says, and gives the word before.
+    fn set(&self, next: impl Fn(Reading) -> Reading) -> Reading {
+        let Ok(before) = self.change(|seen| Ok::<_, Infallible>(next(seen)));
+        before
     }
 
     /// Puts `mark` on the lease if it still says exactly `seen`; whether it did. For the registrar.
@@ -138,10 +139,10 @@ impl Word {
         self.set(|seen| Reading::of(seen.renewed_at(), before));
     }
 
-    /// Opens the lease, renewed at `now` or later. For the registrar, once a heartbeat or a registration is
-    /// decided.
-    pub fn open(&self, now: u64) {
-        self.set(|seen| Reading::of(now.max(seen.renewed_at()), Mark::Open));
+    /// Opens the lease, renewed at `now` or later, and returns when it was renewed before. For the registrar, once a
+    /// heartbeat or a registration is decided.
+    pub fn open(&self, now: u64) -> u64 {
+        self.set(|seen| Reading::of(now.max(seen.renewed_at()), Mark::Open)).renewed_at()
     }
 
     /// Closes the lease for ever: its instance has left. For the registrar.

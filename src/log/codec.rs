@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use super::row::{Columns, Row, checksum};
 use crate::domain::check::{CheckKind, CheckMethod};
 use crate::domain::event::{
-    Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft, Guarded,
-    HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
+    Accrual, Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft,
+    Guarded, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health, Metadata, Mode, NO_TTL, Status};
@@ -218,6 +218,13 @@ struct StoredOverdue {
     /// Left out where it is nothing, which it nearly always is.
     #[serde(default, skip_serializing_if = "is_zero")]
     grace_ms: u64,
+    // From format 2 on, and only where φ decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    phi: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    threshold: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mean_gap_ms: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -389,10 +396,15 @@ fn format_of(event: &Event) -> u32 {
     let plain = match event {
         Event::Registered { instance, .. } | Event::Updated { instance, .. } => is_plain(instance),
         Event::ModeChanged { until, .. } => until.is_none(),
-        Event::StatusChanged { from, to, signals, probe, flaps, .. } => {
-            from != to && *signals == Signals::implied_by(*to) && probe.is_none() && flaps.is_none()
+        Event::StatusChanged { from, to, signals, probe, flaps, overdue, .. } => {
+            from != to
+                && *signals == Signals::implied_by(*to)
+                && probe.is_none()
+                && flaps.is_none()
+                && overdue.is_none_or(|overdue| overdue.accrual.is_none())
         }
-        Event::Deregistered { .. } | Event::Expired { .. } => true,
+        Event::Expired { overdue, .. } => overdue.accrual.is_none(),
+        Event::Deregistered { .. } => true,
         Event::Note(note) => !matches!(note, Note::GuardEntered(_) | Note::GuardLeft(_)),
     };
     if plain { FORMAT_PLAIN } else { FORMAT }
@@ -494,6 +506,9 @@ fn store_overdue(overdue: &Arithmetic) -> StoredOverdue {
         missed: overdue.missed,
         late_ms: overdue.late.millis(),
         grace_ms: overdue.grace.millis(),
+        phi: overdue.accrual.map(Accrual::phi),
+        threshold: overdue.accrual.map(Accrual::threshold),
+        mean_gap_ms: overdue.accrual.map(|accrual| accrual.mean_gap.millis()),
     }
 }
 
@@ -832,8 +847,34 @@ pub(super) fn trace_of(trace_id: &str, span_id: &str) -> Result<TraceRef, Decode
     Ok(TraceRef { trace_id, span_id })
 }
 
+/// A number in thousandths; none if it is no number of them.
+fn thousandths(number: f64) -> Option<u32> {
+    let milli = (number * 1_000.0).round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a whole number within the bounds"
+    )]
+    (0.0..=f64::from(u32::MAX)).contains(&milli).then_some(milli as u32)
+}
+
+fn load_accrual(stored: &StoredOverdue) -> Result<Option<Accrual>, DecodeError> {
+    let (Some(phi), Some(threshold), Some(mean_gap)) =
+        (stored.phi, stored.threshold, stored.mean_gap_ms)
+    else {
+        return Ok(None);
+    };
+    let (phi_milli, threshold_milli) = thousandths(phi)
+        .zip(thousandths(threshold))
+        .ok_or_else(|| payload("φ or its threshold is out of bounds"))?;
+    let mean_gap = Millis::from_millis(mean_gap);
+    Ok(Some(Accrual { phi_milli, threshold_milli, mean_gap }))
+}
+
 fn load_overdue(stored: StoredOverdue) -> Result<Arithmetic, DecodeError> {
+    let accrual = load_accrual(&stored)?;
     Ok(Arithmetic {
+        accrual,
         last_heartbeat: stored.last_heartbeat.as_ref().map(load_heartbeat).transpose()?,
         ttl: Millis::parse(&stored.ttl).map_err(payload)?,
         gap: Millis::from_millis(stored.gap_ms),

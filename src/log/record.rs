@@ -10,14 +10,14 @@ use crate::history::{EventId, Record};
 /// A change as a record.
 #[must_use]
 pub fn of_change(change: &Change) -> Record {
-    let key = change.event.key();
+    let (key, service) = (change.event.key(), change.event.service());
     Record {
         id: EventId::Change(change.seq.0),
         seq: change.seq,
         at: change.at,
         kind: change.event.kind(),
-        namespace: key.map(|key| key.service.namespace.as_str().into()),
-        service: key.map(|key| key.service.service.as_str().into()),
+        namespace: service.map(|service| service.namespace.as_str().into()),
+        service: service.map(|service| service.service.as_str().into()),
         instance: key.map(|key| key.instance.as_str().into()),
         caller: change.caller.as_deref().map(Into::into),
         trace: change.trace,

@@ -11,7 +11,7 @@ use super::codec::{self, DecodeError, FORMAT, Row};
 use crate::clock::Monotonic;
 use crate::domain::check::{Check, CheckKind, CheckMethod};
 use crate::domain::event::{
-    Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft,
+    Accrual, Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft,
     HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
@@ -81,6 +81,7 @@ fn one_of_each() -> Vec<Event> {
         missed: 4,
         late: millis(42),
         grace: Millis::ZERO,
+        accrual: None,
     };
     let never = Arithmetic { last_heartbeat: None, ..overdue };
     let status = |from, to, reason, health, overdue| {
@@ -215,6 +216,17 @@ fn one_of_each_since_checks() -> Vec<Event> {
     let inputs = GuardInputs { late: 3, gone: 1, living: 5 };
     let over = Some(key.service.clone());
     let limit = millis(75_000);
+    let accrual =
+        Accrual { phi_milli: 41_312, threshold_milli: 8_500, mean_gap: Millis::from_millis(3_750) };
+    let overdue = Arithmetic {
+        last_heartbeat: None,
+        ttl: millis(15_000),
+        gap: millis(9_640),
+        missed: 2,
+        late: millis(12),
+        grace: Millis::ZERO,
+        accrual: Some(accrual),
+    };
     let left = GuardLeft { over: None, inputs, end: GuardEnd::Elapsed, held_for: limit, held: 3 };
     vec![
         Event::Registered { outcome: Outcome::Replaced, instance: Arc::new(probed) },
@@ -227,6 +239,7 @@ fn one_of_each_since_checks() -> Vec<Event> {
         Event::Note(Note::GuardEntered(GuardEntered { over: None, inputs, limit })),
         Event::Note(Note::GuardLeft(left.clone())),
         Event::Note(Note::GuardLeft(GuardLeft { over, end: GuardEnd::Recovered, ..left })),
+        Event::Expired { key: subject(), overdue },
     ]
 }
 

@@ -4,6 +4,7 @@
 //! publishes, through its [`Publisher`]: the views first, then the head, so that a reader who loads the
 //! head and then a view has seen at least that head.
 
+mod checks;
 mod publisher;
 mod view;
 
@@ -19,6 +20,7 @@ use papaya::Equivalent;
 use parking_lot::RwLock;
 
 use crate::domain::{Mode, Namespace, Seq, ServiceKey, ServiceName, Status};
+pub use checks::{Checks, Moved};
 pub use publisher::{Grant, Published, Publisher, Shift};
 pub use view::{Answer, Entry, ServiceView};
 
@@ -112,6 +114,7 @@ pub struct Projection {
     index: RwLock<BTreeMap<ServiceKey, Arc<ServiceCell>>>,
     head: AtomicU64,
     population: Population,
+    checks: Checks,
 }
 
 impl Projection {

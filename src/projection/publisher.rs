@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Projection, ServiceCell, ServiceView};
 use crate::domain::registry::Service;
-use crate::domain::{Instance, Registry, Seq, ServiceKey, Status};
+use crate::domain::{Instance, InstanceKey, Registry, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
 /// A lease that publishing has made, because a life or a ttl began. Its deadline is to be watched.
@@ -29,6 +29,19 @@ pub struct Published {
     pub ended: Vec<Arc<Entry>>,
     /// How the numbers of instances moved, a row for each service and status where they did.
     pub shifts: Vec<Shift>,
+    /// Instances with a check that came, changed or left; none of the last.
+    checked: Vec<(InstanceKey, Option<Arc<Instance>>)>,
+}
+
+impl Published {
+    /// Notes that `instance` came in the stead of `before`, if there is something to probe or was.
+    fn moved(&mut self, before: Option<&Entry>, instance: Option<&Arc<Instance>>) {
+        let had = before.map(|before| &before.instance).filter(|before| before.check.is_some());
+        let has = instance.filter(|instance| instance.check.is_some());
+        if let Some(either) = has.or(had) {
+            self.checked.push((either.key.clone(), has.cloned()));
+        }
+    }
 }
 
 /// The number of instances of a service with a status moved.
@@ -131,6 +144,7 @@ impl Publisher {
                 }
             }
         }
+        self.projection.checks.note(std::mem::take(&mut published.checked));
         self.projection.head.store(head.0, Ordering::Release);
         published
     }
@@ -166,14 +180,19 @@ fn next_view(
     for (id, instance) in &service.instances {
         // Both sides are sorted by id: what the old one has and the new one has not, has left.
         while let Some(left) = old.next_if(|entry| entry.instance.key.instance < *id) {
+            published.moved(Some(left), None);
             published.ended.push(Arc::clone(left));
         }
         let same = old.next_if(|entry| entry.instance.key.instance == *id);
+        if same.is_none_or(|entry| !Arc::ptr_eq(&entry.instance, instance)) {
+            published.moved(same.map(|entry| &**entry), Some(instance));
+        }
         entries.push(match same {
             Some(entry) if Arc::ptr_eq(&entry.instance, instance) => Arc::clone(entry),
             Some(entry)
                 if entry.instance.incarnation == instance.incarnation
-                    && entry.instance.ttl == instance.ttl =>
+                    && entry.instance.ttl == instance.ttl
+                    && entry.instance.detector == instance.detector =>
             {
                 Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&entry.lease)))
             }
@@ -191,6 +210,9 @@ fn next_view(
             }
         });
     }
-    published.ended.extend(old.cloned());
+    for left in old {
+        published.moved(Some(left), None);
+        published.ended.push(Arc::clone(left));
+    }
     ServiceView::new(key.clone(), service.revision, entries.into_boxed_slice())
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::group::{Decided, Origin, Work, is_sign_of_life, key_of};
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
-use super::sweep::{self, Verdict};
+use super::observe::Before;
+use super::sweep::{self, Due, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
+use super::timers::Action;
 use crate::clock::Monotonic;
 use crate::domain::command::Command;
 use crate::domain::event::Note;
@@ -29,27 +31,38 @@ impl Registrar {
         let clock = self.clock();
         let sweep = TraceContext::root();
         let started = clock.wall();
-        let due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX);
+        let (began, ripe) = (clock.monotonic(), self.ripe.len());
+        let mut due = sweep::due(&mut self.deadlines, &*clock, SWEEP_MAX, &mut self.ripe);
+        self.ripe_unseen |= self.ripe.len() > ripe;
+        // No expiry is decided before everybody who is late was counted.
+        if self.guard.is_some() && !due.is_empty() && (self.guard_holds() || !self.ripe.is_empty())
+        {
+            let works = due.drain(..).map(|due| self.swept_work(due, &sweep)).collect();
+            self.commit(works);
+        }
+        // As of then: whoever came due while a slow log took its time must not put off the others' end, turn after turn.
+        let all_marked = self.deadlines.next_due().is_none_or(|due| due > began);
+        if self.trouble.is_none() && all_marked {
+            due.extend(self.let_go(SWEEP_MAX - due.len(), &sweep));
+        }
+        let timers = match self.trouble {
+            None => self.due_timers(SWEEP_MAX - due.len()),
+            Some(_) => Vec::new(),
+        };
         if due.iter().any(|due| due.verdict == Verdict::Expired) {
             // The last heartbeat of those who expire may still wait for its number.
             self.flush_all();
-            if self.trouble.is_some() {
-                due.into_iter()
-                    .for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
-                self.answer_without_log(commands.into_iter().map(Work::from).collect());
-                return;
-            }
         }
-        let mut works = Vec::with_capacity(commands.len() + due.len());
-        for due in due {
-            let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
-            let command = due.command(&*clock, registered_at.unwrap_or_default());
-            let ids = sweep.child();
-            let trace =
-                TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-            let request = Request { command, caller: None, trace };
-            works.push(Work { request, origin: Origin::Sweep(due) });
+        if self.trouble.is_some() {
+            due.into_iter().for_each(|due| due.take_back(&mut self.deadlines, clock.monotonic()));
+            timers.into_iter().for_each(|timer| self.timers.put_back(timer));
+            self.answer_without_log(commands.into_iter().map(Work::from).collect());
+            return;
         }
+        let mut works: Vec<Work> =
+            due.into_iter().map(|due| self.swept_work(due, &sweep)).collect();
+        let window = self.pace.flaps.window;
+        works.extend(timers.into_iter().map(|timer| Work::timer(timer, window)));
         works.extend(commands.into_iter().map(Work::from));
         if works.is_empty() {
             return;
@@ -59,6 +72,15 @@ impl Registrar {
         if self.since_checkpoint >= self.pace.checkpoint_every {
             self.checkpoint();
         }
+    }
+
+    /// What the sweep has found, as a command in a trace of the sweep.
+    pub(super) fn swept_work(&self, due: Due, sweep: &TraceContext) -> Work {
+        let registered_at = self.registry.instance(&due.tracked.key).map(|i| i.registered_at);
+        let command = due.command(&*self.shared.clock, registered_at.unwrap_or_default());
+        let ids = sweep.child();
+        let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
+        Work { request: Request { command, caller: None, trace }, origin: Origin::Sweep(due) }
     }
 
     pub(super) fn note(&mut self, note: Note) {
@@ -83,7 +105,8 @@ impl Registrar {
         let clock = self.clock();
         for _ in 0..CONFLICTS_MAX {
             let expected = self.registry.head();
-            let mut decided = Decided::new(&mut self.registry, works, clock.wall());
+            let mut decided =
+                Decided::new(&mut self.registry, &self.pace.quotas, works, clock.wall());
             decided.timings.decided = clock.wall();
             if decided.batch.is_empty() {
                 return self.complete(decided);
@@ -136,7 +159,8 @@ impl Registrar {
                 invariants::check_change(&self.registry, &change)
                     .map_err(|violation| unavailable(violation.to_string()))?;
                 // Others' changes are in the log: there is nothing to take back.
-                drop(fold(&mut self.registry, &change));
+                let before = fold(&mut self.registry, &change);
+                self.guard_sees(&change, &before);
                 changes.push(Arc::new(change));
             }
         }
@@ -151,13 +175,18 @@ impl Registrar {
         let touched: BTreeSet<ServiceKey> = keys.map(|key| key.service.clone()).collect();
         let published = self.publisher.publish(&self.registry, &touched, |instance, same_life| {
             if let Some(lease) = same_life {
-                return lease.regranted(instance.ttl, now);
+                return lease.regranted(instance.ttl, now).judged_by(instance.detector);
             }
             // A life that begins here began with one of these: its incarnation is that change's number.
             let began = changes.binary_search_by_key(&instance.incarnation, |c| c.seq);
             let registration = began.map(|position| changes[position].trace);
             Lease::granted(instance.ttl, now, registration.unwrap_or_default())
+                .judged_by(instance.detector)
         });
+        for change in changes {
+            self.time(change, now);
+            self.damp(change, now);
+        }
         self.hub.published(changes, touched.iter(), now);
         for entry in &published.ended {
             entry.lease.word().close();
@@ -191,21 +220,26 @@ impl Registrar {
     ) -> Vec<(Arc<Change>, Option<TraceRef>)> {
         let clock = self.clock();
         if !decided.batch.is_empty() {
+            for (change, before) in decided.batch.iter().zip(&decided.undo) {
+                self.guard_sees(change, before);
+            }
             self.publish(&decided.batch);
             self.since_checkpoint += decided.batch.len() as u64;
         }
         decided.timings.published = clock.wall();
         let Decided { works, outcomes, batch, timings, .. } = decided;
-        // Since when each change was waited for: the registry's own since the group was taken.
-        let mut waited_since = vec![timings.taken; batch.len()];
+        // The registry's own were waited for since the group was taken.
+        let mut before = vec![Before { waited_since: timings.taken, guarded: false }; batch.len()];
         for (work, outcome) in works.iter().zip(&outcomes) {
-            if let (Origin::Caller { queued_at, .. }, Ok(Some(position))) = (&work.origin, outcome)
-            {
-                waited_since[*position] = *queued_at;
+            let Ok(Some(position)) = outcome else { continue };
+            match &work.origin {
+                Origin::Caller { queued_at, .. } => before[*position].waited_since = *queued_at,
+                Origin::Sweep(due) => before[*position].guarded = due.was_held(),
+                Origin::Timer(_) | Origin::Own => {}
             }
         }
         if !batch.is_empty() {
-            self.telemetry.appended(&batch, &waited_since, &timings, &*clock);
+            self.telemetry.appended(&batch, &before, &timings, &*clock);
         }
         let mut expired = Vec::new();
         for (work, outcome) in works.into_iter().zip(outcomes) {
@@ -231,6 +265,11 @@ impl Registrar {
                     }
                     due.settle(&mut self.deadlines);
                 }
+                Origin::Timer(timer) => {
+                    if let (Ok(Some(_)), Action::Retire { ground, .. }) = (&change, timer.action) {
+                        self.telemetry.retired(ground);
+                    }
+                }
                 Origin::Own => {}
             }
         }
@@ -247,9 +286,12 @@ impl Registrar {
         if let Some(entry) = &entry
             && is_sign_of_life(command)
         {
-            entry.lease.word().open(self.shared.clock.monotonic().0);
-            if matches!(command, Command::Heartbeat(_)) {
-                entry.lease.saw_heartbeat(self.shared.clock.wall());
+            let now = self.shared.clock.monotonic();
+            match command {
+                Command::Heartbeat(_) => entry.lease.revive(now, self.shared.clock.wall()),
+                _ => {
+                    entry.lease.word().open(now.0);
+                }
             }
         }
         Applied {

@@ -8,9 +8,11 @@ use tokio::sync::oneshot;
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
 use super::sweep::Due;
+use super::timers::Timer;
 use crate::domain::registry::PreImage;
 use crate::domain::{
-    Change, Command, InstanceKey, Registry, Rejection, Timestamp, TraceRef, decide, fold,
+    Change, Command, InstanceKey, Millis, Quotas, Registry, Rejection, Timestamp, TraceRef, decide,
+    fold,
 };
 use crate::telemetry::propagation::TraceContext;
 
@@ -22,6 +24,12 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// A deadline that is due, in a trace of its own; `window` is how long an instance that flapped has to be quiet.
+    pub(super) fn timer(timer: Timer, window: Millis) -> Self {
+        let work = Self::own(timer.command(window));
+        Self { origin: Origin::Timer(timer), ..work }
+    }
+
     /// A command of the registry's own, in a trace of its own.
     pub(super) fn own(command: Command) -> Self {
         let ids = TraceContext::root();
@@ -48,6 +56,8 @@ pub(super) enum Origin {
     },
     /// From the sweep of the leases.
     Sweep(Due),
+    /// From a deadline of a single instance.
+    Timer(Timer),
     /// From the registry itself.
     Own,
 }
@@ -59,13 +69,19 @@ pub(super) struct Decided {
     /// What became of each work: the position of its change in the batch.
     pub(super) outcomes: Vec<Result<Option<usize>, Rejection>>,
     pub(super) batch: Vec<Arc<Change>>,
-    undo: Vec<PreImage>,
+    /// What each change of the batch replaced.
+    pub(super) undo: Vec<PreImage>,
     pub(super) timings: Timings,
 }
 
 impl Decided {
     /// Decides `works` against `registry`, folding each event so that the next command sees it.
-    pub(super) fn new(registry: &mut Registry, works: Vec<Work>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        registry: &mut Registry,
+        quotas: &Quotas,
+        works: Vec<Work>,
+        now: Timestamp,
+    ) -> Self {
         let mut decided = Self {
             outcomes: Vec::with_capacity(works.len()),
             batch: Vec::with_capacity(works.len()),
@@ -75,11 +91,13 @@ impl Decided {
         };
         for work in &works {
             let Request { command, caller, trace } = &work.request;
-            let outcome = decide(registry, command, now).map(|decision| {
-                let change = decision?.into_change(registry, now, caller.clone(), *trace);
+            let outcome = decide(registry, command, now).and_then(|decision| {
+                let Some(decision) = decision else { return Ok(None) };
+                quotas.check(registry, &decision.event)?;
+                let change = decision.into_change(registry, now, caller.clone(), *trace);
                 decided.undo.push(fold(registry, &change));
                 decided.batch.push(Arc::new(change));
-                Some(decided.batch.len() - 1)
+                Ok(Some(decided.batch.len() - 1))
             });
             decided.outcomes.push(outcome);
         }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::domain::event::Note;
 use crate::domain::{Change, Command, Instance, Rejection, Seq, Timestamp, TraceRef};
 use crate::lease::Lease;
+use crate::lease::guard::Holding;
 
 /// A command with what the log wants to know of the one who sends it.
 #[derive(Debug, Clone)]
@@ -121,6 +122,8 @@ pub(super) struct Shared {
     pub(super) failed: AtomicBool,
     pub(super) condition: Mutex<LogCondition>,
     pub(super) clock: Arc<dyn Clock>,
+    /// The guards that hold, as of the registrar's last look; none if the guard is switched off.
+    pub(super) guard: Mutex<Option<Arc<[Holding]>>>,
     pub(super) write_timeout: Duration,
     /// Whether there is no registrar behind: changes are refused and traffic goes nowhere.
     pub(super) read_only: bool,
@@ -156,6 +159,7 @@ impl Handle {
             failed: AtomicBool::new(false),
             condition: Mutex::new(LogCondition::Writable),
             clock,
+            guard: Mutex::new(None),
             write_timeout: Duration::ZERO,
             read_only: true,
         };
@@ -244,6 +248,12 @@ impl Handle {
         } else {
             LogCondition::Writable
         }
+    }
+
+    /// The guards that hold; none if the guard is switched off.
+    #[must_use]
+    pub fn guards(&self) -> Option<Arc<[Holding]>> {
+        self.shared.guard.lock().clone()
     }
 
     /// Commands waiting, and how many may.

@@ -6,7 +6,7 @@
 //!  HTTP ───────commands────▶ inbox ──▶ decide+fold each ─▶ append, sync ─▶ publish ─▶ answer    │
 //!            Handle::record          │        ▲                  │ failed: undo, refuse          │
 //!  HTTP ───────traffic─────▶ buffer ─▶ number, append            ▼                              │
-//!                                    │  deadlines ─▶ MarkLate, Expire: commands like any other  │
+//!                                    │  deadlines ─▶ guard ─▶ MarkLate, Expire: like any other  │
 //!                                    └──────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -15,8 +15,10 @@
 
 mod buffer;
 mod commit;
+mod damping;
 mod flush;
 mod group;
+mod guard;
 mod handle;
 mod inbox;
 pub mod observe;
@@ -27,6 +29,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod timers;
 mod trouble;
 
 use std::sync::Arc;
@@ -45,7 +48,8 @@ pub use stepped::Stepped;
 pub use thread::Turn;
 
 use crate::clock::Clock;
-use crate::domain::Millis;
+use crate::domain::{Millis, Quotas};
+use crate::lease::guard::Policy;
 use crate::log::Log;
 use crate::projection::{Projection, Publisher};
 use crate::watch::Hub;
@@ -63,8 +67,16 @@ pub struct Config {
     pub traffic_flush: Duration,
     /// Changes between two checkpoints.
     pub checkpoint_every: u64,
+    /// Changes of status within the window that an instance may make before it is damped; 0 damps nobody.
+    pub flap_limit: u32,
+    /// That window, and how long an instance must be quiet before it is let go.
+    pub flap_window: Duration,
+    /// How many instances there may be.
+    pub quotas: Quotas,
     /// Name of this node, for the `started` event.
     pub node: String,
+    /// By which figures the guard against mass expiry decides; none if it is switched off.
+    pub guard: Option<Policy>,
 }
 
 impl Default for Config {
@@ -75,7 +87,11 @@ impl Default for Config {
             write_timeout: Duration::from_secs(5),
             traffic_flush: Duration::from_millis(50),
             checkpoint_every: 10_000,
+            flap_limit: 5,
+            flap_window: Duration::from_secs(60),
+            quotas: Quotas::default(),
             node: "rollcall".to_owned(),
+            guard: Some(Policy::default()),
         }
     }
 }
@@ -135,12 +151,19 @@ fn build(
         failed: AtomicBool::new(false),
         condition: Mutex::new(LogCondition::Writable),
         clock,
+        guard: Mutex::new(config.guard.map(|_| Arc::default())),
         write_timeout: config.write_timeout,
         read_only: false,
     });
     let pace = thread::Pace {
         flush_every: Millis::from(config.traffic_flush),
         checkpoint_every: config.checkpoint_every,
+        flaps: damping::Limits {
+            changes: config.flap_limit,
+            window: Millis::from(config.flap_window),
+        },
+        quotas: config.quotas,
+        guard: config.guard,
     };
     let handle = Handle { shared: Arc::clone(&shared) };
     let publisher = Publisher::new(projection);

@@ -6,15 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handle::Timings;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::event::{Event, Kind, StatusReason};
+use crate::domain::command::Ground;
+use crate::domain::event::{
+    Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft, Guarded, Kind, Note, StatusReason,
+};
 use crate::domain::{Change, InstanceKey, Mode, Seq, Status, Timestamp, TraceRef};
+use crate::lease::guard::Holding;
 use crate::log::AppendError;
 use crate::projection::{Projection, Shift};
 use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
 use crate::telemetry::metrics::{Metrics, set_count};
 use crate::telemetry::names::{
-    self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LateOutcome,
-    RefusedReason,
+    self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
+    GuardScope, LateOutcome, RefusedReason,
 };
 use crate::telemetry::propagation::{SpanId, TraceContext, TraceId};
 use crate::telemetry::signals;
@@ -22,6 +26,15 @@ use crate::telemetry::spans::{KeyValue, LINKS_MAX, SpanKind, SpanLink, SpanRecor
 
 /// `expire` spans of one sweep; the others are counted on the sweep's own.
 const EXPIRE_SPANS_MAX: usize = 100;
+
+/// What is known of a change besides what it says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// Since when it was waited for.
+    pub(super) waited_since: Timestamp,
+    /// Whether a guard had held it back.
+    pub(super) guarded: bool,
+}
 
 /// The means of telling.
 #[derive(Debug, Clone)]
@@ -79,11 +92,11 @@ fn seconds(from: Timestamp, until: Timestamp) -> f64 {
 }
 
 impl Telemetry {
-    /// A group of changes is durable and published; each was waited for since the instant beside it.
+    /// A group of changes is durable and published, with what is known of each beside it.
     pub(super) fn appended(
         &self,
         batch: &[Arc<Change>],
-        waited_since: &[Timestamp],
+        before: &[Before],
         timings: &Timings,
         clock: &dyn Clock,
     ) {
@@ -97,11 +110,12 @@ impl Telemetry {
             set_count(&log.head_seq, last.seq.0);
             set_count(&log.projection_seq, last.seq.0);
         }
-        for (change, since) in batch.iter().zip(waited_since) {
-            let durable_after = seconds(*since, timings.appended);
-            log.command_wait_seconds.record(seconds(*since, timings.taken));
+        for (change, before) in batch.iter().zip(before) {
+            let durable_after = seconds(before.waited_since, timings.appended);
+            log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
             log.append_seconds.get(Class::Change).record(durable_after);
-            self.counted(change, timings, Duration::from_secs_f64(durable_after));
+            let elapsed = Duration::from_secs_f64(durable_after);
+            self.counted(change, before.guarded, timings, elapsed);
         }
         self.insert_span(batch, timings, clock.monotonic());
     }
@@ -111,7 +125,7 @@ impl Telemetry {
     pub fn replayed(&self, changes: &[Arc<Change>], shifts: &[Shift], head: Seq) {
         let log = &self.metrics.log;
         for change in changes {
-            self.counted_by_reason(change, Duration::ZERO);
+            self.counted_by_reason(change, false, Duration::ZERO);
             let kind = event_kind(change.event.kind());
             log.events.get(kind, event_outcome(change)).increment(1);
         }
@@ -121,7 +135,7 @@ impl Telemetry {
     }
 
     /// Counts what lease sweeps and heartbeats did; `delay` is how long it took to become durable.
-    fn counted_by_reason(&self, change: &Change, delay: Duration) {
+    fn counted_by_reason(&self, change: &Change, guarded: bool, delay: Duration) {
         let registry = &self.metrics.registry;
         match &change.event {
             Event::StatusChanged { reason: StatusReason::LateHeartbeat, .. } => {
@@ -129,6 +143,13 @@ impl Telemetry {
             }
             Event::StatusChanged { reason: StatusReason::Recovery, .. } => {
                 registry.heartbeats_late.get(LateOutcome::Revived).increment(1);
+            }
+            // The guard's doing is no lateness of the sweep.
+            Event::Expired { .. } if guarded => {
+                registry.expiries.get(ExpiryReason::AfterGuard).increment(1);
+            }
+            Event::Note(Note::GuardEntered(GuardEntered { over, .. })) => {
+                registry.guard_entered.get(scope_label(over)).increment(1);
             }
             Event::Expired { overdue, .. } => {
                 registry.expiries.get(ExpiryReason::NoHeartbeat).increment(1);
@@ -139,9 +160,10 @@ impl Telemetry {
         }
     }
 
-    fn counted(&self, change: &Change, timings: &Timings, elapsed: Duration) {
+    fn counted(&self, change: &Change, guarded: bool, timings: &Timings, elapsed: Duration) {
         let delay = seconds(change.at, timings.appended);
-        self.counted_by_reason(change, Duration::from_secs_f64(delay));
+        self.counted_by_reason(change, guarded, Duration::from_secs_f64(delay));
+        guard_line(change);
         let key = change.event.key();
         signals::changed(
             &self.metrics.log,
@@ -233,6 +255,16 @@ impl Telemetry {
         }
     }
 
+    /// How the guards stand.
+    pub(super) fn guards(&self, holding: &[Holding], held: u64) {
+        let registry = &self.metrics.registry;
+        let over_registry = holding.iter().filter(|guard| guard.over.is_none()).count() as u64;
+        let over_services = holding.len() as u64 - over_registry;
+        set_count(registry.guard_active.get(GuardScope::Registry), over_registry);
+        set_count(registry.guard_active.get(GuardScope::Service), over_services);
+        set_count(&registry.guard_held, held);
+    }
+
     /// A slice of traffic is in the log.
     pub(super) fn flushed(
         &self,
@@ -250,6 +282,26 @@ impl Telemetry {
         for (age, count) in ages {
             log.append_seconds.get(Class::Traffic).record_many(*age, *count);
         }
+    }
+
+    /// An instance was taken out of the registry because a deadline of its own had passed.
+    pub(super) fn retired(&self, ground: Ground) {
+        let reason = match ground {
+            Ground::Drained { .. } => ExpiryReason::Drained,
+            Ground::Failed { .. } => ExpiryReason::CheckFailed,
+        };
+        self.metrics.registry.expiries.get(reason).increment(1);
+    }
+
+    /// The damping of an instance began or ended, and so many are damped now.
+    pub(super) fn damping(&self, outcome: DampingOutcome, damped: u64) {
+        self.metrics.registry.dampings.get(outcome).increment(1);
+        self.damped(damped);
+    }
+
+    /// So many instances are damped.
+    pub(super) fn damped(&self, damped: u64) {
+        set_count(&self.metrics.registry.damped, damped);
     }
 
     /// Changes were refused because the log has failed.
@@ -281,6 +333,32 @@ impl Telemetry {
     }
 }
 
+fn scope_label(over: &Guarded) -> GuardScope {
+    match over {
+        None => GuardScope::Registry,
+        Some(_) => GuardScope::Service,
+    }
+}
+
+/// The line of a guard that was entered or left: somebody may have to look.
+fn guard_line(change: &Change) {
+    let name = |over: &Guarded| match over {
+        None => "the whole registry".to_owned(),
+        Some(service) => service.to_string(),
+    };
+    match &change.event {
+        Event::Note(Note::GuardEntered(GuardEntered { over, inputs, limit })) => {
+            let GuardInputs { late, gone, living } = *inputs;
+            signals::guard_entered(&name(over), late, gone, living, limit.to_duration());
+        }
+        Event::Note(Note::GuardLeft(GuardLeft { over, end, held, held_for, .. })) => {
+            let evicts = *end == GuardEnd::Elapsed;
+            signals::guard_left(&name(over), end.as_str(), *held, held_for.to_duration(), evicts);
+        }
+        _ => {}
+    }
+}
+
 fn status_label(status: Status) -> names::Status {
     match status {
         Status::Healthy => names::Status::Healthy,
@@ -309,7 +387,9 @@ pub fn gauges(metrics: &Metrics, projection: &Projection, handle: &super::Handle
     }
 }
 
-fn link(trace: TraceRef, what: &'static str) -> Option<SpanLink> {
+/// A link to where something happened, if that is known; `what` it is to the span.
+#[must_use]
+pub fn link(trace: TraceRef, what: &'static str) -> Option<SpanLink> {
     let trace_id = TraceId::from_bytes(trace.trace_id)?;
     let span_id = SpanId::from_bytes(trace.span_id)?;
     Some(SpanLink { trace_id, span_id, attributes: vec![KeyValue::new("rollcall.link", what)] })

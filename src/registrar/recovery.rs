@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::flush::SLICE;
 use super::readiness::{Phase, Readiness};
 use super::thread::Registrar;
+use super::timers::Begun;
 use crate::clock::Monotonic;
 use crate::domain::event::{HeartbeatRef, Note, Recovered};
 use crate::domain::traffic::Detail;
@@ -68,7 +69,7 @@ impl Registrar {
         let mut state = self.base()?;
         let base = (state.registry.head(), state.registry.instance_count() as u64);
         let loaded = clock.monotonic();
-        self.replay(&mut state, readiness, total)?;
+        let begun = self.replay(&mut state, readiness, total)?;
         invariants::check_registry(&state.registry)?;
         let traffic = self.last_heartbeats(&mut state)?;
         self.registry = std::mem::take(&mut state.registry);
@@ -98,6 +99,7 @@ impl Registrar {
         self.note(Note::Recovered(recovered.clone()));
         // Not before: nobody can renew a lease while these are written, however long that takes.
         self.publish_recovered(total, &state.lives, clock.monotonic());
+        self.time_recovered(&begun, clock.monotonic());
         readiness.set_ready(recovered);
         Ok(())
     }
@@ -132,7 +134,8 @@ impl Registrar {
         state: &mut Snapshot,
         readiness: &Readiness,
         head: Seq,
-    ) -> Result<(), RecoverError> {
+    ) -> Result<Begun, RecoverError> {
+        let mut begun = Begun::default();
         let base = state.registry.head();
         let total = head.0 - base.0;
         loop {
@@ -140,10 +143,11 @@ impl Registrar {
             readiness.set(Phase::Replaying { done: reached.0 - base.0, total });
             let changes = self.log.read(reached.next(), CHUNK)?;
             if changes.is_empty() {
-                return Ok(());
+                return Ok(begun);
             }
             for change in &changes {
                 invariants::check_change(&state.registry, change)?;
+                begun.see(&state.registry, change);
                 state.fold(change);
             }
         }
@@ -205,9 +209,12 @@ impl Registrar {
         let published = self.publisher.publish_as(&self.registry, head, &all, |instance, _| {
             let Life { last_heartbeat, registration } =
                 lives.get(&instance.key).copied().unwrap_or_default();
-            Lease::replayed(instance.ttl, instance.signals.late, last_heartbeat, registration, now)
+            let late = instance.signals.late;
+            Lease::replayed(instance.ttl, late, last_heartbeat, registration, now)
+                .judged_by(instance.detector)
         });
         self.watch(published.granted, now);
+        self.guard_begins();
         self.telemetry.shifted(&published.shifts);
     }
 }

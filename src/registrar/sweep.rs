@@ -1,11 +1,15 @@
 //! Which leases are due: looks at those whose entry came up, marks them, and makes the commands that say so.
+//!
+//! Those that have run out are only found here, and closed when it is known whether the guard lets them go
+//! ([`super::guard`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Monotonic};
 use crate::domain::command::{Command, Heartbeat};
 use crate::domain::event::{Arithmetic, Overdue};
-use crate::domain::{Millis, Timestamp};
+use crate::domain::{Millis, Seq, Timestamp};
 use crate::lease::queue::{DeadlineQueue, Tracked};
 use crate::lease::word::{Mark, Reading};
 
@@ -33,10 +37,20 @@ pub(super) struct Due {
     allowed: Millis,
     /// When the lease is to be looked at again once this is decided; never, for one that has run out.
     next: Option<Monotonic>,
+    /// The end of the guard that had held it, if one had.
+    cause: Option<Seq>,
+    /// Whether it is among the ripe leases as well, and so looked at again anyway.
+    ripe: bool,
 }
 
-/// Takes up to `limit` due leases from the queue; those that were renewed go back with their new deadline.
-pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) -> Vec<Due> {
+/// Takes due leases from the queue, up to `limit` that are late or revived. Those that have run out are put into `ripe`,
+/// unmarked; those that were renewed go back with their new deadline.
+pub(super) fn due(
+    queue: &mut DeadlineQueue,
+    clock: &dyn Clock,
+    limit: usize,
+    ripe: &mut VecDeque<Arc<Tracked>>,
+) -> Vec<Due> {
     let now = clock.monotonic();
     let awake_since = clock.awake_since();
     let mut found = Vec::new();
@@ -54,8 +68,14 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
         }
         let counts_from = Monotonic(seen.renewed_at()).max(awake_since);
         let (late_at, expires_at) = (counts_from.plus(late_after), counts_from.plus(expires_after));
+        // Where a stall has put the expiry off, or φ waits long after it doubts, one that is late and is renewed now
+        // may be late again before it would have expired.
+        let look_again = expires_at.min(now.plus(late_after));
         let verdict = match seen.mark() {
-            _ if now >= expires_at => Verdict::Expired,
+            _ if now >= expires_at => {
+                ripe.push_back(tracked);
+                continue;
+            }
             Mark::Open if now >= late_at => Verdict::Late,
             // Only a renewal revives, not the grace that a stall gives.
             Mark::Late
@@ -65,8 +85,7 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
                 Verdict::Revived
             }
             Mark::Late => {
-                // Where a stall has put the expiry off, one that is renewed now may be late again before it.
-                queue.push(expires_at.min(now.plus(late_after)), tracked);
+                queue.push(look_again, tracked);
                 continue;
             }
             Mark::Open | Mark::Closed => {
@@ -74,25 +93,84 @@ pub(super) fn due(queue: &mut DeadlineQueue, clock: &dyn Clock, limit: usize) ->
                 continue;
             }
         };
-        let mark = match verdict {
-            Verdict::Expired => Mark::Closed,
-            Verdict::Late => Mark::Late,
-            Verdict::Revived => Mark::Open,
+        let (mark, next) = match verdict {
+            Verdict::Late => (Mark::Late, look_again),
+            Verdict::Revived | Verdict::Expired => (Mark::Open, late_at),
         };
         if !lease.word().mark(seen, mark) {
             // Renewed between the two looks: it lives. Look again when its new deadline comes.
             queue.push(now.plus(late_after), tracked);
             continue;
         }
-        let next = match verdict {
-            Verdict::Late => Some(expires_at),
-            Verdict::Revived => Some(late_at),
-            Verdict::Expired => None,
-        };
         let allowed = if verdict == Verdict::Late { late_after } else { expires_after };
-        found.push(Due { tracked, verdict, before: seen.mark(), seen, counts_from, allowed, next });
+        found.push(Due {
+            tracked,
+            verdict,
+            before: seen.mark(),
+            seen,
+            counts_from,
+            allowed,
+            next: Some(next),
+            cause: None,
+            ripe: false,
+        });
     }
     found
+}
+
+/// How a ripe lease stands when it is looked at once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ripe {
+    /// It has run out, and was not marked late before: nobody had the time.
+    Unmarked,
+    /// It has run out.
+    Marked,
+    /// It was renewed, or has left.
+    Gone,
+}
+
+/// Looks at a ripe lease once more.
+pub(super) fn look(tracked: &Tracked, clock: &dyn Clock) -> Ripe {
+    let (lease, seen) = (&tracked.lease, tracked.lease.word().read());
+    // In this order: a stall between the two readings gives the lease its grace.
+    let now = clock.monotonic();
+    let counts_from = lease.counts_from(clock.awake_since());
+    let ripe = lease.expires_after().is_some_and(|allowed| counts_from.plus(allowed) <= now);
+    match seen.mark() {
+        Mark::Closed => Ripe::Gone,
+        _ if !ripe => Ripe::Gone,
+        Mark::Late => Ripe::Marked,
+        Mark::Open => Ripe::Unmarked,
+    }
+}
+
+/// Closes a ripe lease, whose expiry is to be decided; or, with another verdict, marks it late, which leaves it to be
+/// decided. Gives the lease back if it was renewed meanwhile.
+pub(super) fn mark_ripe(
+    tracked: Arc<Tracked>,
+    clock: &dyn Clock,
+    verdict: Verdict,
+    cause: Option<Seq>,
+) -> Result<Due, Arc<Tracked>> {
+    let lease = &tracked.lease;
+    let seen = lease.word().read();
+    let now = clock.monotonic();
+    let counts_from = lease.counts_from(clock.awake_since());
+    let (Some(late_after), Some(expires_after)) = (lease.late_after(), lease.expires_after())
+    else {
+        return Err(tracked);
+    };
+    let (mark, allowed, next) = match verdict {
+        Verdict::Late => (Mark::Late, late_after, Some(counts_from.plus(expires_after))),
+        Verdict::Expired | Verdict::Revived => (Mark::Closed, expires_after, None),
+    };
+    let ripe = counts_from.plus(expires_after) <= now;
+    if !ripe || seen.mark() == Mark::Closed || !lease.word().mark(seen, mark) {
+        return Err(tracked);
+    }
+    let before = seen.mark();
+    let ripe = false;
+    Ok(Due { tracked, verdict, before, seen, counts_from, allowed, next, cause, ripe })
 }
 
 impl Due {
@@ -112,7 +190,10 @@ impl Due {
         // What has no ttl is never due.
         let ttl = lease.ttl().unwrap_or_default();
         let deadline = self.counts_from.plus(self.allowed);
-        let interval = (ttl.millis() / 4).max(1);
+        let counted = now.since(self.counts_from);
+        let accrual = lease.accrual(counted);
+        let expected = accrual.map_or(ttl.millis() / 4, |accrual| accrual.mean_gap.millis());
+        let interval = expected.max(1);
         let overdue = Overdue {
             key: key.clone(),
             incarnation: *incarnation,
@@ -122,10 +203,10 @@ impl Due {
                 gap,
                 missed: u32::try_from(gap.millis() / interval).unwrap_or(u32::MAX),
                 late: now.since(deadline),
-                grace: Millis::from_millis(
-                    gap.millis().saturating_sub(now.since(self.counts_from).millis()),
-                ),
+                grace: Millis::from_millis(gap.millis().saturating_sub(counted.millis())),
+                accrual,
             },
+            cause: self.cause,
         };
         match self.verdict {
             Verdict::Late => Command::MarkLate(overdue),
@@ -138,6 +219,16 @@ impl Due {
         }
     }
 
+    /// Whether a guard had held it back.
+    pub(super) fn was_held(&self) -> bool {
+        self.cause.is_some()
+    }
+
+    /// The same for a lease that stays among the ripe ones: nobody has to look at it again.
+    pub(super) fn stays_ripe(self) -> Self {
+        Self { next: None, ripe: true, ..self }
+    }
+
     /// It was decided: puts the lease back for its next look.
     pub(super) fn settle(self, queue: &mut DeadlineQueue) {
         if let Some(next) = self.next {
@@ -148,6 +239,8 @@ impl Due {
     /// Takes the mark back: nothing was decided. The lease is looked at again at once.
     pub(super) fn take_back(self, queue: &mut DeadlineQueue, now: Monotonic) {
         self.tracked.lease.word().unmark(self.before);
-        queue.push(now, self.tracked);
+        if !self.ripe {
+            queue.push(now, self.tracked);
+        }
     }
 }

@@ -6,17 +6,21 @@
 //! refuses changes, renews leases, expires nobody and tries again until it can write; then the first change
 //! is `log_gap`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffer::QueuedTraffic;
+use super::damping::{Damping, Limits};
 use super::flush::Pending;
 use super::group::Work;
 use super::handle::Shared;
 use super::observe::Telemetry;
+use super::timers::Timers;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::{Millis, Registry, Timestamp};
-use crate::lease::queue::DeadlineQueue;
+use crate::domain::{Millis, Quotas, Registry, Timestamp};
+use crate::lease::guard::{Guard, Policy};
+use crate::lease::queue::{DeadlineQueue, Tracked};
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
 use crate::watch::Hub;
@@ -31,6 +35,12 @@ pub(super) struct Pace {
     pub(super) flush_every: Millis,
     /// Changes between two checkpoints.
     pub(super) checkpoint_every: u64,
+    /// When an instance flaps.
+    pub(super) flaps: Limits,
+    /// How many instances there may be.
+    pub(super) quotas: Quotas,
+    /// By which figures the guard decides; none if it is switched off.
+    pub(super) guard: Option<Policy>,
 }
 
 /// The registrar; lives on its thread.
@@ -40,6 +50,16 @@ pub(super) struct Registrar {
     pub(super) publisher: Publisher,
     pub(super) hub: Arc<Hub>,
     pub(super) deadlines: DeadlineQueue,
+    pub(super) timers: Timers,
+    pub(super) damping: Damping,
+    /// Leases that have run out, whose expiry is not decided yet.
+    pub(super) ripe: VecDeque<Arc<Tracked>>,
+    /// Whether some of them came since the guard last looked at all of them.
+    pub(super) ripe_unseen: bool,
+    /// None if it is switched off.
+    pub(super) guard: Option<Guard>,
+    /// Which of its moves were shown last, and when.
+    pub(super) guard_shown: (u64, Monotonic),
     pub(super) shared: Arc<Shared>,
     pub(super) telemetry: Telemetry,
     pub(super) pace: Pace,
@@ -79,6 +99,12 @@ impl Registrar {
             publisher,
             hub,
             deadlines: DeadlineQueue::default(),
+            timers: Timers::default(),
+            damping: Damping::new(pace.flaps),
+            ripe: VecDeque::new(),
+            ripe_unseen: false,
+            guard: pace.guard.map(Guard::new),
+            guard_shown: (0, Monotonic::default()),
             shared,
             telemetry,
             pace,
@@ -133,8 +159,9 @@ impl Registrar {
 
     fn wake_at(&self, now: Monotonic) -> Monotonic {
         let flush = now.plus(self.pace.flush_every);
-        match (&self.trouble, self.deadlines.next_due()) {
+        match (&self.trouble, self.next_due()) {
             (Some(trouble), _) => trouble.retry_at,
+            (None, _) if !self.ripe.is_empty() => now,
             (None, Some(due)) => flush.min(due),
             (None, None) => flush,
         }
@@ -150,6 +177,7 @@ impl Registrar {
             self.flush_slice();
             return false;
         }
+        self.stop_guards();
         self.checkpoint();
         if self.trouble.is_none()
             && let Err(error) = self.log.end()

@@ -56,6 +56,7 @@ impl Registrar {
                     let _ = reply.send(answer);
                 }
                 Origin::Sweep(due) => due.take_back(&mut self.deadlines, now),
+                Origin::Timer(timer) => self.timers.put_back(timer),
                 Origin::Own => {}
             }
         }
@@ -142,7 +143,8 @@ impl Registrar {
         let gap = LogGap { from: since, until, lookups: lost.lookups, heartbeats: lost.heartbeats };
         let expected = self.registry.head();
         let work = Work::own(Command::Note(Note::LogGap(gap)));
-        let mut decided = Decided::new(&mut self.registry, vec![work], self.shared.clock.wall());
+        let now = self.shared.clock.wall();
+        let mut decided = Decided::new(&mut self.registry, &self.pace.quotas, vec![work], now);
         decided.timings.decided = self.shared.clock.wall();
         match self.log.append(expected, &decided.batch) {
             Ok(_) => {

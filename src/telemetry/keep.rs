@@ -170,9 +170,14 @@ impl KeepPolicy {
         if outcome.changed && self.change.take(now) {
             return Some(KeepReason::Change);
         }
+        self.samples(context).then_some(KeepReason::Ratio)
+    }
+
+    /// Whether a trace belongs to the share that is kept whatever comes of it.
+    pub fn samples(&self, context: &TraceContext) -> bool {
         // A caller that did not sample its trace has decided for all of it.
         let ours = context.parent.is_none() || !self.follow_caller;
-        (ours && self.root_ratio.contains(context.trace_id)).then_some(KeepReason::Ratio)
+        ours && self.root_ratio.contains(context.trace_id)
     }
 }
 

@@ -86,8 +86,11 @@ pub mod label {
     pub const WORK: &str = "work";
     pub const TRANSPORT: &str = "transport";
     pub const RESULT: &str = "result";
+    pub const LIMIT: &str = "limit";
+    pub const SCOPE: &str = "scope";
     pub const VERSION: &str = "version";
     pub const REVISION: &str = "revision";
+    pub const VERDICT: &str = "verdict";
     pub const RUSTC: &str = "rustc";
 }
 
@@ -113,6 +116,16 @@ metrics! {
         [METHOD, ROUTE, STATUS_CODE, ERROR_TYPE], "Time from the head of a request to the end of its answer.";
     HTTP_ACTIVE_REQUESTS = "http_server_active_requests", Gauge, Count,
         [METHOD], "Requests being answered now.";
+    REQUESTS_REFUSED = "rollcall_requests_refused_total", Counter, Count,
+        [CLASS, REASON], "Requests that were told to come back, because a limit was met or too much was asked.";
+    SHED_SHARE = "rollcall_shed_ratio", Gauge, Ratio,
+        [CLASS], "Share of the requests of a class that is refused now, because more is asked than can be done.";
+    TURN_WAIT = "rollcall_turn_wait_seconds", Histogram(BUCKETS_FAST), Seconds,
+        [], "Time that a task which was ready waited for its turn on a worker.";
+    LIMIT_USED = "rollcall_limit_used", Gauge, Count,
+        [LIMIT], "How much of a limit of the server is used.";
+    LIMIT_MAX = "rollcall_limit_max", Gauge, Count,
+        [LIMIT], "What the limit is.";
     EVENTS = "rollcall_events_total", Counter, Count,
         [KIND, OUTCOME], "Events appended to the log.";
     COMMAND_QUEUE_WAIT = "rollcall_command_queue_wait_seconds", Histogram(BUCKETS_DB), Seconds,
@@ -151,6 +164,28 @@ metrics! {
         [], "Time from a lease's deadline to its expiry in the log.";
     EXPIRIES = "rollcall_expiries_total", Counter, Count,
         [REASON], "Instances that the registry removed.";
+    FLAP_DAMPINGS = "rollcall_flap_dampings_total", Counter, Count,
+        [OUTCOME], "Instances that were held at unstable because their status changed too often, and what became of it.";
+    DAMPED_INSTANCES = "rollcall_damped_instances", Gauge, Count,
+        [], "Instances held at unstable now because their status changed too often.";
+    CHECKS = "rollcall_checks", Gauge, Count,
+        [KIND], "Instances that the registry probes.";
+    PROBES = "rollcall_probes_total", Counter, Count,
+        [KIND, OUTCOME], "Probes that ended.";
+    PROBE_DURATION = "rollcall_probe_duration_seconds", Histogram(BUCKETS_FAST), Seconds,
+        [KIND, OUTCOME], "Time of one probe, up to its time limit.";
+    PROBES_IN_FLIGHT = "rollcall_probes_in_flight", Gauge, Count,
+        [], "Probes under way.";
+    PROBE_LAG = "rollcall_probe_lag_seconds", Histogram(BUCKETS_WAIT), Seconds,
+        [], "Time from when a probe was due to when it was begun.";
+    VERDICTS = "rollcall_probe_verdicts_total", Counter, Count,
+        [VERDICT], "Verdicts that probes came to anew, by what they are now.";
+    GUARD_ACTIVE = "rollcall_guard_active", Gauge, Count,
+        [SCOPE], "Guards against mass expiry that hold: over services, and over the registry as a whole.";
+    GUARD_HELD = "rollcall_guard_held_instances", Gauge, Count,
+        [], "Instances whose lease has run out and whose expiry a guard holds back.";
+    GUARD_ENTERED = "rollcall_guard_entered_total", Counter, Count,
+        [SCOPE], "Times that a guard against mass expiry was entered.";
     WATCHERS = "rollcall_watchers", Gauge, Count,
         [TRANSPORT], "Long polls that wait and streams that are open.";
     WATCH_DURATION = "rollcall_watch_duration_seconds", Histogram(BUCKETS_WAIT), Seconds,
@@ -266,10 +301,55 @@ label_values! {
         LogFailed = "log_failed",
         /// The log is slow and the time limit of the request passed.
         LogSlow = "log_slow",
+        /// More is asked than can be done: the request was told to come back.
+        Overloaded = "overloaded",
         /// The request took longer than allowed.
         Timeout = "timeout",
         /// The client went away before its answer.
         Cancelled = "cancelled",
+    }
+
+    /// Classes of request, the most important first.
+    RequestClass {
+        Heartbeat = "heartbeat",
+        /// Registrations, updates, deregistrations.
+        Change = "change",
+        /// Who may be called now, and long polls and streams for it.
+        Lookup = "lookup",
+        /// Lists, the past, discovery for Prometheus.
+        Other = "other",
+    }
+
+    /// Why a request was told to come back.
+    RefusedRequest {
+        /// Its caller asks more often than it may.
+        CallerRate = "caller_rate",
+        /// Its caller has as many long polls and streams as it may.
+        CallerWatchers = "caller_watchers",
+        /// There are as many long polls and streams as there may be.
+        Watchers = "watchers",
+        /// The namespace is full.
+        NamespaceFull = "namespace_full",
+        /// The service is full.
+        ServiceFull = "service_full",
+        /// As many requests are in progress as may be.
+        InProgress = "in_progress",
+        /// Those before it wait too long.
+        Overload = "overload",
+        /// As many questions about the past are worked on as may be.
+        Past = "past",
+    }
+
+    /// Limits that are used and given back.
+    Limit {
+        /// Connections that are open.
+        Connections = "connections",
+        /// Requests in progress.
+        Requests = "requests",
+        /// Long polls that wait and streams that are open.
+        Watchers = "watchers",
+        /// Questions about the past that are worked on.
+        PastReads = "past_reads",
     }
 
     /// The two classes of event.
@@ -339,6 +419,33 @@ label_values! {
         Draining = "draining",
     }
 
+    /// What a probe does.
+    CheckKind {
+        Http = "http",
+        Tcp = "tcp",
+        Grpc = "grpc",
+    }
+
+    /// What came of a probe.
+    ProbeOutcome {
+        Passed = "passed",
+        /// Answered otherwise than it should be.
+        Rejected = "rejected",
+        /// No connection, or one that broke off.
+        Unreachable = "unreachable",
+        Timeout = "timeout",
+        /// The address may not be probed, or no longer.
+        Forbidden = "forbidden",
+    }
+
+    /// What probes say of an instance.
+    Verdict {
+        Pending = "pending",
+        Passing = "passing",
+        Suspect = "suspect",
+        Failing = "failing",
+    }
+
     /// Why the log did not take an event.
     RefusedReason {
         /// The queue stayed full until the caller's time limit.
@@ -384,6 +491,30 @@ label_values! {
     ExpiryReason {
         /// No heartbeat for a whole ttl.
         NoHeartbeat = "no_heartbeat",
+        /// The same, held back by the guard for a while.
+        AfterGuard = "after_guard",
+        /// Its drain had a deadline, which has passed.
+        Drained = "drained",
+        /// Its check had been failing for as long as its registration allows.
+        CheckFailed = "check_failed",
+    }
+
+    /// What became of the damping of an instance.
+    DampingOutcome {
+        /// It is held at unstable from now on.
+        Begun = "begun",
+        /// It was quiet for long enough and was let go.
+        Settled = "settled",
+        /// It left, or began another life.
+        Left = "left",
+    }
+
+    /// Over whom a guard holds.
+    GuardScope {
+        /// The registry as a whole.
+        Registry = "registry",
+        /// One service.
+        Service = "service",
     }
 
     /// How a watcher is told.

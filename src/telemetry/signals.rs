@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 use tracing::{error, info, warn};
 
 use super::metrics::{
-    KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, WatchMetrics, set_count,
+    DoorMetrics, KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, WatchMetrics, set_count,
 };
 use super::names::{
-    Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, ReplayPhase, SnapshotOutcome,
-    Transport, WatchOutcome, Work,
+    Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, RefusedRequest, ReplayPhase,
+    RequestClass, SnapshotOutcome, Transport, WatchOutcome, Work,
 };
 use super::propagation::TraceContext;
 
@@ -209,6 +209,34 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
     );
 }
 
+/// So many leases ran out at once that nobody expires for a while.
+pub fn guard_entered(over: &dyn Display, late: u64, gone: u64, living: u64, limit: Duration) {
+    warn!(
+        guard.over = %over,
+        late,
+        gone,
+        living,
+        limit_ms = millis(limit),
+        "the guard over {over} holds: {} of {} instances are late or have just expired; nobody expires until enough of \
+         them are back, or for {limit:?}",
+        late + gone,
+        living + gone
+    );
+}
+
+/// A guard let go. `evicts` says that those who are late are believed to be dead now.
+pub fn guard_left(over: &dyn Display, end: &str, held: u64, held_for: Duration, evicts: bool) {
+    let held_for_ms = millis(held_for);
+    if evicts {
+        warn!(
+            guard.over = %over, end, held, held_for_ms,
+            "the guard over {over} has held for as long as it may: {held} instances expire"
+        );
+    } else {
+        info!(guard.over = %over, end, held, held_for_ms, "the guard over {over} let go: {end}");
+    }
+}
+
 /// The log could not take events. Counted, and not logged one by one: [`log_failed`] says why, once.
 pub fn refused(metrics: &LogMetrics, class: Class, reason: RefusedReason, events: u64) {
     metrics.refused.get(class, reason).increment(events);
@@ -270,6 +298,27 @@ pub(super) fn export_resumed() {
     info!("spans reach the collector again");
 }
 
+/// More is asked than can be done, and some requests are refused from now on. Once an episode; `requests_refused` counts.
+pub fn shedding_began(waited: Duration) {
+    let waited_ms = millis(waited);
+    warn!(
+        error.r#type = ErrorType::Overloaded.as_str(),
+        waited_ms,
+        "more is asked than can be done, requests wait {waited_ms} ms for their turn: some are refused with 503, questions about \
+         the past and lists first, heartbeats last"
+    );
+}
+
+/// Nobody is refused for that any more.
+pub fn shedding_ended() {
+    info!("everything that is asked is done again");
+}
+
+/// A request was told to come back.
+pub fn request_refused(metrics: &DoorMetrics, class: RequestClass, reason: RefusedRequest) {
+    metrics.refused.get(class, reason).increment(1);
+}
+
 /// A request at its end.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
@@ -326,7 +375,8 @@ pub fn stream_broken(cause: &dyn Display) {
 }
 
 fn request_line(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
-    let told_elsewhere = matches!(request.error, ErrorType::NotReady | ErrorType::LogFailed);
+    let told_elsewhere =
+        matches!(request.error, ErrorType::NotReady | ErrorType::LogFailed | ErrorType::Overloaded);
     let failed = request.error != ErrorType::None && !told_elsewhere;
     if !failed && !log {
         return;

@@ -157,14 +157,14 @@ pub(crate) fn trace(class: u8, number: u64) -> TraceRef {
 }
 
 fn of_change(change: &Change) -> Record {
-    let key = change.event.key();
+    let (key, service) = (change.event.key(), change.event.service());
     Record {
         id: EventId::Change(change.seq.0),
         seq: change.seq,
         at: change.at,
         kind: change.event.kind(),
-        namespace: key.map(|key| key.service.namespace.as_str().into()),
-        service: key.map(|key| key.service.service.as_str().into()),
+        namespace: service.map(|service| service.namespace.as_str().into()),
+        service: service.map(|service| service.service.as_str().into()),
         instance: key.map(|key| key.instance.as_str().into()),
         caller: None,
         trace: change.trace,
@@ -283,7 +283,7 @@ impl Archive for Past {
         visit: &mut dyn FnMut(Change) -> Visit,
     ) -> Result<(), Error> {
         let wanted = self.kept_changes().filter(|change| range.contains(&change.seq));
-        for change in wanted.filter(|change| subject.includes(change.event.key())) {
+        for change in wanted.filter(|change| subject.includes(&change.event)) {
             if visit(change.clone()).is_break() {
                 break;
             }

@@ -13,7 +13,7 @@ use crate::domain::command::{
     Damp, Deregister, Ground, Heartbeat, Judge, MetadataPatch, Precondition, Register, Retire,
     Update,
 };
-use crate::domain::event::{Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
+use crate::domain::event::{Accrual, Arithmetic, HeartbeatRef, LogGap, Note, Overdue};
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
 use crate::domain::{Command, Detector, InstanceKey, Millis, Mode, Registry, Seq, Timestamp};
@@ -109,12 +109,18 @@ impl Step {
                 let incarnation = Some(incarnation(life));
                 Command::Heartbeat(Heartbeat { key, incarnation, health })
             }
-            Wish::MarkLate(life, arithmetic) => {
-                Command::MarkLate(Overdue { key, incarnation: incarnation(life), arithmetic })
-            }
-            Wish::Expire(life, arithmetic) => {
-                Command::Expire(Overdue { key, incarnation: incarnation(life), arithmetic })
-            }
+            Wish::MarkLate(life, arithmetic) => Command::MarkLate(Overdue {
+                key,
+                incarnation: incarnation(life),
+                arithmetic,
+                cause: None,
+            }),
+            Wish::Expire(life, arithmetic) => Command::Expire(Overdue {
+                key,
+                incarnation: incarnation(life),
+                arithmetic,
+                cause: None,
+            }),
             Wish::Judge(life, verdict) => {
                 let evidence = Evidence {
                     outcome: ProbeOutcome::Rejected,
@@ -309,6 +315,11 @@ fn arithmetic() -> impl Strategy<Value = Arithmetic> {
             missed,
             late: Millis::from_millis(late),
             grace: Millis::from_millis(u64::from(missed) % 3 * 1_000),
+            accrual: (missed % 2 == 1).then(|| Accrual {
+                phi_milli: gap,
+                threshold_milli: 8_000,
+                mean_gap: Millis::from_millis(ttl / 4),
+            }),
         },
     )
 }

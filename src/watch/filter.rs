@@ -22,7 +22,7 @@ impl StreamFilter {
     /// Whether a change is told.
     #[must_use]
     pub fn tells(&self, change: &Change) -> bool {
-        let key = change.event.key().map(|key| &key.service);
+        let key = change.event.service();
         self.is_about(key.map(|key| &key.namespace), key.map(|key| &key.service))
             && self.is_of(change.event.kind())
     }

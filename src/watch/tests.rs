@@ -65,10 +65,7 @@ impl Archive for InMemory {
         let kept = self.0.lock();
         for change in &kept.changes {
             let wanted = change.seq.0 >= kept.first_change && range.contains(&change.seq);
-            if wanted
-                && subject.includes(change.event.key())
-                && visit((**change).clone()).is_break()
-            {
+            if wanted && subject.includes(&change.event) && visit((**change).clone()).is_break() {
                 break;
             }
         }

@@ -121,6 +121,43 @@ async fn an_instance_is_registered_found_and_taken_off() {
     assert_eq!(instances["instances"].as_array().unwrap().len(), 2);
     assert!(instances["instances"][0]["lease"]["expires_in_ms"].is_number(), "{instances}");
 
+    let drain = "drain orders orders-1";
+    for (line, out) in [
+        (drain.to_owned(), "orders/orders-1 is draining\n"),
+        (
+            format!("{drain} --deadline 30s"),
+            "orders/orders-1 is draining and leaves at 2026-11-21T08:00:30.000000Z\n",
+        ),
+        (format!("{drain} --undo"), "orders/orders-1 is active\n"),
+    ] {
+        let told = ask(&server, &line);
+        assert_eq!((told.code, told.out.as_str()), (0, out), "{line}: {told:?}");
+    }
+    let drained = ask(&server, "drain orders orders-1 --output json").json();
+    assert_eq!((&drained["mode"], drained.get("drain_until")), (&json!("draining"), None));
+    let beat = Some(json!({"load": 3}));
+    let path = format!(
+        "/v1/services/orders/instances/{}/heartbeat",
+        told.json()["instance"].as_str().unwrap()
+    );
+    server.call("PUT", &path, beat).await;
+    assert_eq!(ask(&server, "drain orders orders-1 --undo").code, 0);
+    let ordered = ask(&server, "lookup orders --by-load --output json").json();
+    assert_eq!(ordered["instances"][1]["instance"], "orders-1", "it said no load: {ordered}");
+    let line = "register mail --id mail-1 --port 25 --ttl none --check-http /up --check-expect ok \
+                --check-interval 1m --check-timeout 3s --output json";
+    let check = &ask(&server, line).json()["check"];
+    let asked =
+        json!([check["kind"], check["path"], check["expect"], check["interval"], check["timeout"]]);
+    assert_eq!(asked, json!(["http", "/up", "ok", "1m", "3s"]));
+    for (kind, told) in
+        [("--check-tcp", json!(["tcp", null])), ("--check-grpc v1", json!(["grpc", "v1"]))]
+    {
+        let line = format!("register mail --id mail-1 --port 25 {kind} --output json");
+        let check = &ask(&server, &line).json()["check"];
+        assert_eq!(json!([check["kind"], check["service"]]), told);
+    }
+
     let gone = ask(&server, "deregister orders orders-1 --reason scale-in");
     assert_eq!((gone.code, gone.out.as_str()), (0, "deregistered orders/orders-1\n"));
     let rows = server.sql("SELECT data FROM events WHERE kind = 'deregistered'");
@@ -132,8 +169,14 @@ async fn an_instance_is_registered_found_and_taken_off() {
         ("instances nobody", 1, "not known"),
         ("lookup or/ders", 2, "has '/' at position 3"),
         ("register orders --port 80 --ttl 25h", 2, "ttl"),
+        ("register orders --port 80 --ttl none", 2, "needs a check"),
+        ("register orders --port 80 --check-tcp --check-http /up", 2, "cannot be used with"),
+        ("register orders --port 80 --check-tcp --check-expect up", 2, "check.expect"),
         ("lookup orders --status dead", 2, "status"),
         ("services --url ftp://x", 2, "ftp://x"),
+        ("drain orders orders-1", 1, "not registered"),
+        ("drain orders orders-2 --deadline soon", 2, "deadline"),
+        ("drain orders orders-2 --deadline 30s --undo", 2, "--undo"),
     ] {
         let ended = ask(&server, line);
         assert_eq!(ended.code, code, "{line}: {ended:?}");

@@ -14,6 +14,7 @@ use rollcall::log::Log;
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::sqlite::{SqliteArchive, SqliteLog};
 use rollcall::log::upkeep::Upkeep;
+use rollcall::probe::{Resolve, SystemResolver};
 use rollcall::registrar::Phase;
 use rollcall::telemetry::config::TelemetryConfig;
 use rollcall::telemetry::metrics::Metrics;
@@ -44,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) memory: Option<MemoryLog>,
     /// Spans go to this address.
     pub(crate) otlp: Option<String>,
+    /// What names mean to the probes.
+    pub(crate) resolver: Option<Arc<dyn Resolve>>,
     /// Edits of the settings.
     pub(crate) settings: Option<fn(&mut Settings)>,
     /// Parts of the WARN and ERROR lines that the test provokes.
@@ -76,7 +79,9 @@ impl Server {
         lines::expect(options.lines);
         let own = options.data.is_none().then(|| TempDir::new().unwrap());
         let data = options.data.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
-        let mut settings = Settings { data: data.clone(), ..Settings::default() };
+        // What is refused for overload depends on what else the machine does: only tests of that turn it on.
+        let mut settings =
+            Settings { data: data.clone(), shed_queue_time: None, ..Settings::default() };
         if let Some(edit) = options.settings {
             edit(&mut settings);
         }
@@ -106,8 +111,17 @@ impl Server {
         };
         let listener = app::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let metrics_of_parts = Arc::clone(&metrics);
-        let parts =
-            Parts { listener, clock, log, history, upkeep, tracer, metrics: metrics_of_parts };
+        let resolver = options.resolver.unwrap_or_else(|| Arc::new(SystemResolver));
+        let parts = Parts {
+            listener,
+            clock,
+            log,
+            history,
+            upkeep,
+            resolver,
+            tracer,
+            metrics: metrics_of_parts,
+        };
         let app = App::build(&settings, parts).unwrap();
         let (url, readiness) = (app.url(), app.readiness().clone());
         let shutdown = CancellationToken::new();

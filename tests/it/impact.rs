@@ -24,7 +24,7 @@ const INSTANCES: [&str; 4] = ["one", "two", "three", "four"];
 const CALLERS: [&str; 5] = ["web", "web/web-2", "batch", "admin", "curl"];
 
 /// Filters that tell instances apart in every way, and some that switch the tiers off.
-const FILTERS: [&str; 12] = [
+const FILTERS: [&str; 14] = [
     "",
     "",
     "",
@@ -37,6 +37,8 @@ const FILTERS: [&str; 12] = [
     "mode=draining",
     "meta.env=prod",
     "version=2&include=lease",
+    "order=load",
+    "tag=b&order=load",
 ];
 
 /// One life of one instance: service, instance, incarnation.
@@ -366,8 +368,20 @@ async fn departures(server: &Server) -> Vec<(u64, Life)> {
         assert_eq!(page["next"], Value::Null);
         for event in page["events"].as_array().unwrap() {
             let text = |name: &str| event[name].as_str().unwrap().to_owned();
-            let life = (text("service"), text("instance"), event["cause"].as_u64().unwrap());
-            found.push((event["seq"].as_u64().unwrap(), life));
+            let (service, instance) = (text("service"), text("instance"));
+            let seq = event["seq"].as_u64().unwrap();
+            // The cause of an expiry may be the end of a guard; the last life that began before it is the one that ended.
+            let began = server.sql(&format!(
+                "SELECT max(json_extract(data, '$.instance.incarnation')) FROM events WHERE kind = 'registered' \
+                 AND service = '{service}' AND instance = '{instance}' AND seq < {seq}"
+            ));
+            let began = began[0][0].as_u64().unwrap();
+            if event["cause"].as_u64() != Some(began) {
+                let cause =
+                    server.call("GET", &format!("/v1/events/{}", event["cause"]), None).await.1;
+                assert_eq!(cause["kind"], "guard_left", "{event}");
+            }
+            found.push((seq, (service, instance, began)));
         }
     }
     found

@@ -26,7 +26,7 @@ impl Archive for Stored {
         let read = self.0.clone().read(*range.start(), usize::MAX);
         let changes = read.map_err(|error| Error::Unreadable(error.to_string()))?;
         let wanted = changes.into_iter().take_while(|change| change.seq <= *range.end());
-        for change in wanted.filter(|change| subject.includes(change.event.key())) {
+        for change in wanted.filter(|change| subject.includes(&change.event)) {
             if visit(change).is_break() {
                 break;
             }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use rollcall::lease::guard::Policy;
 use rollcall::registrar;
 
 /// How often something goes wrong; weights, of which many seeds have none of some.
@@ -111,6 +112,9 @@ impl Plan {
             probed: [0, 0, 300][random.usize(..3)],
             config: registrar::Config {
                 checkpoint_every: random.u64(5..200),
+                flap_limit: [0, 2, 5][random.usize(..3)],
+                flap_window: Duration::from_secs(random.u64(1..10)),
+                guard: (random.u8(..4) > 0).then(Policy::default),
                 traffic_queue: [65_536, 65_536, 24][random.usize(..3)],
                 ..settings()
             },
@@ -131,6 +135,11 @@ impl Plan {
             config: settings(),
             troubles: Vec::new(),
         }
+    }
+
+    /// Whether the wall clock is to be trusted.
+    pub(crate) fn keeps_time(&self) -> bool {
+        !self.troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Jump))
     }
 
     /// Nothing goes wrong any more.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rollcall::clock::Clock as _;
 use rollcall::domain::{Change, Event, Registry, Seq, Status, fold, invariants};
 use rollcall::log::ChangeLog as _;
 
@@ -129,11 +130,17 @@ impl World {
         if !crowd.log_works() {
             return Err("the log works again, and the registrar does not know".to_owned());
         }
+        let now = crowd.clock.wall();
         for member in &crowd.members {
             let known = self.shadow.instance(&member.key);
             let what = match (member.state == State::Down, known) {
                 (true, Some(_)) => "is dead and still there",
                 (false, None) => "lives and is not there",
+                (_, Some(known))
+                    if self.keeps_time && known.drain_until.is_some_and(|u| u < now) =>
+                {
+                    "is still there when its drain has ended"
+                }
                 (false, Some(known)) if known.signals.late => "lives and is called late",
                 _ => continue,
             };
@@ -150,6 +157,10 @@ fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
         _ => return Ok(()),
     };
     let seq = change.seq;
+    let by_itself = matches!(&change.event, Event::Deregistered { .. }) && change.caller.is_none();
+    if by_itself && before.instance(key).is_none_or(|instance| instance.drain_until.is_none()) {
+        return Err(format!("{seq}: {key} was taken out and had no deadline"));
+    }
     let Some(cause) = change.cause else {
         return Err(format!("{seq}: {key} left without a cause"));
     };

@@ -77,6 +77,10 @@ pub(crate) struct World {
     turn: u64,
     turn_at: Option<u64>,
     pub(crate) works_since: u64,
+    /// Nobody changes anything any more.
+    peace: bool,
+    /// The wall clock never jumped.
+    pub(crate) keeps_time: bool,
 }
 
 /// What is counted is nobody's business here, so that all runs share it.
@@ -157,6 +161,8 @@ impl World {
             turn: 0,
             turn_at: None,
             works_since: 0,
+            peace: false,
+            keeps_time: plan.keeps_time(),
             plan,
             clock,
             crowd,
@@ -292,7 +298,7 @@ impl World {
     fn chore(&mut self) {
         let mut crowd = self.crowd.lock();
         let who = self.random.usize(..crowd.members.len());
-        if self.random.u8(..4) == 0 && crowd.connection.is_some() {
+        if self.random.u8(..4) == 0 && crowd.connection.is_some() && !self.peace {
             crowd.operate(who);
         } else {
             let key = crowd.members[who].key.service.clone();
@@ -479,6 +485,7 @@ impl World {
     fn make_peace(&mut self) {
         note!(self.crowd.lock(), "peace");
         self.plan.silence();
+        self.peace = true;
         self.disk.set_weather(Weather::Fine);
         self.watchers.resume();
         let mut crowd = self.crowd.lock();

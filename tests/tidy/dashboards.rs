@@ -143,18 +143,28 @@ fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
     [
         (names::label::METHOD, values!(Method)),
         (names::label::ERROR_TYPE, values!(ErrorType)),
-        (names::label::KIND, values!(EventKind)),
+        (names::label::KIND, values!(EventKind, CheckKind)),
+        (names::label::VERDICT, values!(Verdict)),
         (
             names::label::OUTCOME,
-            values!(EventOutcome, LookupOutcome, LateOutcome, SnapshotOutcome, WatchOutcome),
+            values!(
+                EventOutcome,
+                LookupOutcome,
+                LateOutcome,
+                SnapshotOutcome,
+                WatchOutcome,
+                ProbeOutcome
+            ),
         ),
-        (names::label::CLASS, values!(Class)),
-        (names::label::REASON, values!(RefusedReason, ExpiryReason)),
+        (names::label::CLASS, values!(Class, RequestClass)),
+        (names::label::REASON, values!(RefusedReason, ExpiryReason, RefusedRequest)),
+        (names::label::LIMIT, values!(Limit)),
         (names::label::PART, values!(LogPart)),
         (names::label::STATUS, values!(Status)),
         (names::label::MODE, values!(Mode)),
         (names::label::PHASE, values!(ReplayPhase)),
         (names::label::WORK, values!(Work)),
+        (names::label::SCOPE, values!(GuardScope)),
         (names::label::TRANSPORT, values!(Transport)),
         (names::label::RESULT, values!(SpanResult, ContextResult)),
     ]
@@ -218,6 +228,21 @@ fn expressions_name_what_exists() {
         }
     }
     none("expressions", &found);
+}
+
+#[test]
+fn alerts_name_what_exists() {
+    let rules = read("deploy/prometheus/alerts.yml");
+    let asked: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(asked.len() >= 2 && asked.len() == rules.matches("- alert: ").count(), "{asked:?}");
+    let wrong = asked.iter().flat_map(|expression| {
+        wrong_names(&promql::parts(expression))
+            .into_iter()
+            .map(move |wrong| format!("{expression}: {wrong}"))
+    });
+    none("alerts ask for what is not there", &wrong.collect::<Vec<_>>());
+    assert!(read("deploy/prometheus/prometheus.yml").contains("rule_files: [alerts.yml]"));
 }
 
 #[test]

@@ -136,17 +136,24 @@ fn change(archive: &dyn Archive, seq: Seq) -> Result<Option<Change>, Error> {
     Ok(found)
 }
 
-/// Which life ended: what caused a departure is the registration that began it.
+/// Which life ended: what caused a departure is mostly the registration that began it. Where it is something else, such as
+/// the end of a guard that had held the expiry back, the state before knows.
 pub(super) fn life_of(
     archive: &dyn Archive,
     departure: &Change,
     key: &InstanceKey,
 ) -> Result<Seq, Error> {
-    if let Some(life) = departure.cause {
-        return Ok(life);
-    }
+    let cause = match departure.cause {
+        Some(cause) => Some((cause, change(archive, cause)?)),
+        None => None,
+    };
     let before = Seq(departure.seq.0.saturating_sub(1));
-    let service = archive.service(&key.service, before)?.unwrap_or_default();
+    let service = match cause {
+        Some((life, Some(Change { event: Event::Registered { .. }, .. }))) => return Ok(life),
+        // Retention took it: only a registration is that much older than the departure.
+        Some((life, None)) => return Ok(life),
+        Some(_) | None => archive.service(&key.service, before)?.unwrap_or_default(),
+    };
     let instance = service.instances.get(&key.instance);
     instance.map(|instance| instance.incarnation).ok_or_else(|| {
         Error::Unreadable(format!("{key} left with change {} and did not live", departure.seq))

@@ -27,9 +27,14 @@ fn expires(past: &mut Past, key: &InstanceKey, heartbeat: Option<u64>) -> Seq {
     });
     let ttl = Millis::from_millis(15_000);
     let (gap, late, grace) = (ttl, Millis::ZERO, Millis::ZERO);
-    let arithmetic = Arithmetic { last_heartbeat, ttl, gap, missed: 4, late, grace };
+    let arithmetic = Arithmetic { last_heartbeat, ttl, gap, missed: 4, late, grace, accrual: None };
     let incarnation = past.present().instance(key).unwrap().incarnation;
-    past.happens(&Command::Expire(Overdue { key: key.clone(), incarnation, arithmetic }))
+    past.happens(&Command::Expire(Overdue {
+        key: key.clone(),
+        incarnation,
+        arithmetic,
+        cause: None,
+    }))
 }
 
 fn starts(past: &mut Past) -> Seq {

@@ -1,6 +1,9 @@
 //! The OpenAPI document: made from the descriptions that the router is built with, so that every path,
 //! parameter and method in it is one that is served. Only the schemas of bodies are written here.
 
+mod check;
+mod health;
+mod limits;
 mod past;
 
 use std::sync::LazyLock;
@@ -8,6 +11,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::detector::DETECTORS;
 use super::replay;
 use super::router::{Resource, resources};
 use super::spec::{Answer, BodySpec, Operation, Parameter, Shape};
@@ -172,6 +176,12 @@ fn full(properties: Value) -> Value {
     object(&names, properties.clone())
 }
 
+/// An object that may have these fields besides.
+fn with_optional(mut schema: Value, properties: Value) -> Value {
+    merge(&mut schema["properties"], &properties);
+    schema
+}
+
 /// The same properties, and where to find the trace.
 fn with_trace(mut properties: Value) -> Value {
     for name in ["trace_id", "span_id", "trace_url"] {
@@ -184,11 +194,14 @@ fn list(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
-/// Every schema: those of the present, and those of the past.
+/// Every schema: those of the present, of health, and of the past.
 fn schemas() -> Value {
     let mut all = present();
+    all["Check"] = check::schema();
     let past = past::schemas(&all);
     merge(&mut all, &past);
+    merge(&mut all, &health::schemas());
+    limits::add(&mut all);
     all
 }
 
@@ -217,13 +230,10 @@ fn present() -> Value {
         "metadata": metadata, "mode": mode, "status": status, "ttl": duration, "registered_at": instant,
         "revision": count,
     });
-    let lease = full(json!({
-        "last_heartbeat_at": maybe("string"), "age_ms": count, "expires_in_ms": count, "missed": count,
-    }));
     let mut with_lease = instance.clone();
     with_lease["lease"] = reference("Lease");
     let beat = json!({
-        "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number"},
+        "incarnation": {"type": "integer", "minimum": 1}, "load": {"type": "number", "minimum": 0},
         "health": word(&["passing", "failing"]), "note": {"type": "string", "maxLength": 256},
     });
     let mut batch_beat =
@@ -233,6 +243,15 @@ fn present() -> Value {
     let mut conflict = named.clone();
     conflict["incarnation"] = count.clone();
     let nullable = |schema: &Value| json!({"anyOf": [schema, {"type": "null"}]});
+    let figures = full(json!({"late": count, "gone": count, "living": count}));
+    let guard = json!({
+        "type": ["object", "null"], "description": "The guard against mass expiry; null if it is switched off.",
+        "properties": {"holds": {"type": "boolean"}, "over": list(full(json!({
+            "namespace": {"type": ["string", "null"]}, "service": {"type": ["string", "null"]},
+            "since": text, "event": text, "limit": duration, "entered_by": figures, "present": figures,
+            "held": count,
+        })))},
+    });
     let fill = full(json!({"waiting": count, "capacity": count}));
 
     json!({
@@ -240,10 +259,12 @@ fn present() -> Value {
         "Duration": {"type": "string", "examples": ["500ms", "15s", "2m", "24h"]},
         "Registration": object(&["address", "port"], json!({
             "address": text, "port": port, "protocol": text, "version": label, "zone": label, "weight": weight,
-            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"), "check": {"type": "null"},
+            "tags": tags, "metadata": metadata, "mode": mode, "ttl": reference("Ttl"),
+            "detector": word(DETECTORS), "phi_threshold": reference("PhiThreshold"),
+            "check": nullable(&reference("Check")),
         })),
         "Ttl": {
-            "description": "1 s to 24 h; a bare number is seconds.",
+            "description": "1 s to 24 h; a bare number is seconds. \"none\" for an instance that is only probed: it needs a check.",
             "anyOf": [duration, {"type": "number", "minimum": 1, "maximum": 86400}], "default": "15s",
         },
         "ShortRegistration": object(&["service_name", "host", "port"], json!({
@@ -258,10 +279,9 @@ fn present() -> Value {
                 "metadata": {"type": ["object", "null"], "additionalProperties": {"type": ["string", "null"]}},
             },
         },
-        "Instance": full(instance),
-        "InstanceWithLease": full(with_lease),
+        "Instance": with_optional(full(instance), health::of_some()),
+        "InstanceWithLease": with_optional(full(with_lease), health::of_some()),
         "InstanceNowOrThen": {"anyOf": [reference("InstanceWithLease"), reference("Instance")]},
-        "Lease": lease,
         "Lookup": object(&["namespace", "service", "revision", "instances"], json!({
             "namespace": text, "service": text, "revision": count,
             "degraded": {"type": "boolean", "description": "Only there if nothing healthy is left."},
@@ -271,7 +291,7 @@ fn present() -> Value {
         "Heartbeats": object(&["instances"], json!({
             "instances": {"type": "array", "maxItems": 1000, "items": object(&["service", "instance"], batch_beat)},
         })),
-        "Renewed": full(json!({"status": status, "mode": mode, "ttl": duration, "heartbeat_interval": duration})),
+        "Renewed": full(json!({"status": status, "mode": mode, "ttl": duration, "heartbeat_interval": nullable(&duration)})),
         "RenewedBatch": full(json!({
             "renewed": count, "unknown": list(full(named)), "conflicts": list(full(conflict)),
         })),
@@ -314,7 +334,7 @@ fn present() -> Value {
             "version": text, "log_id": text, "uptime": duration, "head": count, "traffic_head": count,
             "services": count, "instances": count, "log": {"type": "object"}, "kept": {"type": "object"},
             "queues": full(json!({"changes": fill, "traffic": fill})),
-            "replay": {"type": ["object", "null"]}, "guard": {"type": "null"},
+            "replay": {"type": ["object", "null"]}, "guard": guard,
         })),
         "Problem": {
             "type": "object", "required": ["type", "title", "status", "detail", "trace_id"],

@@ -142,6 +142,11 @@ pub(super) fn schemas(present: &Value) -> Value {
                 "registration": nullable(&full(json!({
                     "event": reference("Event"), "trace_url": maybe("string"),
                 }))),
+                "guard": {
+                    "description": "For one that is unstable: the event by which the guard that holds was entered; for one that \
+                        expired: the end of the guard that had held it.",
+                    "anyOf": [reference("Event"), {"type": "null"}],
+                },
                 "complete": truth, "missing": list(reference("Missing")),
             }),
         ),

@@ -21,6 +21,7 @@ use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use tower::{Layer, Service};
 
+use super::admission::Classes;
 use super::caller::{self, Peer};
 use super::problem::Problem;
 use super::{Shared, accept, wire};
@@ -28,7 +29,7 @@ use crate::clock::Monotonic;
 use crate::domain::{Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
 use crate::registrar::{Applied, Timings};
 use crate::telemetry::metrics::{ActiveRequest, RouteMetrics};
-use crate::telemetry::names::{ErrorType, Method, WatchOutcome};
+use crate::telemetry::names::{ErrorType, Method, RequestClass, WatchOutcome};
 use crate::telemetry::propagation::TraceContext;
 use crate::telemetry::signals::{self, Answered};
 use remainder::Remainder;
@@ -52,6 +53,8 @@ struct Facts {
     waited_for_log: bool,
     reflects: Option<Seq>,
     watch: Option<Watch>,
+    /// The place among the requests in progress that is to be given back.
+    admitted: Option<RequestClass>,
 }
 
 /// What became of a request that waits for changes.
@@ -103,6 +106,11 @@ impl Scope {
         self.0.facts.lock().watch = Some(Watch::LongPoll(WatchOutcome::Left, Duration::MAX));
     }
 
+    /// Its place among the requests in progress, which whoever takes it gives back.
+    pub(super) fn take_place(&self) -> Option<RequestClass> {
+        self.0.facts.lock().admitted.take()
+    }
+
     /// Says that it waits no more, why, and how long it had nothing to do.
     pub(super) fn waited(&self, outcome: WatchOutcome, idle: Duration) {
         self.0.facts.lock().watch = Some(Watch::LongPoll(outcome, idle));
@@ -146,6 +154,8 @@ pub(super) struct Route {
     pub(super) needs_state: bool,
     /// Whether it changes how the past is shown, and not what is registered.
     pub(super) steers: bool,
+    /// What of it goes before what.
+    pub(super) classes: Classes,
 }
 
 /// Puts a scope around the requests of one route.
@@ -188,9 +198,9 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let exchange = Exchange::begin(&self.layer, &mut request);
         let remainder = Remainder::share(&mut request);
-        let outcome = match refuse(&self.layer, &request) {
-            Some(problem) => Err(problem),
-            None => {
+        let outcome = match exchange.admit().and_then(|()| refuse(&self.layer, &request)) {
+            Err(problem) => Err(problem),
+            Ok(()) => {
                 request.extensions_mut().insert(exchange.scope.clone());
                 Ok(self.inner.call(request))
             }
@@ -211,28 +221,28 @@ where
 }
 
 /// What no handler has to see: a registry that is not ready, an answer that nobody would take.
-fn refuse(layer: &ScopeLayer, request: &Request) -> Option<Problem> {
+fn refuse(layer: &ScopeLayer, request: &Request) -> Result<(), Problem> {
     let route = &*layer.route;
     let uri = request.uri();
     let length = uri.path().len() + uri.query().map_or(0, str::len);
     if length > URI_BYTES_MAX {
-        return Some(Problem::UriTooLong { limit: URI_BYTES_MAX });
+        return Err(Problem::UriTooLong { limit: URI_BYTES_MAX });
     }
     if let Some(produces) = route.produces
         && !accept::allows(request.headers(), produces)
     {
-        return Some(Problem::NotAcceptable { produces });
+        return Err(Problem::NotAcceptable { produces });
     }
     if route.needs_state && !layer.api.readiness.is_ready() {
-        return Some(Problem::NotReady { phase: layer.api.readiness.phase().to_string() });
+        return Err(Problem::NotReady { phase: layer.api.readiness.phase().to_string() });
     }
     // Here and not in each handler: a heartbeat is a change too, and it knows no registrar that could refuse it.
     let reads =
         matches!(*request.method(), HttpMethod::GET | HttpMethod::HEAD | HttpMethod::OPTIONS);
     if !reads && !route.steers && layer.api.registrar.is_read_only() {
-        return Some(Problem::ReadOnly);
+        return Err(Problem::ReadOnly);
     }
-    None
+    Ok(())
 }
 
 /// Runs a handler; none if it panicked. The panic itself has been reported by then, by the hook of the process.
@@ -255,6 +265,8 @@ struct Exchange {
     layer: ScopeLayer,
     scope: Scope,
     method: Method,
+    /// None for a request that is let in whatever happens.
+    class: Option<RequestClass>,
     started: Monotonic,
     started_wall: Timestamp,
     seed: Option<Box<Seed>>,
@@ -278,12 +290,22 @@ impl Exchange {
             layer: layer.clone(),
             scope: Scope(Arc::new(Inner { context, caller, facts: Mutex::default() })),
             method,
+            class: layer.route.classes.class(request.method(), request.uri().query()),
             started: api.clock.monotonic(),
             started_wall: api.clock.wall(),
             seed,
             ended: false,
             _active: api.metrics.http.active(method),
         }
+    }
+
+    /// Lets the request in, or says why not.
+    fn admit(&self) -> Result<(), Problem> {
+        let Some(class) = self.class else { return Ok(()) };
+        let inner = &*self.scope.0;
+        self.layer.api.admission.enter(class, &inner.caller, || self.started)?;
+        inner.facts.lock().admitted = Some(class);
+        Ok(())
     }
 
     fn end(mut self, mut response: Response) -> Response {
@@ -296,6 +318,9 @@ impl Exchange {
             problem.write(&mut response, std::str::from_utf8(&trace_id).unwrap_or_default());
             if let Some(version) = inner.facts.lock().reflects {
                 response.headers_mut().insert("rollcall-seq", wire::seq_header(version));
+            }
+            if let (Some(class), Some(reason)) = (self.class, problem.refused()) {
+                signals::request_refused(&self.layer.api.metrics.door, class, reason);
             }
         }
         let headers = response.headers_mut();
@@ -339,6 +364,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.ended {
             self.account(CLIENT_CLOSED, ErrorType::Cancelled);
+        }
+        if let Some(class) = self.scope.take_place() {
+            self.layer.api.admission.leave(class);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Leases as the registrar sees them: late, expired, revived, and the graces.
 
 use super::{Rig, eventually};
+use crate::clock::ManualClock;
 use crate::domain::command::Register;
 use crate::domain::event::{Arithmetic, HeartbeatRef, StatusReason};
 use crate::domain::{Command, Event, InstanceKey, Millis, Seq, Signals, Status};
 use crate::lease::word::Mark;
-use crate::registrar::Refused;
-use crate::testing::{heartbeat, key, register, trace};
+use crate::log::memory::MemoryLog;
+use crate::registrar::{Config, Refused};
+use crate::testing::{START, heartbeat, key, register, trace};
 
 fn a() -> InstanceKey {
     key("orders", "a")
@@ -24,7 +26,7 @@ fn arithmetic(
     late: u64,
 ) -> Arithmetic {
     let [ttl, gap, late] = [15_000, gap, late].map(Millis::from_millis);
-    Arithmetic { last_heartbeat, ttl, gap, missed, late, grace: Millis::ZERO }
+    Arithmetic { last_heartbeat, ttl, gap, missed, late, grace: Millis::ZERO, accrual: None }
 }
 
 /// A heartbeat that has its number in the log.
@@ -259,10 +261,11 @@ async fn a_jump_of_the_wall_clock_expires_nobody() {
     assert_eq!(rig.last().at, before, "time in the log never decreases");
 }
 
-/// More leases run out at once than one sweep takes.
+/// More leases run out at once than one sweep takes. The guard, which would not believe it, is switched off.
 #[tokio::test]
 async fn a_crowd_expires_whole() {
-    let rig = Rig::start().await;
+    let config = Config { guard: None, ..Config::default() };
+    let rig = Rig::with(MemoryLog::new(), ManualClock::new(START), config).await;
     let crowd: Vec<InstanceKey> = (0..1_500).map(|n| key("crowd", &format!("i{n}"))).collect();
     let all = crowd.iter().map(|key| rig.put(key));
     let mut last = Seq(0);

@@ -72,6 +72,7 @@ async fn another_run_finds_the_state_and_the_last_heartbeats() {
         late: Millis::ZERO,
         // 60 seconds of the silence were before the restart.
         grace: gap(60_000),
+        accrual: None,
     };
     let of_a = Event::Expired { key: a.clone(), overdue: arithmetic(Some(heartbeat), 75_000) };
     let of_b = Event::Expired { key: b, overdue: arithmetic(None, 75_000) };

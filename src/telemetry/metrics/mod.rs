@@ -8,7 +8,9 @@
 //! Callers: `app` builds it; every part holds the group of handles that is its own; the `/metrics` route renders
 //! the page; a task of `app` runs [`MetricsPage::upkeep`] every second.
 
+mod door;
 mod http;
+mod probe;
 mod process;
 mod registry;
 mod source;
@@ -20,7 +22,9 @@ use ::metrics::Gauge;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_appender::non_blocking::ErrorCounter;
 
+pub use self::door::DoorMetrics;
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
+pub use self::probe::ProbeMetrics;
 use self::process::ProcessMetrics;
 pub use self::registry::{
     KeeperMetrics, LogMetrics, RegistryMetrics, ReplayMetrics, ServiceInstances,
@@ -75,12 +79,16 @@ impl Default for MetricsConfig {
 pub struct Metrics {
     /// Requests.
     pub http: HttpMetrics,
+    /// Requests that were told to come back, and the limits.
+    pub door: DoorMetrics,
     /// The log and its queues.
     pub log: LogMetrics,
     /// The state: instances, lookups, heartbeats, expiries.
     pub registry: RegistryMetrics,
     /// Long polls and streams.
     pub watch: WatchMetrics,
+    /// The registry's probes.
+    pub probe: ProbeMetrics,
     /// The last replay.
     pub replay: ReplayMetrics,
     /// The background work on the log.
@@ -122,9 +130,11 @@ impl Metrics {
 
         Arc::new(Self {
             http: HttpMetrics::new(&source),
+            door: DoorMetrics::new(&source),
             log: LogMetrics::new(&source),
             registry: RegistryMetrics::new(&source, config.service_series_max),
             watch: WatchMetrics::new(&source),
+            probe: ProbeMetrics::new(&source),
             replay: ReplayMetrics::new(&source),
             keeper: KeeperMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::source::{Family, Grid, Source};
 use crate::telemetry::names::{
-    self, Class, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason, LabelValue,
-    LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase, SERVICE_OTHER,
-    SnapshotOutcome, Status, Work, label,
+    self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
+    GuardScope, LabelValue, LateOutcome, LogPart, LookupOutcome, Mode, RefusedReason, ReplayPhase,
+    SERVICE_OTHER, SnapshotOutcome, Status, Work, label,
 };
 
 /// Handles of the log and its queues.
@@ -126,6 +126,16 @@ pub struct RegistryMetrics {
     pub expiry_lateness_seconds: Histogram,
     /// Instances that the registry removed.
     pub expiries: Family<ExpiryReason, Counter>,
+    /// Instances whose status changed too often.
+    pub dampings: Family<DampingOutcome, Counter>,
+    /// How many of them are held at unstable now.
+    pub damped: Gauge,
+    /// Guards that hold.
+    pub guard_active: Family<GuardScope, Gauge>,
+    /// Instances whose expiry they hold back.
+    pub guard_held: Gauge,
+    /// Guards that were entered.
+    pub guard_entered: Family<GuardScope, Counter>,
 }
 
 impl RegistryMetrics {
@@ -144,6 +154,11 @@ impl RegistryMetrics {
             heartbeats_late: Family::counters(source, names::HEARTBEATS_LATE, label::OUTCOME),
             expiry_lateness_seconds: source.plain_histogram(names::EXPIRY_LATENESS),
             expiries: Family::counters(source, names::EXPIRIES, label::REASON),
+            dampings: Family::counters(source, names::FLAP_DAMPINGS, label::OUTCOME),
+            damped: source.plain_gauge(names::DAMPED_INSTANCES),
+            guard_active: Family::gauges(source, names::GUARD_ACTIVE, label::SCOPE),
+            guard_held: source.plain_gauge(names::GUARD_HELD),
+            guard_entered: Family::counters(source, names::GUARD_ENTERED, label::SCOPE),
         }
     }
 }

@@ -122,6 +122,8 @@ pub struct Tracer(Option<Arc<Active>>);
 struct Active {
     pipeline: Arc<Pipeline>,
     policy: KeepPolicy,
+    /// The same rules with caps of their own.
+    probes: KeepPolicy,
     scope: InstrumentationScope,
     provider: SdkTracerProvider,
 }
@@ -173,6 +175,7 @@ impl Tracer {
         Self(Some(Arc::new(Active {
             pipeline,
             policy: KeepPolicy::new(&config.keep),
+            probes: KeepPolicy::new(&config.keep),
             scope,
             provider,
         })))
@@ -191,6 +194,21 @@ impl Tracer {
             active.pipeline.count_unsampled();
         }
         kept
+    }
+
+    /// The same for the registry's own probes, which take no place of a request.
+    pub fn keep_probe(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
+        let active = self.0.as_ref()?;
+        let kept = active.probes.keep(context, outcome);
+        if kept.is_none() {
+            active.pipeline.count_unsampled();
+        }
+        kept
+    }
+
+    /// Whether a trace that begins here will be kept whatever comes of it, so that those it reaches may know.
+    pub fn samples(&self, context: &TraceContext) -> bool {
+        self.0.as_ref().is_some_and(|active| active.policy.samples(context))
     }
 
     /// Queues a finished span for export; does nothing if tracing is off.

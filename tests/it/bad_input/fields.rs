@@ -103,6 +103,8 @@ fn table() -> Vec<Field> {
             &[json!("a".repeat(PROTOCOL_CHARS_MAX)), json!("grpc")],
             &[json!("a".repeat(PROTOCOL_CHARS_MAX + 1)), json!("HTTP"), json!(""), json!(1)],
         ),
+        // It is read once the address and the protocol are known. This address is not the one that registers.
+        field("check", &[json!(null)], &[json!("tcp"), json!({"kind": "tcp"}), json!([])]),
         label("version"),
         label("zone"),
         field(
@@ -132,7 +134,7 @@ fn table() -> Vec<Field> {
                 json!(true),
             ],
         ),
-        field("check", &[json!(null)], &[json!({"kind": "tcp"})]),
+        field("detector", &[json!("fixed"), json!("phi")], &[json!("Phi"), json!(""), json!(8)]),
     ]
 }
 
@@ -158,7 +160,7 @@ async fn every_field_is_taken_at_its_limits() {
     let path = format!("/v1/services/{name}/instances/{name}?namespace={namespace}");
     let answer = server.raw(&request("PUT", &path, &[JSON], GOOD.as_bytes())).await;
     assert_eq!(answer.status(), 201, "{}", answer.json);
-    let beat = json!({"incarnation": answer.json["incarnation"], "load": -0.5, "health": "passing",
+    let beat = json!({"incarnation": answer.json["incarnation"], "load": 0, "health": "passing",
                       "note": chars(NOTE_CHARS_MAX)});
     let path = path.replace('?', "/heartbeat?");
     let answer = server.raw(&request("PUT", &path, &[JSON], beat.to_string().as_bytes())).await;
@@ -175,11 +177,9 @@ async fn every_field_is_refused_beyond_its_limits_and_all_at_once() {
     let (server, before) = server().await;
     let mut all = json!({});
     let mut named = vec!["namespace".to_owned(), "service".to_owned(), "instance".to_owned()];
-    // The check is read first.
-    named.push("check".to_owned());
     for Field { name, bad, .. } in table() {
         all[name] = bad[0].0.clone();
-        named.extend((name != "check").then(|| bad[0].1.clone()));
+        named.push(bad[0].1.clone());
         for (value, told) in bad {
             let answer = server.raw(&request("PUT", ORDERS_1, &[JSON], &with(name, &value))).await;
             let what = format!("{name}: {value}");
@@ -194,17 +194,32 @@ async fn every_field_is_refused_beyond_its_limits_and_all_at_once() {
 
     let note = json!({"note": chars(NOTE_CHARS_MAX + 1), "load": "high", "health": "meh",
                       "incarnation": 0});
+    let phi = |detector: Value, threshold: Value| json!({"address": "10.0.0.7", "port": 8080, "detector": detector, "phi_threshold": threshold});
+    let drain = json!({"mode": "draining"});
     let many = vec![json!({"service": "a", "instance": "b"}); HEARTBEATS_PER_BATCH_MAX + 1];
     let patch =
         json!({"weight": WEIGHT_MAX + 1, "mode": "off", "tags": [""], "metadata": {"a": 1}});
     for (method, path, body, fields) in [
         ("PUT", BEAT, note, &["incarnation", "load", "health", "note"][..]),
+        ("PUT", BEAT, json!({"load": -0.5}), &["load"]),
         ("POST", "/v1/heartbeats", json!({"instances": many}), &["instances"]),
         ("POST", "/v1/heartbeats", json!({"instances": 1}), &["instances"]),
         ("POST", "/v1/heartbeats", json!({}), &["instances"]),
         ("PATCH", ORDERS_1, patch, &["mode", "weight", "tags[0]", "metadata.a"]),
         ("PATCH", ORDERS_1, json!({}), &["(body)"]),
         ("POST", "/v1/register", json!({"id": "-"}), &["service_name", "id", "host", "port"]),
+        ("PUT", ORDERS_1, phi(json!("phi"), json!(0.999)), &["phi_threshold"]),
+        ("PUT", ORDERS_1, phi(json!("phi"), json!(16.001)), &["phi_threshold"]),
+        ("PUT", ORDERS_1, phi(json!("phi"), json!("8")), &["phi_threshold"]),
+        ("PUT", ORDERS_1, phi(json!("fixed"), json!(8)), &["phi_threshold"]),
+        ("PUT", ORDERS_1, phi(json!(null), json!(8)), &["phi_threshold"]),
+        (
+            "PATCH",
+            "/v1/services/orders/instances/orders-1?deadline=30s",
+            json!({"weight": 1}),
+            &["deadline"],
+        ),
+        ("PATCH", "/v1/services/orders/instances/orders-1?deadline=25h", drain, &["deadline"]),
     ] {
         let body = body.to_string();
         let answer = server.raw(&request(method, path, &[JSON], body.as_bytes())).await;

@@ -165,6 +165,8 @@ async fn a_parameter_is_known_once_and_parses() {
         ("GET", list("tag=%ff"), 400, &["tag"]),
         ("GET", list("status=dead"), 400, &["status"]),
         ("GET", list("include=leases"), 400, &["include"]),
+        ("GET", list("order=weight"), 400, &["order"]),
+        ("GET", list("order=load&order=load"), 400, &["order"]),
         ("GET", list(&"tag=a&".repeat(TAGS_MAX + 1)), 422, &["tag"]),
         ("GET", zone, 422, &["zone"]),
         ("GET", "/v1/services?limit=0".into(), 422, &["limit"]),

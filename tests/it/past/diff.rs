@@ -50,7 +50,7 @@ fn fields(before: &Value, after: &Value) -> Value {
 async fn changes(server: &Server) -> Vec<(u64, String, Who, Value)> {
     let rows = server.sql(
         "SELECT seq, kind, namespace, service, instance, data FROM events \
-         WHERE id NOT LIKE 't%' AND service IS NOT NULL ORDER BY seq",
+         WHERE id NOT LIKE 't%' AND instance IS NOT NULL ORDER BY seq",
     );
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let read = |row: &Vec<Value>| {

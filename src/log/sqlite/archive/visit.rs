@@ -36,7 +36,7 @@ pub(super) fn changes(
     let mut scan = ChangeScan::new(reader, &marks, wanted, Order::Ascending, range);
     while let Some(changes) = scan.next()? {
         for change in changes {
-            if subject.includes(change.event.key()) && visit(change) == ControlFlow::Break(()) {
+            if subject.includes(&change.event) && visit(change) == ControlFlow::Break(()) {
                 return Ok(());
             }
         }

@@ -230,7 +230,7 @@ proptest! {
             let range = Seq(low as u64 / 8)..=Seq(high as u64);
             let expected: Vec<Change> = changes
                 .iter()
-                .filter(|change| range.contains(&change.seq) && subject.includes(change.event.key()))
+                .filter(|change| range.contains(&change.seq) && subject.includes(&change.event))
                 .map(|change| Change::clone(change))
                 .collect();
             let mut found = Vec::new();

@@ -5,17 +5,19 @@
 //! what would be allowed. The types (`/problems/...`) are part of the contract: the table at the end of this
 //! file is their list.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::faults::FieldError;
-use crate::domain::{Rejection, Seq};
+use crate::domain::{Quota, Rejection, Seq};
 use crate::history::{self, Unseen, Version};
 use crate::registrar::Refused;
 use crate::rfc3339;
-use crate::telemetry::names::ErrorType;
+use crate::telemetry::names::{ErrorType, RefusedRequest};
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +78,27 @@ pub(super) enum Problem {
     LogSlow,
     /// Too many changes wait.
     Busy,
+    /// There is no room for a new instance.
+    QuotaReached { quota: Quota, present: usize, limit: u32 },
+    /// The caller asks more often than it may.
+    CallerRate { per_second: u32, wait: Duration },
+    /// As many wait for changes as may, of all or of this caller.
+    TooManyWatchers { limit: usize, of_caller: bool },
+    /// More is asked than can be done.
+    Overloaded { by: Overload },
     /// The registry is going down.
     Stopping,
+}
+
+/// What there is too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overload {
+    /// Requests that wait for their turn.
+    Waiting,
+    /// Requests in progress.
+    InProgress { limit: usize },
+    /// Questions about the past.
+    Past { limit: usize },
 }
 
 /// What a problem is, apart from its particulars.
@@ -140,6 +161,14 @@ impl Problem {
             Self::LogFailed { .. } => (503, "log-failed", "The log can't be written"),
             Self::LogSlow => (503, "log-slow", "The log is slow"),
             Self::Busy => (503, "busy", "Too many changes wait"),
+            Self::QuotaReached { .. } => {
+                (429, "quota-reached", "There is no room for another instance")
+            }
+            Self::CallerRate { .. } => {
+                (429, "rate-limited", "The caller asks more often than it may")
+            }
+            Self::TooManyWatchers { .. } => (429, "too-many-watchers", "Too many wait for changes"),
+            Self::Overloaded { .. } => (503, "overloaded", "More is asked than can be done"),
             Self::Stopping => (503, "stopping", "The registry is shutting down"),
         };
         let status = StatusCode::from_u16(status).expect("every status above is a valid one");
@@ -210,6 +239,35 @@ impl Problem {
                     .into()
             }
             Self::Busy => "nothing was done; try again".into(),
+            Self::QuotaReached { quota, present, limit } => {
+                let setting = match quota {
+                    Quota::Namespace => "max_instances_per_namespace",
+                    Quota::Service => "max_instances_per_service",
+                };
+                format!(
+                    "{quota} has {present} instances and may have {limit} (setting {setting}); those that live can be replaced \
+                     and renewed as before"
+                )
+            }
+            Self::CallerRate { per_second, .. } => format!(
+                "a caller may make {per_second} requests a second (setting caller_rate), and a burst of some more"
+            ),
+            Self::TooManyWatchers { limit, of_caller: true } => format!(
+                "this caller has {limit} long polls and streams, and may have no more (setting max_watchers_per_caller)"
+            ),
+            Self::TooManyWatchers { limit, of_caller: false } => {
+                format!("{limit} long polls and streams wait, and no more may (setting max_watchers)")
+            }
+            Self::Overloaded { by: Overload::Waiting } => {
+                "nothing was done; what matters less is refused first, heartbeats last".into()
+            }
+            Self::Overloaded { by: Overload::InProgress { limit } } => format!(
+                "nothing was done; at most {limit} requests are worked on at once, the last places for heartbeats (setting \
+                 max_requests)"
+            ),
+            Self::Overloaded { by: Overload::Past { limit } } => format!(
+                "nothing was done; at most {limit} questions about the past are worked on at once (setting max_past_reads)"
+            ),
             Self::Stopping => "nothing was done; try again when it is back".into(),
         }
     }
@@ -226,6 +284,7 @@ impl Problem {
             Self::NotReady { .. } | Self::Stopping => ErrorType::NotReady,
             Self::LogFailed { .. } => ErrorType::LogFailed,
             Self::LogSlow | Self::Busy => ErrorType::LogSlow,
+            Self::Overloaded { .. } => ErrorType::Overloaded,
             Self::Malformed { .. }
             | Self::InvalidRequest { .. }
             | Self::InvalidCursor { .. }
@@ -247,7 +306,29 @@ impl Problem {
             | Self::BodyTooLarge { .. }
             | Self::UriTooLong { .. }
             | Self::UnsupportedMediaType { .. }
+            | Self::QuotaReached { .. }
+            | Self::CallerRate { .. }
+            | Self::TooManyWatchers { .. }
             | Self::InvalidFields { .. } => ErrorType::None,
+        }
+    }
+
+    /// Which limit was met, for those that tell the client to come back for one.
+    pub(super) fn refused(&self) -> Option<RefusedRequest> {
+        match self {
+            Self::QuotaReached { quota: Quota::Namespace, .. } => {
+                Some(RefusedRequest::NamespaceFull)
+            }
+            Self::QuotaReached { quota: Quota::Service, .. } => Some(RefusedRequest::ServiceFull),
+            Self::CallerRate { .. } => Some(RefusedRequest::CallerRate),
+            Self::TooManyWatchers { of_caller: true, .. } => Some(RefusedRequest::CallerWatchers),
+            Self::TooManyWatchers { of_caller: false, .. } => Some(RefusedRequest::Watchers),
+            Self::Overloaded { by: Overload::Waiting } => Some(RefusedRequest::Overload),
+            Self::Overloaded { by: Overload::InProgress { .. } } => {
+                Some(RefusedRequest::InProgress)
+            }
+            Self::Overloaded { by: Overload::Past { .. } } => Some(RefusedRequest::Past),
+            _ => None,
         }
     }
 
@@ -270,6 +351,17 @@ impl Problem {
             }
             Self::OtherIncarnation { current, .. } | Self::InUse { incarnation: current } => {
                 members.insert("incarnation".into(), current.0.into());
+            }
+            Self::QuotaReached { present, limit, .. } => {
+                members.insert("limit".into(), (*limit).into());
+                members.insert("present".into(), (*present).into());
+            }
+            Self::CallerRate { per_second, .. } => {
+                members.insert("limit".into(), (*per_second).into());
+            }
+            Self::TooManyWatchers { limit, .. }
+            | Self::Overloaded { by: Overload::InProgress { limit } | Overload::Past { limit } } => {
+                members.insert("limit".into(), (*limit).into());
             }
             _ => {}
         }
@@ -296,15 +388,17 @@ impl Problem {
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
 
-    /// When to try again, in seconds: soon where a queue is full, later where a disk is.
-    fn retry_after(&self) -> Option<&'static str> {
+    /// When to try again, in seconds: soon where a queue is full, later where a disk is or somebody has to leave.
+    fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::NotReady { .. } | Self::LogSlow | Self::Busy => Some("1"),
-            Self::LogFailed { .. } | Self::Stopping => Some("5"),
+            Self::NotReady { .. } | Self::LogSlow | Self::Busy | Self::Overloaded { .. } => Some(1),
+            Self::LogFailed { .. } | Self::Stopping | Self::TooManyWatchers { .. } => Some(5),
+            Self::QuotaReached { .. } => Some(30),
+            Self::CallerRate { wait, .. } => Some(wait.as_secs() + 1),
             _ => None,
         }
     }
@@ -359,6 +453,9 @@ impl From<Rejection> for Problem {
                     FieldError { field: "metadata".into(), message: rejection.to_string().into() };
                 Self::InvalidFields { errors: vec![error] }
             }
+            Rejection::QuotaReached { quota, present, limit } => {
+                Self::QuotaReached { quota, present, limit }
+            }
         }
     }
 }
@@ -400,148 +497,4 @@ impl From<Refused> for Problem {
 }
 
 #[cfg(test)]
-fn unseen(oldest: u64, compacted: bool) -> Problem {
-    let version = |seq| Version { seq: Seq(seq), at: crate::testing::START };
-    let unseen = Unseen { compacted, oldest: version(oldest), newest: version(240) };
-    Problem::Unseen { service_lives: true, unseen }
-}
-
-/// One of each, for the table and for the OpenAPI document.
-#[cfg(test)]
-fn examples() -> Vec<Problem> {
-    let errors =
-        vec![FieldError { field: "port".into(), message: "must be 1 to 65535, was 0".into() }];
-    vec![
-        Problem::Malformed { detail: "not JSON".into() },
-        Problem::InvalidRequest { errors: errors.clone() },
-        Problem::InvalidCursor { detail: "of another log" },
-        Problem::ReadOnly,
-        Problem::NotAReplay,
-        Problem::UnknownPath,
-        Problem::UnknownService,
-        Problem::UnknownInstance,
-        unseen(0, false),
-        Problem::MethodNotAllowed,
-        Problem::NotAcceptable { produces: "application/json" },
-        Problem::BodyTimeout { seconds: 10 },
-        Problem::OtherIncarnation { current: Seq(41), given: Seq(7) },
-        Problem::HistoryGone { oldest: Version::default() },
-        Problem::UnknownEvent,
-        Problem::NoDeparture { lives: true },
-        Problem::InUse { incarnation: Seq(41) },
-        Problem::Stale,
-        Problem::BodyTooLarge { limit: 65_536 },
-        Problem::UriTooLong { limit: 16_384 },
-        Problem::UnsupportedMediaType { accepted: "application/json" },
-        Problem::InvalidFields { errors },
-        Problem::Internal,
-        Problem::LogDamaged,
-        Problem::NotReady { phase: "replaying".into() },
-        Problem::LogFailed { cause: "disk full".into() },
-        Problem::LogSlow,
-        Problem::Busy,
-        Problem::Stopping,
-    ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn types_and_statuses_are_the_contract() {
-        let table: Vec<String> = examples()
-            .iter()
-            .map(|problem| {
-                let Kind { status, name, .. } = problem.kind();
-                let retry =
-                    problem.retry_after().map_or(String::new(), |s| format!(" retry-after {s}"));
-                let failure = problem.error_type().as_str();
-                format!("{} {name}{retry} {failure}", status.as_u16()).trim_end().to_owned()
-            })
-            .collect();
-        assert_eq!(
-            table,
-            [
-                "400 malformed-request",
-                "400 invalid-request",
-                "400 invalid-cursor",
-                "403 read-only",
-                "404 not-a-replay",
-                "404 unknown-path",
-                "404 unknown-service",
-                "404 unknown-instance",
-                "404 unknown-instance",
-                "405 method-not-allowed",
-                "406 not-acceptable",
-                "408 body-timeout",
-                "409 other-incarnation",
-                "410 history-gone",
-                "404 unknown-event",
-                "404 no-departure",
-                "412 id-in-use",
-                "412 instance-changed",
-                "413 body-too-large",
-                "414 uri-too-long",
-                "415 unsupported-media-type",
-                "422 invalid-fields",
-                "500 internal internal",
-                "500 log-damaged internal",
-                "503 not-ready retry-after 1 not_ready",
-                "503 log-failed retry-after 5 log_failed",
-                "503 log-slow retry-after 1 log_slow",
-                "503 busy retry-after 1 log_slow",
-                "503 stopping retry-after 5 not_ready",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_body_has_the_members_of_the_contract() {
-        let body = |problem: Problem| String::from_utf8(problem.body("0af7")).unwrap();
-        let errors =
-            vec![FieldError { field: "port".into(), message: "must be 1 to 65535, was 0".into() }];
-        assert_eq!(
-            body(Problem::InvalidFields { errors }),
-            r#"{"type":"/problems/invalid-fields","title":"Fields are missing or out of range","status":422,"detail":"nothing was done; see errors for each field","trace_id":"0af7","errors":[{"field":"port","message":"must be 1 to 65535, was 0"}]}"#
-        );
-        assert!(
-            body(Problem::OtherIncarnation { current: Seq(41), given: Seq(7) })
-                .ends_with(r#""incarnation":41}"#)
-        );
-    }
-
-    #[test]
-    fn what_the_log_does_not_tell_of_is_said_with_how_far_it_reaches() {
-        const AT: &str = "2026-11-21T08:00:00.000000Z";
-        for (oldest, compacted, expected) in [
-            (
-                0,
-                false,
-                format!(
-                    "never registered: the log holds everything from its beginning to version 240 of {AT}"
-                ),
-            ),
-            (
-                101,
-                false,
-                format!(
-                    "never registered: the log reaches from version 101 of {AT} to version 240 of {AT}"
-                ),
-            ),
-            (
-                101,
-                true,
-                format!(
-                    "the log reaches from version 101 of {AT} to version 240 of {AT} and tells of no life"
-                ),
-            ),
-        ] {
-            let problem = unseen(oldest, compacted);
-            assert!(problem.detail().contains(&expected), "{}", problem.detail());
-            let body: Value = serde_json::from_slice(&problem.body("0af7")).unwrap();
-            let range = [&body["oldest"]["seq"], &body["newest"]["seq"]];
-            assert_eq!(range, [&json!(oldest), &json!(240)]);
-        }
-    }
-}
+mod tests;
