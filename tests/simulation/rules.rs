@@ -165,8 +165,9 @@ fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
         return Err(format!("{seq}: {key} left without a cause"));
     };
     let began = before.instance(key).map_or(Seq::ZERO, |instance| instance.incarnation);
-    // The registration that began this life, or something that came after it.
-    if cause < began || cause >= seq {
+    // The registration that began this life, or something that came after it. A drain only may be older: who registers
+    // again and says no mode goes on draining.
+    if cause < began && !by_itself || cause >= seq {
         return Err(format!("{seq}: {key} left because of {cause}; its life began with {began}"));
     }
     Ok(())
