@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::group::Work;
 use super::sweep::{self, Due, Ripe, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
+use crate::clock::Monotonic;
 use crate::domain::command::Command;
 use crate::domain::event::{Event, GuardEntered, Note};
 use crate::domain::registry::PreImage;
@@ -63,8 +64,11 @@ impl Registrar {
     /// Up to `room` of those whose lease has run out and whom no guard holds, closed. Guards are left and entered first; the
     /// others go back into the queue. With the guard switched off these are all.
     pub(super) fn let_go(&mut self, room: usize, sweep: &TraceContext) -> Vec<Due> {
+        // One instant for all of it: a guard whose time runs out while notes are written is left before anybody goes whom it
+        // held, in the next turn.
+        let now = self.shared.clock.monotonic();
         if self.guard.is_some() {
-            self.leave_guards();
+            self.leave_guards(now);
             // Once for all that are ripe at an instant: they may take many turns to go.
             if self.ripe_unseen && self.trouble.is_none() {
                 self.enter_guards(sweep);
@@ -79,7 +83,6 @@ impl Registrar {
         while closed.len() < room
             && let Some(tracked) = self.ripe.pop_front()
         {
-            let now = clock.monotonic();
             if sweep::look(&tracked, &*clock) == Ripe::Gone {
                 // The queue forgets those who have left.
                 self.deadlines.push(now, tracked);
@@ -106,8 +109,7 @@ impl Registrar {
     }
 
     /// Ends the guards that have to end.
-    fn leave_guards(&mut self) {
-        let now = self.shared.clock.monotonic();
+    fn leave_guards(&mut self, now: Monotonic) {
         let Some(guard) = self.guard.as_mut().filter(|guard| guard.holds()) else { return };
         let notes = guard.to_leave(now).into_iter().map(Note::GuardLeft).collect();
         self.commit_notes(notes);
