@@ -17,6 +17,7 @@ use super::{Api, Shared};
 use crate::clock::Monotonic;
 use crate::domain::limits::{WAIT_DEFAULT, WAIT_MAX};
 use crate::domain::{Millis, Seq, ServiceKey};
+use crate::projection::Projection;
 use crate::telemetry::names::{Transport, WatchOutcome};
 use crate::telemetry::signals;
 use crate::watch::Woken;
@@ -58,7 +59,11 @@ impl Waited {
 }
 
 /// Reads what a lookup says of waiting; none if it does not wait.
-pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<Wait> {
+pub(super) fn read(
+    query: &Query<'_>,
+    projection: &Projection,
+    faults: &mut Faults,
+) -> Option<Wait> {
     let (after, wait) = (query.get("after"), query.get("wait"));
     // Whoever reads `at` refuses it beside these two; once is enough.
     if query.get("at").is_some() {
@@ -81,11 +86,12 @@ pub(super) fn read(query: &Query<'_>, head: Seq, faults: &mut Faults) -> Option<
         }
         return None;
     };
-    match after.parse() {
-        Ok(after) if after <= head.0 => {
-            Some(Wait { after: Seq(after), limit: limit?.to_duration() })
+    match after.parse().map(Seq) {
+        Ok(after) if after <= projection.head() || after <= projection.settled_head() => {
+            Some(Wait { after, limit: limit?.to_duration() })
         }
         Ok(_) => {
+            let head = projection.head();
             let message = format!("must not be above the present version, which is {head}");
             faults.invalid("after", message);
             None

@@ -147,7 +147,7 @@ pub(super) async fn lookup(
     let query = Query::read(request.uri().query(), &LOOKUP, &mut faults);
     let key = path.service(&query, &mut faults);
     let filter = read_filter(&query, &mut faults);
-    let wait = longpoll::read(&query, head, &mut faults);
+    let wait = longpoll::read(&query, &api.projection, &mut faults);
     let shown =
         Shown { leases: query.get("include").is_some(), by_load: query.get("order").is_some() };
     let text = filter.canonical();

@@ -226,7 +226,7 @@ impl Api {
 
     /// The present, which instants are read against.
     fn present(&self) -> Present {
-        Present { now: self.clock.wall(), head: self.projection.head() }
+        Present { now: self.clock.wall(), head: self.projection.settled_head() }
     }
 
     /// An instance that lives, with its lease.

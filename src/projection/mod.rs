@@ -124,6 +124,16 @@ impl Projection {
         Seq(self.head.load(Ordering::Acquire))
     }
 
+    /// The version that is published when no publishing is going on: views come before their head, so that a client may
+    /// have been handed a revision that [`Projection::head`] has not reached yet. For whoever is about to refuse a
+    /// version as not being there; waits for the end of what is being published.
+    #[must_use]
+    pub fn settled_head(&self) -> Seq {
+        // The publisher holds it from the first view to the head.
+        let _settled = self.index.read();
+        self.head()
+    }
+
     /// How many instances of which kind there are.
     #[must_use]
     pub fn population(&self) -> &Population {
@@ -240,4 +250,50 @@ fn range<'a>(
     index
         .range((start, Bound::Unbounded))
         .take_while(move |(key, _)| namespace.is_none_or(|namespace| key.namespace == *namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::*;
+    use crate::domain::Command;
+    use crate::lease::Lease;
+    use crate::testing::archive::Past;
+    use crate::testing::{key, register};
+
+    /// A view can be read before the head has reached it: whoever was handed its revision must find it to be there.
+    #[test]
+    fn a_version_that_a_view_tells_is_below_the_settled_head() {
+        let keys = [key("a", "1"), key("b", "1")];
+        let mut past = Past::new();
+        for key in &keys {
+            past.happens(&Command::Register(register(key)));
+        }
+        let touched: BTreeSet<ServiceKey> = keys.iter().map(|key| key.service.clone()).collect();
+        let projection = Arc::new(Projection::default());
+        let publisher = Publisher::new(Arc::clone(&projection));
+        let (asks, settled) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            publisher.publish(past.present(), &touched, |instance, _| {
+                // The second service's lease: the first one's view is there, the head is not.
+                if instance.key == keys[1] {
+                    let view = projection.service("default", "a").unwrap();
+                    assert!(view.revision > projection.head());
+                    let _ = scope.spawn(|| {
+                        asks.store(true, Ordering::Release);
+                        settled.store(projection.settled_head().0, Ordering::Release);
+                    });
+                    while !asks.load(Ordering::Acquire) {
+                        std::thread::yield_now();
+                    }
+                    // One that does not wait would have answered by now.
+                    (0..1_000).for_each(|_| std::thread::yield_now());
+                }
+                Lease::for_show(instance.ttl)
+            });
+        });
+        assert_eq!(settled.into_inner(), past.head().seq.0);
+    }
 }

@@ -156,9 +156,12 @@ impl Feed {
     ) -> Result<Self, OpenError> {
         // From here on the rings are filled; what came before is in the log.
         let stream = hub.begin(filter.traffic, cut);
-        let head = hub.head().0;
+        let mut head = hub.head().0;
         let traffic = filter.traffic;
         let asked = from.unwrap_or(Mark { change: head, traffic: None });
+        if asked.change > head {
+            head = hub.settled_head().0;
+        }
         if asked.change > head {
             return Err(OpenError::Ahead(Mark { change: head, traffic: None }));
         }

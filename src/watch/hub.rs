@@ -234,6 +234,11 @@ impl Hub {
         self.projection.head()
     }
 
+    /// The same, once what is being published is published: see [`Projection::settled_head`].
+    pub(super) fn settled_head(&self) -> Seq {
+        self.projection.settled_head()
+    }
+
     /// Begins a stream, of traffic too or not. Its connection ends when `cut` is notified.
     pub(super) fn begin(self: &Arc<Self>, traffic: bool, cut: Arc<Notify>) -> Stream {
         let (number, progress) = self.streams.open(cut);
