@@ -104,6 +104,7 @@ impl Options {
             self.watchers = self.watchers.min(200);
             self.streams = self.streams.min(50);
             self.crowds = 1;
+            self.expiries = self.expiries.min(1_000);
             self.overload = self.overload.min(100);
             self.checks = self.checks.min(200);
         }

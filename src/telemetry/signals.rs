@@ -224,13 +224,13 @@ pub fn guard_entered(over: &dyn Display, late: u64, gone: u64, living: u64, limi
     );
 }
 
-/// A guard let go. `evicts` says that those who are late are believed to be dead now.
+/// A guard let go. `evicts` says that those who are still silent are believed to be dead now.
 pub fn guard_left(over: &dyn Display, end: &str, held: u64, held_for: Duration, evicts: bool) {
     let held_for_ms = millis(held_for);
     if evicts {
         warn!(
             guard.over = %over, end, held, held_for_ms,
-            "the guard over {over} has held for as long as it may: {held} instances expire"
+            "the guard over {over} has held for as long as it may: who is still silent of the {held} whom it held expires"
         );
     } else {
         info!(guard.over = %over, end, held, held_for_ms, "the guard over {over} let go: {end}");
