@@ -68,6 +68,11 @@ impl Registrar {
         // held, in the next turn.
         let now = self.shared.clock.monotonic();
         if self.guard.is_some() {
+            // Who is late and not counted would let a guard recover that has to hold.
+            if self.ripe_unseen && self.trouble.is_none() && self.guard_holds() {
+                let (_, unmarked) = self.unmarked();
+                self.mark_unmarked(unmarked, sweep);
+            }
             self.leave_guards(now);
             // Once for all that are ripe at an instant: they may take many turns to go.
             if self.ripe_unseen && self.trouble.is_none() {
@@ -118,6 +123,20 @@ impl Registrar {
     /// Enters the guards that the ripe leases ask for; before that, those of them that nobody had the time to mark late
     /// are, so that they are counted and nobody is handed them as healthy.
     fn enter_guards(&mut self, sweep: &TraceContext) {
+        let (mut services, unmarked) = self.unmarked();
+        let mut entering = self.guards_to_enter(&services);
+        if !unmarked.is_empty() && (self.guard_holds() || !entering.is_empty()) {
+            self.mark_unmarked(unmarked, sweep);
+            services.values_mut().for_each(|more| *more = 0);
+            entering = self.guards_to_enter(&services);
+        }
+        if self.trouble.is_none() {
+            self.commit_notes(entering.into_iter().map(Note::GuardEntered).collect());
+        }
+    }
+
+    /// Of those that are ripe: how many of each service nobody had the time to mark late, and which ones.
+    fn unmarked(&self) -> (BTreeMap<ServiceKey, u64>, Vec<Arc<Tracked>>) {
         let clock = self.clock();
         let mut services: BTreeMap<ServiceKey, u64> = BTreeMap::new();
         let mut unmarked = Vec::new();
@@ -133,15 +152,7 @@ impl Registrar {
                 unmarked.push(Arc::clone(tracked));
             }
         }
-        let mut entering = self.guards_to_enter(&services);
-        if !unmarked.is_empty() && (self.guard_holds() || !entering.is_empty()) {
-            self.mark_unmarked(unmarked, sweep);
-            services.values_mut().for_each(|more| *more = 0);
-            entering = self.guards_to_enter(&services);
-        }
-        if self.trouble.is_none() {
-            self.commit_notes(entering.into_iter().map(Note::GuardEntered).collect());
-        }
+        (services, unmarked)
     }
 
     fn guards_to_enter(&mut self, services: &BTreeMap<ServiceKey, u64>) -> Vec<GuardEntered> {
