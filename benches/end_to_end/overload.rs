@@ -112,15 +112,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let server = Server::rollcall(dir.path(), options)?;
     fleet::register(server.address, options, options.services, options.instances)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut rates = Vec::new();
+    let (mut rates, mut refused) = (Vec::new(), 0);
     for round in 0..options.rounds as u64 {
-        let (rate, refused) = closed(&runtime, server.address, options, 1_000 * round)?;
-        if refused > 0 {
-            return Err(
-                format!("{refused} were refused of a load that waits for its answers").into()
-            );
-        }
+        let (rate, refused_now) = closed(&runtime, server.address, options, 1_000 * round)?;
         rates.push(rate);
+        // Questions about the past may pile up before their few threads even where everybody waits for an answer.
+        refused += refused_now;
     }
     rates.sort_unstable_by(f64::total_cmp);
     let capacity = rates[rates.len() / 2];
@@ -128,7 +125,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     writeln!(
         out,
         "mix: {} % heartbeats, {} % questions about the past, the rest lookups; {} connections, {} s each\n\
-         carried in a closed loop of {CLOSED} connections: {capacity:.0}/s ({:.0} to {:.0})\n\n\
+         carried in a closed loop of {CLOSED} connections: {capacity:.0}/s ({:.0} to {:.0}), {refused} refused\n\n\
          | load | kind | asked/s | answered/s | p50 ms | p99 ms | refused | p50 ms of a refusal | p99 ms |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         options.heartbeats,
