@@ -164,7 +164,7 @@ fn hour_before(at: Timestamp) -> Moment {
 fn text_response(media: &'static str, text: String, head: Seq) -> Response {
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    response.headers_mut().insert("rollcall-seq", wire::seq_header(head));
+    response.headers_mut().insert(wire::SEQ, wire::seq_header(head));
     response
 }
 

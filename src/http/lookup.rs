@@ -29,6 +29,9 @@ use crate::domain::{InstanceId, Seq, ServiceKey};
 use crate::projection::{Entry, ServiceView};
 use crate::telemetry::names::LookupOutcome;
 
+/// The route of lookups.
+pub(super) const PATH: &str = "/v1/services/{service}/instances";
+
 /// Longest filter, in bytes of its canonical form: it is written into the event of each lookup.
 const FILTER_BYTES_MAX: usize = 4 * 1024;
 
@@ -212,7 +215,7 @@ pub(super) fn found(
     }
 }
 
-fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
+pub(super) fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
     let answer = view.answer(|view| wire::default_answer(view, &api.tags));
     let held = etag::is_held(headers, &answer.etag);
     Found {
@@ -272,24 +275,44 @@ async fn finish(
     (filter, held): (String, Option<Seq>),
     found: Found,
 ) -> Result<Response, Problem> {
-    let status = if found.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED };
-    let about = About {
-        namespace: Some(view.key.namespace.clone()),
-        service: Some(view.key.service.clone()),
-        instance: None,
-    };
-    let detail = Detail::Lookup {
-        filter: filter.into(),
-        revision: view.revision,
-        returned: found.returned,
-        status: status.as_u16(),
-        held,
-    };
-    record(api, scope, about, head.max(view.revision), detail, found.outcome).await?;
+    let (about, seen, detail) = found.event(view, head, (filter, held));
+    record(api, scope, about, seen, detail, found.outcome).await?;
     Ok(found.answer(view.revision))
 }
 
 impl Found {
+    /// How it went.
+    pub(super) fn outcome(&self) -> LookupOutcome {
+        self.outcome
+    }
+
+    /// The status that it is answered with.
+    pub(super) fn status(&self) -> StatusCode {
+        if self.body.is_some() { StatusCode::OK } else { StatusCode::NOT_MODIFIED }
+    }
+
+    /// Its event: about whom, what of the state it saw when that was at `head`, and what was asked and answered.
+    pub(super) fn event(
+        &self,
+        view: &ServiceView,
+        head: Seq,
+        (filter, held): (String, Option<Seq>),
+    ) -> (About, Seq, Detail) {
+        let about = About {
+            namespace: Some(view.key.namespace.clone()),
+            service: Some(view.key.service.clone()),
+            instance: None,
+        };
+        let detail = Detail::Lookup {
+            filter: filter.into(),
+            revision: view.revision,
+            returned: self.returned,
+            status: self.status().as_u16(),
+            held,
+        };
+        (about, head.max(view.revision), detail)
+    }
+
     /// An instance as it was, whose tag is that of its own revision.
     pub(super) fn instance(body: Bytes, etag: Bytes, headers: &HeaderMap) -> Self {
         let held = etag::is_held(headers, &etag);
@@ -317,7 +340,7 @@ impl Found {
 fn not_modified(revision: Seq) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    response.headers_mut().insert("rollcall-seq", wire::seq_header(revision));
+    response.headers_mut().insert(wire::SEQ, wire::seq_header(revision));
     response
 }
 

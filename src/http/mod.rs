@@ -25,6 +25,7 @@ mod diff;
 mod drain;
 mod etag;
 mod events;
+mod express;
 mod faults;
 mod fields;
 mod graph;
@@ -279,16 +280,20 @@ impl Api {
         detail: Detail,
         lease: Option<Arc<Lease>>,
     ) -> Result<(), Problem> {
-        let traffic = Traffic {
-            at: self.clock.wall(),
-            seen,
-            namespace: about.namespace,
-            service: about.service,
-            instance: about.instance,
-            caller: Arc::clone(scope.caller()),
-            trace: scope.trace(),
-            detail,
-        };
+        let traffic =
+            self.traffic(Arc::clone(scope.caller()), scope.trace(), (about, seen, detail));
         Ok(self.registrar.record(QueuedTraffic { traffic, lease }).await?)
+    }
+
+    /// A traffic event of now: who did it in which trace, about whom, what of the state it saw, and what it was.
+    fn traffic(
+        &self,
+        caller: Arc<str>,
+        trace: TraceRef,
+        (about, seen, detail): (About, Seq, Detail),
+    ) -> Traffic {
+        let About { namespace, service, instance } = about;
+        let at = self.clock.wall();
+        Traffic { at, seen, namespace, service, instance, caller, trace, detail }
     }
 }

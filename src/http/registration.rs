@@ -202,7 +202,7 @@ pub(super) async fn deregister(
     let applied = api.submit(&scope, command).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert("rollcall-seq", wire::seq_header(applied.head));
+    response.headers_mut().insert(wire::SEQ, wire::seq_header(applied.head));
     Ok(response)
 }
 
@@ -397,7 +397,7 @@ pub(super) fn json_response(status: StatusCode, body: bytes::Bytes, seq: Seq) ->
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert("rollcall-seq", wire::seq_header(seq));
+    headers.insert(wire::SEQ, wire::seq_header(seq));
     response
 }
 

@@ -73,7 +73,7 @@ impl Resource {
 /// Every path of the API.
 pub(super) fn resources() -> Vec<Resource> {
     vec![
-        Resource::at("/v1/services/{service}/instances").on(&lookup::LOOKUP, lookup::lookup),
+        Resource::at(lookup::PATH).on(&lookup::LOOKUP, lookup::lookup),
         Resource::at("/v1/services/{service}/instances/{instance}")
             .on(&lookup::READ_INSTANCE, lookup::instance)
             .on(&registration::REGISTER, registration::register)

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -25,11 +26,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use super::caller::Peer;
+use super::express::Express;
 use super::router::router;
 use super::{Api, Config, admission};
 
@@ -72,6 +75,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
     let server = Arc::new(Server {
         builders: Builders::of(config),
         router: router(Arc::clone(&api)),
+        express: Arc::new(Express::new(Arc::clone(&api))),
         stop,
         cut: CancellationToken::new(),
         config: config.clone(),
@@ -124,6 +128,7 @@ async fn may_be_http2(stream: &TcpStream) -> bool {
 struct Server {
     builders: Builders,
     router: Router,
+    express: Arc<Express>,
     /// Ends accepting and asks connections to finish.
     stop: CancellationToken,
     /// Ends connections that did not.
@@ -165,7 +170,8 @@ impl Server {
         let asked = Arc::new(AtomicBool::new(false));
         let peer = Arc::new(Peer::at(address));
         let own_cut = Arc::clone(&peer.cut);
-        let service = Requests { router: self.router.clone(), peer, asked: Arc::clone(&asked) };
+        let (router, express) = (self.router.clone(), Arc::clone(&self.express));
+        let service = Requests { router, express, peer, asked: Arc::clone(&asked) };
         // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
         // one here, for both versions.
         let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
@@ -238,6 +244,7 @@ struct Limits<'a> {
 #[derive(Clone)]
 struct Requests {
     router: Router,
+    express: Arc<Express>,
     peer: Arc<Peer>,
     asked: Arc<AtomicBool>,
 }
@@ -245,13 +252,16 @@ struct Requests {
 impl hyper::service::Service<Request<Incoming>> for Requests {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.asked.store(true, Ordering::Relaxed);
+        if let Some(response) = self.express.answer(&request, &self.peer) {
+            return Either::Left(ready(Ok(response)));
+        }
         request.extensions_mut().insert(Arc::clone(&self.peer));
         // A router is always ready; calling one borrows it mutably for no reason but the trait.
-        self.router.clone().call(request.map(Body::new))
+        Either::Right(self.router.clone().call(request.map(Body::new)))
     }
 }
 

@@ -142,7 +142,7 @@ pub(super) async fn watch(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // nginx would gather events otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert("rollcall-seq", wire::seq_header(Seq(feed.mark().change)));
+    headers.insert(wire::SEQ, wire::seq_header(Seq(feed.mark().change)));
     if !only_head {
         *response.body_mut() = stream::begin(api, scope, feed, about, text).await?;
     }

@@ -1,6 +1,7 @@
 //! The JSON text of answers. Separate from the domain's types and from what is stored: a field that is
 //! renamed there must not change the API. Called by the handlers.
 
+use axum::http::{HeaderName, HeaderValue};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
@@ -248,9 +249,12 @@ impl Renewed {
     }
 }
 
+/// The version of the state that an answer reflects.
+pub(super) const SEQ: HeaderName = HeaderName::from_static("rollcall-seq");
+
 /// A version as a header.
-pub(super) fn seq_header(seq: Seq) -> axum::http::HeaderValue {
-    axum::http::HeaderValue::from(seq.0)
+pub(super) fn seq_header(seq: Seq) -> HeaderValue {
+    HeaderValue::from(seq.0)
 }
 
 #[cfg(test)]

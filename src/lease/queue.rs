@@ -1,13 +1,19 @@
 //! The deadlines to come, earliest first. A heartbeat does not touch it: an entry that comes up looks at
 //! its lease and is put back if that was renewed meanwhile.
+//!
+//! Those of one instant come up service by service. After a start, a stall or a wave of registrations very many are due
+//! at once, and go to the log some thousand at a time: a service whose instances are together there is published once
+//! instead of with each of them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::Lease;
 use crate::clock::Monotonic;
-use crate::domain::{InstanceKey, Seq};
+use crate::domain::{InstanceKey, Seq, ServiceKey};
 
 /// Whose lease it is.
 #[derive(Debug)]
@@ -23,12 +29,20 @@ pub struct Tracked {
 #[derive(Debug)]
 struct Entry {
     due: Monotonic,
+    /// The same for all instances of a service, and seldom for those of another.
+    group: u64,
     tracked: Arc<Tracked>,
+}
+
+impl Entry {
+    fn rank(&self) -> (Monotonic, u64) {
+        (self.due, self.group)
+    }
 }
 
 impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
+        self.rank() == other.rank()
     }
 }
 
@@ -42,7 +56,7 @@ impl PartialOrd for Entry {
 
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.due.cmp(&other.due)
+        self.rank().cmp(&other.rank())
     }
 }
 
@@ -55,7 +69,8 @@ pub struct DeadlineQueue {
 impl DeadlineQueue {
     /// Looks at `tracked` when the clock shows `due`.
     pub fn push(&mut self, due: Monotonic, tracked: Arc<Tracked>) {
-        self.heap.push(Reverse(Entry { due, tracked }));
+        let group = group_of(&tracked.key.service);
+        self.heap.push(Reverse(Entry { due, group, tracked }));
     }
 
     /// When the earliest entry is due.
@@ -83,4 +98,10 @@ impl DeadlineQueue {
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
+}
+
+/// Of a fixed seed, so that equal histories come up in the same order.
+fn group_of(service: &ServiceKey) -> u64 {
+    let namespace = xxh3_64_with_seed(service.namespace.as_str().as_bytes(), 0);
+    xxh3_64_with_seed(service.service.as_str().as_bytes(), namespace)
 }

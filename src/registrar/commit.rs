@@ -171,8 +171,12 @@ impl Registrar {
     /// Publishes the services that `changes` touched, begins and ends leases.
     pub(super) fn publish(&mut self, changes: &[Arc<Change>]) {
         let now = self.shared.clock.monotonic();
-        let keys = changes.iter().filter_map(|change| change.event.key());
-        let touched: BTreeSet<ServiceKey> = keys.map(|key| key.service.clone()).collect();
+        let mut touched: BTreeSet<ServiceKey> = BTreeSet::new();
+        for service in changes.iter().filter_map(|change| Some(&change.event.key()?.service)) {
+            if !touched.contains(service) {
+                touched.insert(service.clone());
+            }
+        }
         let published = self.publisher.publish(&self.registry, &touched, |instance, same_life| {
             if let Some(lease) = same_life {
                 return lease.regranted(instance.ttl, now).judged_by(instance.detector);

@@ -204,6 +204,18 @@ impl Handle {
         Ok(Noted(answer))
     }
 
+    /// Gives a traffic event its place on the way to the log, if one is free.
+    ///
+    /// # Errors
+    /// The event itself, for [`Handle::record`], which waits for a place.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the event itself goes back, for another try; boxing would cost every lookup"
+    )]
+    pub fn try_record(&self, event: QueuedTraffic) -> Result<(), QueuedTraffic> {
+        if self.shared.read_only { Ok(()) } else { self.shared.buffer.try_push(event) }
+    }
+
     /// Gives a traffic event its place on the way to the log. Waits while the log is slow; while it has
     /// failed, what does not fit is counted and the caller goes on.
     ///

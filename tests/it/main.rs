@@ -16,6 +16,7 @@ mod disk;
 mod drain;
 mod events;
 mod expiry;
+mod express;
 mod failure;
 mod flaps;
 mod graph;

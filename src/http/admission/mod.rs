@@ -171,6 +171,21 @@ impl Admission {
         Ok(())
     }
 
+    /// Whether a request of this class that is answered at once, and so takes no place, is let in without a closer look:
+    /// nobody is refused, callers have no rates, and there is room.
+    pub(super) fn is_open(&self, class: RequestClass) -> bool {
+        let Counts { in_progress, refused, .. } = &self.counts;
+        let all: usize = in_progress.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        self.rates.is_none()
+            && refused[class as usize].load(Ordering::Relaxed) == 0
+            && all < share_of(self.config.requests, class)
+    }
+
+    /// Such a request was let in.
+    pub(super) fn passed(&self, class: RequestClass) {
+        self.counts.arrivals[class as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The request is answered, or waits for a change.
     pub(super) fn leave(&self, class: RequestClass) {
         self.counts.in_progress[class as usize].fetch_sub(1, Ordering::Relaxed);

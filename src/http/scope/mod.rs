@@ -24,7 +24,7 @@ use tower::{Layer, Service};
 use super::admission::Classes;
 use super::caller::{self, Peer};
 use super::problem::Problem;
-use super::{Shared, accept, wire};
+use super::{Api, Shared, accept, wire};
 use crate::clock::Monotonic;
 use crate::domain::{Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
 use crate::registrar::{Applied, Timings};
@@ -33,7 +33,7 @@ use crate::telemetry::names::{ErrorType, Method, RequestClass, WatchOutcome};
 use crate::telemetry::propagation::TraceContext;
 use crate::telemetry::signals::{self, Answered};
 use remainder::Remainder;
-use span::Seed;
+pub(super) use span::{Kept, Seed};
 
 /// The log's id, in every answer.
 const LOG: HeaderName = HeaderName::from_static("rollcall-log");
@@ -285,7 +285,7 @@ impl Exchange {
         let method = method_of(request.method());
         let peer = request.extensions().get::<Arc<Peer>>();
         let caller = caller::of(headers, peer.map(|peer| &**peer));
-        let seed = api.tracer.is_on().then(|| Box::new(Seed::of(request, &context)));
+        let seed = api.tracer.is_on().then(|| Box::new(Seed::of(request, peer.cloned(), &context)));
         Self {
             layer: layer.clone(),
             scope: Scope(Arc::new(Inner { context, caller, facts: Mutex::default() })),
@@ -317,17 +317,13 @@ impl Exchange {
             let trace_id = inner.context.trace_id.to_hex();
             problem.write(&mut response, std::str::from_utf8(&trace_id).unwrap_or_default());
             if let Some(version) = inner.facts.lock().reflects {
-                response.headers_mut().insert("rollcall-seq", wire::seq_header(version));
+                response.headers_mut().insert(wire::SEQ, wire::seq_header(version));
             }
             if let (Some(class), Some(reason)) = (self.class, problem.refused()) {
                 signals::request_refused(&self.layer.api.metrics.door, class, reason);
             }
         }
-        let headers = response.headers_mut();
-        headers.insert(LOG, self.layer.api.log_header.clone());
-        if let Ok(value) = HeaderValue::from_bytes(&inner.context.traceresponse()) {
-            headers.insert(TRACERESPONSE, value);
-        }
+        put_ids(&mut response, &self.layer.api, &inner.context);
         let error = problem.map_or(ErrorType::None, |problem| problem.error_type());
         self.account(response.status().as_u16(), error);
         response
@@ -368,6 +364,15 @@ impl Drop for Exchange {
         if let Some(class) = self.scope.take_place() {
             self.layer.api.admission.leave(class);
         }
+    }
+}
+
+/// Puts what every answer says into this one: of which log it is, and in which trace it was given.
+pub(super) fn put_ids(response: &mut Response, api: &Api, context: &TraceContext) {
+    let headers = response.headers_mut();
+    headers.insert(LOG, api.log_header.clone());
+    if let Ok(value) = HeaderValue::from_bytes(&context.traceresponse()) {
+        headers.insert(TRACERESPONSE, value);
     }
 }
 

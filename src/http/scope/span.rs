@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::Request;
-use axum::http::{HeaderValue, Uri, Version, header};
+use axum::http::{HeaderValue, Request, Uri, Version, header};
 
-use super::{Exchange, Facts, Watch};
-use crate::domain::Timestamp;
+use super::{Exchange, Watch};
+use crate::domain::{Change, InstanceId, ServiceName, Timestamp};
 use crate::http::caller::Peer;
 use crate::registrar::Timings;
 use crate::telemetry::keep::{KeepReason, Outcome};
@@ -19,7 +18,7 @@ use crate::telemetry::spans::{KeyValue, SpanKind, SpanRecord, Status};
 
 /// What is held of a request in case its span is kept; every part is a shared buffer or a number.
 #[derive(Debug)]
-pub(super) struct Seed {
+pub(in crate::http) struct Seed {
     uri: Uri,
     version: Version,
     host: Option<HeaderValue>,
@@ -29,7 +28,12 @@ pub(super) struct Seed {
 }
 
 impl Seed {
-    pub(super) fn of(request: &Request, context: &TraceContext) -> Self {
+    /// What is held of `request`, which came from `peer`.
+    pub(in crate::http) fn of<B>(
+        request: &Request<B>,
+        peer: Option<Arc<Peer>>,
+        context: &TraceContext,
+    ) -> Self {
         let headers = request.headers();
         let tracestate = match context.result {
             ContextResult::Valid => headers.get_all("tracestate").iter().cloned().collect(),
@@ -40,7 +44,7 @@ impl Seed {
             version: request.version(),
             host: headers.get(header::HOST).cloned(),
             user_agent: headers.get(header::USER_AGENT).cloned(),
-            peer: request.extensions().get::<Arc<Peer>>().cloned(),
+            peer,
             tracestate,
         }
     }
@@ -108,7 +112,16 @@ impl Exchange {
             now,
         };
         let Some(reason) = api.tracer.keep(answered.context, &outcome) else { return };
-        api.tracer.emit(self.record(seed, answered, &facts, reason));
+        let kept = Kept {
+            route: self.layer.route.metrics.route(),
+            started: self.started_wall,
+            answered,
+            service: facts.service.as_ref(),
+            instance: facts.instance.as_ref(),
+            change: facts.change.as_ref().map(|(change, _)| &**change),
+            reason,
+        };
+        api.tracer.emit(kept.record(seed));
         if let Some((_, timings)) = &facts.change
             && reason.with_children()
         {
@@ -117,16 +130,31 @@ impl Exchange {
             }
         }
     }
+}
 
-    fn record(
-        &self,
-        seed: &Seed,
-        answered: &Answered<'_>,
-        facts: &Facts,
-        reason: KeepReason,
-    ) -> SpanRecord {
-        let (method, route) = (answered.method.as_str(), self.layer.route.metrics.route());
-        let start = system_time(self.started_wall);
+/// A request whose span is kept.
+pub(in crate::http) struct Kept<'a> {
+    /// The template of its route.
+    pub(in crate::http) route: &'static str,
+    /// When it came.
+    pub(in crate::http) started: Timestamp,
+    /// How it ended.
+    pub(in crate::http) answered: &'a Answered<'a>,
+    /// The service that it was about.
+    pub(in crate::http) service: Option<&'a ServiceName>,
+    /// The instance of that.
+    pub(in crate::http) instance: Option<&'a InstanceId>,
+    /// What it changed.
+    pub(in crate::http) change: Option<&'a Change>,
+    /// Why its span is kept.
+    pub(in crate::http) reason: KeepReason,
+}
+
+impl Kept<'_> {
+    /// Its span.
+    pub(in crate::http) fn record(&self, seed: &Seed) -> SpanRecord {
+        let Self { route, answered, reason, .. } = *self;
+        let (method, start) = (answered.method.as_str(), system_time(self.started));
         let mut record = SpanRecord::new(
             format!("{method} {route}"),
             SpanKind::Server,
@@ -147,11 +175,10 @@ impl Exchange {
             record.status = Status::error("");
         }
         let named = |name: &'static str, value: &str| KeyValue::new(name, value.to_owned());
-        let service =
-            facts.service.as_ref().map(|service| named("rollcall.service", service.as_str()));
-        let instance = facts.instance.as_ref().map(|id| named("rollcall.instance", id.as_str()));
+        let service = self.service.map(|service| named("rollcall.service", service.as_str()));
+        let instance = self.instance.map(|id| named("rollcall.instance", id.as_str()));
         record.attributes.extend(service.into_iter().chain(instance));
-        if let Some((change, _)) = &facts.change {
+        if let Some(change) = self.change {
             let seq = i64::try_from(change.seq.0).unwrap_or(i64::MAX);
             record.attributes.push(KeyValue::new("rollcall.event.seq", seq));
             let kind = change.event.kind().as_str();
