@@ -128,10 +128,11 @@ async fn renew(api: &Api, scope: &Scope, beat: Beat) -> Result<(Arc<Instance>, S
         && let Ok(gap) = renewed
     {
         observe_gap(api, gap, &entry.lease);
-        record(api, scope, &beat, seen, living.incarnation, &entry.lease).await?;
+        record(api, scope, beat, seen, living, &entry.lease).await?;
         return Ok((Arc::clone(living), seen));
     }
-    renew_through_registrar(api, scope, &beat, &entry, seen).await
+    // Boxed, as few go this way: the future of every heartbeat would be as large otherwise.
+    Box::pin(renew_through_registrar(api, scope, beat, &entry, seen)).await
 }
 
 /// Whether what the instance says of itself changes what the registry believes.
@@ -142,7 +143,7 @@ fn flips(beat: &Beat, living: &Instance) -> bool {
 async fn renew_through_registrar(
     api: &Api,
     scope: &Scope,
-    beat: &Beat,
+    beat: Beat,
     entry: &Entry,
     seen: Seq,
 ) -> Result<(Arc<Instance>, Seq), Problem> {
@@ -152,7 +153,7 @@ async fn renew_through_registrar(
         Ok(applied) => {
             let instance = applied.instance.ok_or(Problem::UnknownInstance)?;
             let lease = applied.lease.as_ref().unwrap_or(&entry.lease);
-            record(api, scope, beat, applied.head, instance.incarnation, lease).await?;
+            record(api, scope, beat, applied.head, &instance, lease).await?;
             Ok((instance, applied.head))
         }
         Err(Refused::Failed { cause }) => {
@@ -164,11 +165,11 @@ async fn renew_through_registrar(
             entry.lease.word().renew_unless_closed(now.0).map_err(|_| failed())?;
             entry.lease.saw_heartbeat(wall);
             let living = &entry.instance;
-            if flips(beat, living) {
+            if flips(&beat, living) {
                 // Renewed, but what it says of itself was not taken: it has to say it again.
                 return Err(failed());
             }
-            record(api, scope, beat, seen, living.incarnation, &entry.lease).await?;
+            record(api, scope, beat, seen, living, &entry.lease).await?;
             Ok((Arc::clone(living), seen))
         }
         Err(other) => Err(other.into()),
@@ -186,25 +187,23 @@ fn observe_gap(api: &Api, gap: Option<Millis>, lease: &Lease) {
 async fn record(
     api: &Api,
     scope: &Scope,
-    beat: &Beat,
+    beat: Beat,
     seen: Seq,
-    incarnation: Seq,
+    living: &Instance,
     lease: &Arc<Lease>,
 ) -> Result<(), Problem> {
-    if let Some(load) = beat.load {
+    let Beat { load, health, note, .. } = beat;
+    if let Some(load) = load {
         lease.says_load(load);
     }
+    // The instance's own names and not those of the request: what waits for the log is then no second copy of them.
+    let key = &living.key;
     let about = About {
-        namespace: Some(beat.key.service.namespace.clone()),
-        service: Some(beat.key.service.service.clone()),
-        instance: Some(beat.key.instance.clone()),
+        namespace: Some(key.service.namespace.clone()),
+        service: Some(key.service.service.clone()),
+        instance: Some(key.instance.clone()),
     };
-    let detail = Detail::Heartbeat {
-        incarnation,
-        load: beat.load,
-        health: beat.health,
-        note: beat.note.clone(),
-    };
+    let detail = Detail::Heartbeat { incarnation: living.incarnation, load, health, note };
     api.record(scope, about, seen, detail, Some(Arc::clone(lease))).await
 }
 

@@ -233,12 +233,15 @@ impl Registrar {
         decided.timings.published = clock.wall();
         let Decided { works, outcomes, batch, timings, .. } = decided;
         // The registry's own were waited for since the group was taken.
-        let mut before = vec![Before { waited_since: timings.taken, guarded: false }; batch.len()];
+        let mut before = vec![Before::of_own(timings.taken); batch.len()];
         for (work, outcome) in works.iter().zip(&outcomes) {
             let Ok(Some(position)) = outcome else { continue };
             match &work.origin {
                 Origin::Caller { queued_at, .. } => before[*position].waited_since = *queued_at,
-                Origin::Sweep(due) => before[*position].guarded = due.was_held(),
+                Origin::Sweep(due) => {
+                    before[*position].guarded = due.was_held();
+                    before[*position].found = Some(due.found());
+                }
                 Origin::Timer(_) | Origin::Own => {}
             }
         }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::group::Work;
-use super::sweep::{self, Due, Ripe, Verdict};
+use super::sweep::{self, Due, Overrun, Ripe, Verdict};
 use super::thread::{Registrar, SWEEP_MAX};
 use crate::clock::Monotonic;
 use crate::domain::command::Command;
@@ -86,11 +86,12 @@ impl Registrar {
         let clock = self.clock();
         let mut closed = Vec::new();
         while closed.len() < room
-            && let Some(tracked) = self.ripe.pop_front()
+            && let Some(overrun) = self.ripe.pop_front()
         {
-            if sweep::look(&tracked, &*clock) == Ripe::Gone {
+            let tracked = &overrun.tracked;
+            if sweep::look(tracked, &*clock) == Ripe::Gone {
                 // The queue forgets those who have left.
-                self.deadlines.push(now, tracked);
+                self.deadlines.push(now, overrun.tracked);
                 continue;
             }
             let sentence = match (&mut self.guard, tracked.lease.ttl()) {
@@ -100,9 +101,9 @@ impl Registrar {
                 _ => Sentence::Expires(None),
             };
             match sentence {
-                Sentence::Held(until) => self.deadlines.push(until, tracked),
+                Sentence::Held(until) => self.deadlines.push(until, overrun.tracked),
                 Sentence::Expires(cause) => {
-                    match sweep::mark_ripe(tracked, &*clock, Verdict::Expired, cause) {
+                    match sweep::mark_ripe(overrun, &*clock, Verdict::Expired, cause) {
                         Ok(due) => closed.push(due),
                         Err(tracked) => self.deadlines.push(now, tracked),
                     }
@@ -140,7 +141,7 @@ impl Registrar {
         let clock = self.clock();
         let mut services: BTreeMap<ServiceKey, u64> = BTreeMap::new();
         let mut unmarked = Vec::new();
-        for tracked in &self.ripe {
+        for Overrun { tracked, .. } in &self.ripe {
             let service = &tracked.key.service;
             if !services.contains_key(service) {
                 services.insert(service.clone(), 0);
@@ -164,9 +165,11 @@ impl Registrar {
     fn mark_unmarked(&mut self, unmarked: Vec<Arc<Tracked>>, sweep: &TraceContext) {
         let clock = self.clock();
         let mut works = Vec::with_capacity(unmarked.len());
+        let found = clock.monotonic();
         for tracked in unmarked {
             // One that was renewed meanwhile is left as it is.
-            if let Ok(due) = sweep::mark_ripe(tracked, &*clock, Verdict::Late, None) {
+            let overrun = Overrun { tracked, found };
+            if let Ok(due) = sweep::mark_ripe(overrun, &*clock, Verdict::Late, None) {
                 works.push(self.swept_work(due.stays_ripe(), sweep));
             }
         }

@@ -222,11 +222,15 @@ impl Handle {
     /// # Errors
     /// [`Refused::Slow`] if no place came free in time.
     pub async fn record(&self, event: QueuedTraffic) -> Result<(), Refused> {
-        let shared = &*self.shared;
-        if shared.read_only {
-            return Ok(());
+        match self.try_record(event) {
+            Ok(()) => Ok(()),
+            // Boxed, as few wait: the future of every request would be as large otherwise, and is moved several times.
+            Err(event) => Box::pin(self.record_in_time(event)).await,
         }
-        let Err(event) = shared.buffer.try_push(event) else { return Ok(()) };
+    }
+
+    async fn record_in_time(&self, event: QueuedTraffic) -> Result<(), Refused> {
+        let shared = &*self.shared;
         shared.inbox.wake();
         let limit = shared.write_timeout;
         let Err(event) = shared.buffer.push(event, limit, || shared.has_failed()).await else {

@@ -34,6 +34,15 @@ pub(super) struct Before {
     pub(super) waited_since: Timestamp,
     /// Whether a guard had held it back.
     pub(super) guarded: bool,
+    /// When the sweep found what it decides.
+    pub(super) found: Option<Monotonic>,
+}
+
+impl Before {
+    /// What is known of one of the registry's own, which nobody else has waited for.
+    pub(super) fn of_own(taken: Timestamp) -> Self {
+        Self { waited_since: taken, guarded: false, found: None }
+    }
 }
 
 /// The means of telling.
@@ -115,7 +124,10 @@ impl Telemetry {
             log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
             log.append_seconds.get(Class::Change).record(durable_after);
             let elapsed = Duration::from_secs_f64(durable_after);
-            self.counted(change, before.guarded, timings, elapsed);
+            // Until now, when it is durable.
+            let delay = before.found.map_or(0, |found| clock.monotonic().micros_since(found));
+            self.counted_by_reason(change, before.guarded, Duration::from_micros(delay));
+            self.counted(change, elapsed);
         }
         self.insert_span(batch, timings, clock.monotonic());
     }
@@ -134,7 +146,7 @@ impl Telemetry {
         set_count(&log.projection_seq, head.0);
     }
 
-    /// Counts what lease sweeps and heartbeats did; `delay` is how long it took to become durable.
+    /// Counts what lease sweeps and heartbeats did; `delay` is how long what a sweep found took to become durable.
     fn counted_by_reason(&self, change: &Change, guarded: bool, delay: Duration) {
         let registry = &self.metrics.registry;
         match &change.event {
@@ -160,9 +172,7 @@ impl Telemetry {
         }
     }
 
-    fn counted(&self, change: &Change, guarded: bool, timings: &Timings, elapsed: Duration) {
-        let delay = seconds(change.at, timings.appended);
-        self.counted_by_reason(change, guarded, Duration::from_secs_f64(delay));
+    fn counted(&self, change: &Change, elapsed: Duration) {
         guard_line(change);
         let key = change.event.key();
         signals::changed(

@@ -13,6 +13,14 @@ use crate::domain::{Millis, Seq, Timestamp};
 use crate::lease::queue::{DeadlineQueue, Tracked};
 use crate::lease::word::{Mark, Reading};
 
+/// A lease that was found to have run out, whose expiry is not decided yet.
+#[derive(Debug)]
+pub(super) struct Overrun {
+    pub(super) tracked: Arc<Tracked>,
+    /// When that was found: very many may be found at once, and go to the log some thousand at a time.
+    pub(super) found: Monotonic,
+}
+
 /// What is to be decided about a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -33,6 +41,8 @@ pub(super) struct Due {
     before: Mark,
     seen: Reading,
     counts_from: Monotonic,
+    /// When it was found to be due: its arithmetic is as of then.
+    found: Monotonic,
     /// The silence that the lease allowed.
     allowed: Millis,
     /// When the lease is to be looked at again once this is decided; never, for one that has run out.
@@ -49,7 +59,7 @@ pub(super) fn due(
     queue: &mut DeadlineQueue,
     clock: &dyn Clock,
     limit: usize,
-    ripe: &mut VecDeque<Arc<Tracked>>,
+    ripe: &mut VecDeque<Overrun>,
 ) -> Vec<Due> {
     let now = clock.monotonic();
     let awake_since = clock.awake_since();
@@ -73,7 +83,7 @@ pub(super) fn due(
         let look_again = expires_at.min(now.plus(late_after));
         let verdict = match seen.mark() {
             _ if now >= expires_at => {
-                ripe.push_back(tracked);
+                ripe.push_back(Overrun { tracked, found: now });
                 continue;
             }
             Mark::Open if now >= late_at => Verdict::Late,
@@ -109,6 +119,7 @@ pub(super) fn due(
             before: seen.mark(),
             seen,
             counts_from,
+            found: now,
             allowed,
             next: Some(next),
             cause: None,
@@ -147,7 +158,7 @@ pub(super) fn look(tracked: &Tracked, clock: &dyn Clock) -> Ripe {
 /// Closes a ripe lease, whose expiry is to be decided; or, with another verdict, marks it late, which leaves it to be
 /// decided. Gives the lease back if it was renewed meanwhile.
 pub(super) fn mark_ripe(
-    tracked: Arc<Tracked>,
+    Overrun { tracked, found }: Overrun,
     clock: &dyn Clock,
     verdict: Verdict,
     cause: Option<Seq>,
@@ -170,27 +181,29 @@ pub(super) fn mark_ripe(
     }
     let before = seen.mark();
     let ripe = false;
-    Ok(Due { tracked, verdict, before, seen, counts_from, allowed, next, cause, ripe })
+    Ok(Due { tracked, verdict, before, seen, counts_from, found, allowed, next, cause, ripe })
 }
 
 impl Due {
-    /// The command, with its arithmetic as of now. The traffic that was waiting has its numbers by then, so
+    /// The command, with its arithmetic as of the instant at which it was found to be due. The traffic that was waiting has its numbers by then, so
     /// that the last heartbeat can be named.
     pub(super) fn command(&self, clock: &dyn Clock, registered_at: Timestamp) -> Command {
         let Tracked { key, incarnation, lease } = &*self.tracked;
-        let now = clock.monotonic();
+        let found = self.found;
         let last_heartbeat = lease.last_heartbeat();
         let gap = if lease.renewed_in_this_run(self.seen) {
-            now.since(Monotonic(self.seen.renewed_at()))
+            found.since(Monotonic(self.seen.renewed_at()))
         } else {
             // The last sign of life was in another run: only wall time spans both.
             let sign_of_life = last_heartbeat.map_or(registered_at, |heartbeat| heartbeat.at);
-            clock.wall().since(sign_of_life).max(now.since(self.counts_from))
+            let waited = clock.monotonic().since(found).millis();
+            let silent = clock.wall().since(sign_of_life).millis().saturating_sub(waited);
+            Millis::from_millis(silent).max(found.since(self.counts_from))
         };
         // What has no ttl is never due.
         let ttl = lease.ttl().unwrap_or_default();
         let deadline = self.counts_from.plus(self.allowed);
-        let counted = now.since(self.counts_from);
+        let counted = found.since(self.counts_from);
         let accrual = lease.accrual(counted);
         let expected = accrual.map_or(ttl.millis() / 4, |accrual| accrual.mean_gap.millis());
         let interval = expected.max(1);
@@ -202,7 +215,7 @@ impl Due {
                 ttl,
                 gap,
                 missed: u32::try_from(gap.millis() / interval).unwrap_or(u32::MAX),
-                late: now.since(deadline),
+                late: found.since(deadline),
                 grace: Millis::from_millis(gap.millis().saturating_sub(counted.millis())),
                 accrual,
             },
@@ -217,6 +230,11 @@ impl Due {
                 health: None,
             }),
         }
+    }
+
+    /// When it was found to be due.
+    pub(super) fn found(&self) -> Monotonic {
+        self.found
     }
 
     /// Whether a guard had held it back.

@@ -15,12 +15,13 @@ use super::flush::Pending;
 use super::group::Work;
 use super::handle::Shared;
 use super::observe::Telemetry;
+use super::sweep::Overrun;
 use super::timers::Timers;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::{Millis, Quotas, Registry, Timestamp};
 use crate::lease::guard::{Guard, Policy};
-use crate::lease::queue::{DeadlineQueue, Tracked};
+use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
 use crate::watch::Hub;
@@ -53,7 +54,7 @@ pub(super) struct Registrar {
     pub(super) timers: Timers,
     pub(super) damping: Damping,
     /// Leases that have run out, whose expiry is not decided yet.
-    pub(super) ripe: VecDeque<Arc<Tracked>>,
+    pub(super) ripe: VecDeque<Overrun>,
     /// Whether some of them came since the guard last looked at all of them.
     pub(super) ripe_unseen: bool,
     /// None if it is switched off.
