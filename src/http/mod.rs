@@ -233,9 +233,11 @@ impl Api {
     /// An instance that lives, with its lease.
     fn living(&self, key: &InstanceKey) -> Result<Arc<Entry>, Problem> {
         let ServiceKey { namespace, service } = &key.service;
-        let view = self.projection.service(namespace.as_str(), service.as_str());
-        let view = view.ok_or(Problem::UnknownService)?;
-        view.entry(key.instance.as_str()).cloned().ok_or(Problem::UnknownInstance)
+        let (namespace, service) = (namespace.as_str(), service.as_str());
+        let found = self.projection.with_service(namespace, service, |cell| {
+            cell.guard().entry(key.instance.as_str()).cloned()
+        });
+        found.ok_or(Problem::UnknownService)?.ok_or(Problem::UnknownInstance)
     }
 
     /// Asks the archive, on a thread that may block, once it is its turn.

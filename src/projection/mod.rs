@@ -296,4 +296,25 @@ mod tests {
         });
         assert_eq!(settled.into_inner(), past.head().seq.0);
     }
+
+    #[test]
+    fn whoever_is_in_a_view_is_found_and_nobody_else() {
+        for count in [0_usize, 1, 5, 64, 65, 200] {
+            let mut past = Past::new();
+            for number in 0..count {
+                past.happens(&Command::Register(register(&key("a", &format!("id-{number:03}")))));
+            }
+            let Some(service) = past.present().service(&key("a", "1").service) else {
+                assert_eq!(count, 0);
+                continue;
+            };
+            let view = ServiceView::of_the_past(key("a", "1").service, service);
+            for number in 0..count + 2 {
+                let id = format!("id-{number:03}");
+                let found = view.entry(&id).map(|entry| entry.instance.key.instance.to_string());
+                assert_eq!(found, (number < count).then_some(id), "of {count}");
+            }
+            assert!(view.entry("").is_none());
+        }
+    }
 }
