@@ -245,7 +245,8 @@ fn filtered(
         return Found { body: None, etag, returned: 0, outcome: LookupOutcome::NotModified };
     }
     let clock = shown.leases.then_some(&*api.clock);
-    let body = wire::list(view, degraded, entries.iter().map(|entry| &***entry), clock);
+    let entries = entries.iter().map(|entry| &***entry);
+    let body = wire::list(view, degraded, entries, clock, wire::Texts::Kept);
     Found { body: Some(body), etag, returned, outcome: outcome(false, returned, degraded) }
 }
 

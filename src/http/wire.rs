@@ -17,6 +17,11 @@ use crate::lease::Lease;
 use crate::projection::{Answer, Entry, ServiceView};
 use crate::rfc3339;
 
+/// What the text of an instance is long, about, in bytes.
+const TEXT_BYTES: usize = 400;
+/// Up to so many instances, a default answer is made without keeping the text of each of them.
+const TEXTS_MADE_MAX: usize = 64;
+
 /// An instance as answered; its order of fields is the contract's.
 #[derive(Serialize)]
 pub(super) struct InstanceText<'a> {
@@ -189,9 +194,10 @@ pub(super) fn list<'a>(
     degraded: bool,
     entries: impl Iterator<Item = &'a Entry> + Clone,
     leases: Option<&dyn Clock>,
+    texts: Texts,
 ) -> Bytes {
-    let size: usize = entries.clone().map(|entry| entry.text(instance).len() + 1).sum();
-    let mut out = BytesMut::with_capacity(size + 400);
+    let sizes = entries.clone().map(|entry| entry.known_text().map_or(TEXT_BYTES, Bytes::len) + 1);
+    let mut out = BytesMut::with_capacity(sizes.sum::<usize>() + 400);
     // Names need no escaping: the rule of names lets nothing through that JSON would.
     out.put_slice(b"{\"namespace\":\"");
     out.put_slice(view.key.namespace.as_str().as_bytes());
@@ -209,19 +215,42 @@ pub(super) fn list<'a>(
         }
         match leases {
             Some(clock) => put_with_lease(&mut out, entry, clock, None),
-            None => out.put_slice(entry.text(instance)),
+            None => put_text(&mut out, entry, texts),
         }
     }
     out.put_slice(b"]}");
     out.freeze()
 }
 
+/// Whether the texts of instances are kept when a list is made of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// For the next list that they are in.
+    Kept,
+    /// Not: the list itself is.
+    Used,
+}
+
+fn put_text(out: &mut BytesMut, entry: &Entry, texts: Texts) {
+    match entry.known_text() {
+        Some(text) => out.put_slice(text),
+        None if texts == Texts::Kept => out.put_slice(entry.text(instance)),
+        None => serde_json::to_writer(out.writer(), &InstanceText::of(&entry.instance))
+            .expect("a buffer takes everything, and the text has no failing parts"),
+    }
+}
+
 /// The default answer of a service: once per revision.
 pub(super) fn default_answer(view: &ServiceView, tags: &Tags) -> Answer {
     let (offered, tier) = view.select(&Filter::default());
     let degraded = tier.is_some_and(|tier| tier.degraded());
+    // One text of each instance is enough, and this answer has it. Where one changes among very many, the texts of the
+    // others are worth their room.
+    let texts = if view.entries.len() > TEXTS_MADE_MAX { Texts::Kept } else { Texts::Used };
+    let body = list(view, degraded, offered.iter().map(|entry| &***entry), None, texts);
     Answer {
-        body: list(view, degraded, offered.iter().map(|entry| &***entry), None),
+        // It is kept: in as much room as it needs and no more.
+        body: Bytes::copy_from_slice(&body),
         etag: tags.tag(view.revision, ""),
         returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),
         degraded,

@@ -33,6 +33,12 @@ impl Entry {
     pub fn text(&self, serialize: impl FnOnce(&Instance) -> Bytes) -> &Bytes {
         self.text.get_or_init(|| serialize(&self.instance))
     }
+
+    /// Its text, if somebody needed it before.
+    #[must_use]
+    pub fn known_text(&self) -> Option<&Bytes> {
+        self.text.get()
+    }
 }
 
 /// The default answer of a service, made once per revision.
