@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use rollcall::clock::{Clock as _, ManualClock};
 use rollcall::domain::instance::Health;
 use rollcall::domain::{
-    Check, InstanceId, InstanceKey, Kind, Millis, Namespace, Registry, ServiceKey, ServiceName,
-    Timestamp,
+    Check, Detector, InstanceId, InstanceKey, Kind, Millis, Namespace, Registry, ServiceKey,
+    ServiceName, Timestamp,
 };
 use rollcall::log::memory::Fault;
 use rollcall::projection::Projection;
@@ -27,6 +27,7 @@ use crate::guards::Guards;
 use crate::member::{Member, State};
 use crate::plan::{Plan, Trouble};
 use crate::transcript::Transcript;
+use crate::verdicts::Verdicts;
 use crate::watchers::{Sleeper, Watchers};
 
 /// Where the wall clock of every run begins: 2026-11-21T08:00:00Z.
@@ -49,6 +50,8 @@ enum Task {
     Start,
     /// The registrar takes a turn; of this number, so that one that was put off is passed over.
     Turn(u64),
+    /// This goes wrong, as part of something greater.
+    Also(Trouble),
 }
 
 /// A registry that runs.
@@ -71,6 +74,7 @@ pub(crate) struct World {
     /// The kinds of these changes.
     pub(crate) history: Vec<Kind>,
     pub(crate) guards: Guards,
+    pub(crate) verdicts: Verdicts,
     watchers: Watchers,
     random: Rng,
     agenda: BinaryHeap<Reverse<(u64, u32, Task)>>,
@@ -95,7 +99,7 @@ fn service(n: usize) -> ServiceKey {
     ServiceKey { namespace: Namespace::default(), service }
 }
 
-fn check() -> Arc<Check> {
+fn check(deregister_after: Option<u64>) -> Arc<Check> {
     Arc::new(Check {
         kind: rollcall::domain::check::CheckKind::Tcp,
         port: None,
@@ -109,7 +113,7 @@ fn check() -> Arc<Check> {
         initial_delay: Millis::ZERO,
         failures: 3,
         passes: 1,
-        deregister_after: None,
+        deregister_after: deregister_after.map(Millis::from_millis),
         registered_from: None,
     })
 }
@@ -132,12 +136,17 @@ impl World {
             for _ in 0..*instances {
                 let who = crowd.members.len();
                 let instance = InstanceId::new(&format!("i{who}")).unwrap();
+                let mut one_of = |share: u64| random.u64(..1_000) < share;
+                let probed = one_of(plan.probed);
+                let leased = !(one_of(plan.only_probed) && probed);
+                let detector = if one_of(plan.adaptive) { Detector::PHI } else { Detector::Fixed };
                 crowd.members.push(Member {
                     key: InstanceKey { service: key.clone(), instance },
-                    ttl: plan.ttls[random.usize(..plan.ttls.len())],
+                    ttl: leased.then(|| plan.ttls[random.usize(..plan.ttls.len())]),
+                    detector,
                     port: PORT,
                     zone: random.u64(..plan.zones),
-                    check: (random.u64(..1_000) < plan.probed).then(check),
+                    check: probed.then(|| check(plan.deregister_after)),
                     state: State::Up,
                     scheduled: true,
                     incarnation: None,
@@ -156,6 +165,7 @@ impl World {
             shadow: Registry::default(),
             history: Vec::new(),
             guards: Guards::default(),
+            verdicts: Verdicts::new(plan.config.flap_window),
             watchers,
             agenda: BinaryHeap::new(),
             turn: 0,
@@ -235,7 +245,9 @@ impl World {
             self.crowd.lock().advance_to(at);
             match task {
                 Task::Chore => self.chore(),
-                Task::Trouble => self.trouble()?,
+                Task::Trouble => self.next_trouble()?,
+                Task::Also(_) if self.peace => {}
+                Task::Also(trouble) => self.trouble(trouble)?,
                 Task::Heal => self.disk.set_weather(Weather::Fine),
                 Task::Start => self.start()?,
                 Task::Turn(number) if number == self.turn => self.take_turn()?,
@@ -309,12 +321,15 @@ impl World {
         self.plan_task(pause, Task::Chore);
     }
 
-    /// Something goes wrong.
-    fn trouble(&mut self) -> Result<(), String> {
+    /// Something goes wrong, and the next thing later on.
+    fn next_trouble(&mut self) -> Result<(), String> {
         let trouble = self.plan.trouble(&mut self.random);
         let pause = self.random.u64(1..2 * self.plan.every);
         self.plan_task(pause, Task::Trouble);
-        let Some(trouble) = trouble else { return Ok(()) };
+        trouble.map_or(Ok(()), |trouble| self.trouble(trouble))
+    }
+
+    fn trouble(&mut self, trouble: Trouble) -> Result<(), String> {
         let ttl = self.ttl();
         let who = self.random.usize(..self.crowd.lock().members.len());
         note!(self.crowd.lock(), "trouble: {trouble:?}, i{who}");
@@ -367,9 +382,31 @@ impl World {
                 let pause = self.random.u64(0..2 * ttl);
                 self.plan_task(pause, Task::Start);
             }
+            Trouble::Gasp => self.gasp(who),
             Trouble::Jump => self.clock.jump(self.random.i64(-3_600..3_600) * 1_000_000),
         }
         Ok(())
+    }
+
+    /// Member `who` is silent until it is late, and speaks once more. Just before that the log becomes slow, or the
+    /// registry stands still: what an instance and its registry have in common may be what is wrong.
+    fn gasp(&mut self, who: usize) {
+        let mut crowd = self.crowd.lock();
+        let (now, key) = (crowd.now(), crowd.members[who].key.clone());
+        let heard = crowd.truth.get(&key).map_or(now, |truth| truth.heard);
+        let member = &mut crowd.members[who];
+        let Some(ttl) = member.ttl.filter(|_| member.state == State::Up) else { return };
+        let late = (heard + ttl * 2 / 3).max(now) - now;
+        let until = now + late + self.random.u64(..ttl / 3);
+        let last = self.random.bool();
+        member.state = if last { State::Gasping(until) } else { State::Frozen(until) };
+        drop(crowd);
+        let also = [Trouble::LogSlow, Trouble::Stall, Trouble::Gasp];
+        let also = also[self.random.usize(..also.len())];
+        let after = late + self.random.u64(..ttl / 6);
+        if also != Trouble::Gasp && self.plan.has(also) {
+            self.plan_task(after, Task::Also(also));
+        }
     }
 
     fn kill(&mut self, whom: impl Fn(usize, &Member) -> bool) {
