@@ -105,6 +105,19 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// A patch that changes nothing yet.
+fn update(key: &InstanceKey) -> Update {
+    Update {
+        key: key.clone(),
+        mode: None,
+        drain_until: None,
+        weight: None,
+        tags: None,
+        metadata: None,
+        precondition: Precondition::None,
+    }
+}
+
 impl Crowd {
     /// Nobody yet.
     pub(crate) fn new(clock: Arc<ManualClock>, random: Rng, transcript: Transcript) -> Self {
@@ -447,18 +460,19 @@ impl Crowd {
         self.members[who].incarnation = None;
     }
 
+    /// An operator drains member `who`, for so many milliseconds.
+    pub(crate) fn drain(&mut self, who: usize, span: i64) {
+        let mut update = update(&self.members[who].key);
+        update.mode = Some(Mode::Draining);
+        update.drain_until = Some(Timestamp(self.clock.wall().0 + span * 1_000));
+        note!(self, "an operator drains {} for {span} ms", update.key);
+        self.submit(Asked::Other, Command::Update(update));
+    }
+
     /// An operator changes something about member `who`.
     pub(crate) fn operate(&mut self, who: usize) {
         let key = self.members[who].key.clone();
-        let mut update = Update {
-            key: key.clone(),
-            mode: None,
-            drain_until: None,
-            weight: None,
-            tags: None,
-            metadata: None,
-            precondition: Precondition::None,
-        };
+        let mut update = update(&key);
         match self.random.u8(..8) {
             0 => update.mode = Some(Mode::Draining),
             1 => {

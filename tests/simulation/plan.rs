@@ -45,10 +45,13 @@ pub(crate) enum Trouble {
     /// An instance is silent until it is late, says one thing more and falls silent again; what else goes wrong in this
     /// seed goes wrong just then.
     Gasp,
+    /// Instances die one after the other, each about when the one before it is late; the log becomes slow meanwhile, if
+    /// it does so in this seed.
+    Wave,
 }
 
 impl Trouble {
-    const ALL: [(Self, u32); 16] = [
+    const ALL: [(Self, u32); 17] = [
         (Self::Kill, 8),
         (Self::KillZone, 2),
         (Self::Revive, 14),
@@ -65,6 +68,7 @@ impl Trouble {
         (Self::Jump, 3),
         (Self::Probe, 8),
         (Self::Gasp, 8),
+        (Self::Wave, 3),
     ];
 }
 

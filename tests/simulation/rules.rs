@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rollcall::clock::Clock as _;
 use rollcall::domain::{
-    Change, Detector, Event, Instance, Millis, Registry, Seq, Status, fold, invariants,
+    Change, Detector, Event, Instance, Millis, Registry, Seq, Status, Timestamp, fold, invariants,
 };
 use rollcall::log::ChangeLog as _;
 use rollcall::projection::Entry;
@@ -12,6 +12,9 @@ use rollcall::projection::Entry;
 use crate::crowd::note;
 use crate::member::State;
 use crate::world::World;
+
+/// How much longer than its deadline a drain may last, in milliseconds: turns and writes take their time.
+const DRAIN_SLACK: u64 = 1_000;
 
 impl World {
     /// Reads the changes that were published since the last time, and compares what is published with what they fold
@@ -108,10 +111,27 @@ impl World {
                 }
             }
         }
+        let (now, wall) = (crowd.now(), crowd.clock.wall());
         drop(crowd);
         let awake = self.awake();
+        if self.keeps_time && began > awake + DRAIN_SLACK {
+            // As of the beginning of the turn.
+            self.check_drains(Timestamp(wall.0 - 1_000 * (now - began).cast_signed()))?;
+        }
         self.verdicts.check(&self.shadow, began, awake)?;
         self.guards.check(began, awake)
+    }
+
+    /// Nobody drains whose deadline has passed at `now`.
+    fn check_drains(&self, now: Timestamp) -> Result<(), String> {
+        let services = self.shadow.services();
+        for instance in services.flat_map(|(_, service)| service.instances.values()) {
+            let over = instance.drain_until.map_or(Millis::ZERO, |until| now.since(until));
+            if over > Millis::from_millis(DRAIN_SLACK) {
+                return Err(format!("{} drains still, {over} after its deadline", instance.key));
+            }
+        }
+        Ok(())
     }
 
     /// Whatever was acknowledged is in the log, once, at its number.

@@ -22,9 +22,9 @@ const SLACK: u64 = 1_000;
 struct Known {
     /// When its check began to fail, about to be written and found; none if it does not.
     failing: Option<(u64, u64)>,
-    /// What its status would be, were it not damped, and since when.
+    /// What its status would be, were it not damped, and since when, in the same way.
     status: Status,
-    moved: u64,
+    moved: (u64, u64),
 }
 
 /// What is known of all of them.
@@ -82,10 +82,10 @@ impl Verdicts {
 
     fn note(&mut self, key: &InstanceKey, signals: Signals, at: (u64, u64)) {
         let status = undamped(signals);
-        let new = Known { failing: None, status, moved: at.0 };
+        let new = Known { failing: None, status, moved: at };
         let known = self.known.entry(key.clone()).or_insert(new);
         if known.status != status {
-            (known.status, known.moved) = (status, at.0);
+            (known.status, known.moved) = (status, at);
         }
         let failing = signals.probe == Some(ProbeVerdict::Failing);
         known.failing = failing.then(|| known.failing.unwrap_or(at));
@@ -113,7 +113,7 @@ impl Verdicts {
             return Err(format!("{key} is let go because of {reason}, and not of its quiet"));
         }
         let Some(known) = self.known.get(key) else { return Ok(()) };
-        let quiet = tried.at.saturating_sub(known.moved.max(tried.awake));
+        let quiet = tried.at.saturating_sub(known.moved.0.max(tried.awake));
         if quiet < self.window {
             return Err(format!("{key} is let go after {quiet} ms of quiet, of {}", self.window));
         }
@@ -132,11 +132,16 @@ impl Verdicts {
         Ok(())
     }
 
-    /// Checks after a turn that began at `began` that nobody is there whose check has failed for too long; `awake` is
-    /// since when the registry could have seen and done something about it.
+    /// Checks after a turn that began at `began` that nobody is there whose check has failed for too long, and that nobody
+    /// is damped who was quiet for long enough; `awake` is since when the registry could have seen and done something
+    /// about it.
     pub(crate) fn check(&self, registry: &Registry, began: u64, awake: u64) -> Result<(), String> {
         for (key, known) in &self.known {
             let instance = registry.instance(key);
+            let quiet = began.saturating_sub(known.moved.1.max(awake));
+            if instance.is_some_and(|i| i.signals.flapping) && quiet > self.window + SLACK {
+                return Err(format!("{key} is damped after {quiet} ms of quiet"));
+            }
             let check = instance.and_then(|instance| instance.check.as_ref());
             let after = check.and_then(|check| check.deregister_after);
             let (Some(after), Some((_, since))) = (after, known.failing) else { continue };

@@ -52,6 +52,8 @@ enum Task {
     Turn(u64),
     /// This goes wrong, as part of something greater.
     Also(Trouble),
+    /// This member dies, as part of something greater.
+    Fall(usize),
 }
 
 /// A registry that runs.
@@ -246,7 +248,8 @@ impl World {
             match task {
                 Task::Chore => self.chore(),
                 Task::Trouble => self.next_trouble()?,
-                Task::Also(_) if self.peace => {}
+                Task::Also(_) | Task::Fall(_) if self.peace => {}
+                Task::Fall(who) => self.kill(|number, _| number == who),
                 Task::Also(trouble) => self.trouble(trouble)?,
                 Task::Heal => self.disk.set_weather(Weather::Fine),
                 Task::Start => self.start()?,
@@ -362,8 +365,17 @@ impl World {
             Trouble::Probe => self.crowd.lock().probed(who),
             Trouble::LogFails => {
                 let faults = [Fault::Unavailable, Fault::UnknownIn, Fault::UnknownOut];
-                self.disk.set_weather(Weather::Failing(faults[self.random.usize(..3)]));
-                let lasts = self.random.u64(20..2 * ttl);
+                let fault = faults[self.random.usize(..3)];
+                let lasts = if self.random.bool() {
+                    self.disk.set_weather(Weather::Failing(fault));
+                    self.random.u64(20..2 * ttl)
+                } else {
+                    // When a deadline of the registry's own comes up; a drain that ends soon is one.
+                    self.disk.set_trap(fault);
+                    let span = self.random.i64(300..2_000);
+                    self.crowd.lock().drain(who, span);
+                    self.random.u64(2_000..5_000)
+                };
                 self.plan_task(lasts, Task::Heal);
             }
             Trouble::LogSlow => {
@@ -383,6 +395,7 @@ impl World {
                 self.plan_task(pause, Task::Start);
             }
             Trouble::Gasp => self.gasp(who),
+            Trouble::Wave => self.wave(who),
             Trouble::Jump => self.clock.jump(self.random.i64(-3_600..3_600) * 1_000_000),
         }
         Ok(())
@@ -406,6 +419,20 @@ impl World {
         let after = late + self.random.u64(..ttl / 6);
         if also != Trouble::Gasp && self.plan.has(also) {
             self.plan_task(after, Task::Also(also));
+        }
+    }
+
+    /// Member `who` and some after it die, a third of a ttl apart: one runs out while the next one turns late.
+    fn wave(&mut self, who: usize) {
+        let (members, apart) = (self.crowd.lock().members.len(), self.ttl() / 3);
+        let dying = self.random.usize(2..=5).min(members);
+        for (number, place) in (1..).zip(0..dying) {
+            let after = number * apart + self.random.u64(..apart / 2);
+            self.plan_task(after, Task::Fall((who + place) % members));
+        }
+        if self.plan.has(Trouble::LogSlow) {
+            let after = 3 * apart + self.random.u64(..apart);
+            self.plan_task(after, Task::Also(Trouble::LogSlow));
         }
     }
 
