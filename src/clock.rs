@@ -63,6 +63,9 @@ pub trait Clock: Send + Sync + Debug {
     /// Blocks the calling thread until it is unparked or this clock reaches `until`. May return early:
     /// the caller looks for itself what there is to do.
     fn park(&self, until: Monotonic);
+
+    /// Microseconds for which the calling thread has had a processor so far; none where the system does not say.
+    fn worked_micros(&self) -> Option<u64>;
 }
 
 /// The machine's clocks, and a thread that proves every 50 ms that the process runs.
@@ -130,14 +133,18 @@ fn micros_since(origin: Instant) -> u64 {
 /// registry is back.
 #[cfg(target_os = "linux")]
 fn slept_micros() -> u64 {
-    use rustix::time::{ClockId, Timespec, clock_gettime};
-    let micros = |Timespec { tv_sec, tv_nsec }: Timespec| {
-        let (seconds, nanos) = (u64::try_from(tv_sec), u64::try_from(tv_nsec));
-        seconds.unwrap_or(0).saturating_mul(1_000_000).saturating_add(nanos.unwrap_or(0) / 1_000)
-    };
+    use rustix::time::ClockId;
     // In this order, so that a pause between the two readings makes less of it and not more.
-    let with_sleep = micros(clock_gettime(ClockId::Boottime));
-    with_sleep.saturating_sub(micros(clock_gettime(ClockId::Monotonic)))
+    let with_sleep = system_micros(ClockId::Boottime);
+    with_sleep.saturating_sub(system_micros(ClockId::Monotonic))
+}
+
+/// What a clock of the system shows.
+#[cfg(target_os = "linux")]
+fn system_micros(clock: rustix::time::ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1_000_000).saturating_add(nanos.unwrap_or(0) / 1_000)
 }
 
 /// Elsewhere a suspend is seen only if the clock of the leases goes on meanwhile: then it is a stall like any other.
@@ -167,6 +174,16 @@ impl Clock for SystemClock {
         if micros > 0 {
             thread::park_timeout(Duration::from_micros(micros));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn worked_micros(&self) -> Option<u64> {
+        Some(system_micros(rustix::time::ClockId::ThreadCPUTime))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn worked_micros(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -276,6 +293,11 @@ impl Clock for ManualClock {
         }
         thread::park_timeout(Duration::from_millis(5));
     }
+
+    /// As if the one thread that asks had a processor all the time.
+    fn worked_micros(&self) -> Option<u64> {
+        Some(self.monotonic().0)
+    }
 }
 
 #[cfg(test)]
@@ -298,6 +320,23 @@ mod tests {
         assert_eq!(pulse.beat(1_320_000, 60_500_007), 1_320_000, "a minute of sleep");
         assert_eq!(pulse.beat(1_330_000, 60_500_007), 1_320_000, "once");
         assert_eq!(pulse.beat(1_340_000, 60_000_000), 1_320_000, "and never back");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_waits_does_not_work() {
+        let clock = SystemClock::start().unwrap();
+        let (began, worked) = (clock.monotonic(), clock.worked_micros().unwrap());
+        while clock.monotonic().since(began) < Millis::from_millis(20) {
+            clock.park(clock.monotonic().plus(Millis::from_millis(20)));
+        }
+        let waited = clock.worked_micros().unwrap() - worked;
+        assert!(waited < 10_000, "{waited}");
+        let mut sum = 0_u64;
+        // It comes to an end only if the clock of the thread moves.
+        while clock.worked_micros().unwrap() < worked + waited + 1_000 {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
     }
 
     #[test]

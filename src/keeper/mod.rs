@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   the keeper's thread, once a second and no oftener than the log allows:
-//!     derive   until nothing is left, slice by slice, each with a pause nine times as long as itself
+//!     derive   until nothing is left, slice by slice, each with a rest nine times as long as its work
 //!     snapshot when enough has changed since the last one, or it is old and anything has
 //!     retain   now and then, slice by slice, until all is within the budgets; then reclaim
 //!     tell     a `compacted` event through the registrar, for what went
@@ -37,6 +37,10 @@ use pauses::Pauses;
 
 /// How often it looks.
 const TICK: Millis = Millis::from_millis(1_000);
+
+/// How long one duty goes on before the others get their chance. On a machine that gives the keeper hardly any time, a
+/// turn counted in slices alone lasts for minutes, and meanwhile nothing else is done.
+const TURN_MAX: Millis = Millis::from_millis(5_000);
 
 /// Settings of the keeper.
 #[derive(Clone, Copy, Debug)]
@@ -230,24 +234,35 @@ impl Keeper {
         }
     }
 
-    /// Does slices until there is none left, at most `most`, with a pause after each that is `rest` times as long as it
-    /// took: whoever else wants the processor, the lock or the disk finds it free meanwhile. Whether there are more;
-    /// none if it had to end early.
+    /// Does slices until there is none left, at most `most` and for [`TURN_MAX`], with a rest after each that is `rest`
+    /// times as long as it worked: whoever else wants the processor, the lock or the disk finds it free meanwhile. Whether
+    /// there are more; none if it had to end early.
     fn slices(
         &mut self,
         most: usize,
         rest: u32,
         mut act: impl FnMut(&mut Self) -> Option<bool>,
     ) -> Option<bool> {
+        let clock = Arc::clone(&self.parts.clock);
+        let end = clock.monotonic().plus(TURN_MAX);
         for _ in 0..most {
             if !self.may_work() {
                 return None;
             }
-            let took = Stopwatch::start();
+            let (began, worked) = (clock.monotonic(), clock.worked_micros());
             if !act(self)? {
                 return Some(false);
             }
-            thread::park_timeout(took.elapsed() * rest);
+            let now = clock.monotonic();
+            let worked = clock.worked_micros().zip(worked).map(|(now, then)| now - then);
+            let rest = pauses::rest_micros(now.micros_since(began), worked, rest);
+            let until = Monotonic(now.0.saturating_add(rest));
+            if !self.stopping() {
+                clock.park(until);
+            }
+            if until >= end {
+                break;
+            }
         }
         Some(true)
     }

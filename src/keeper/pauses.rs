@@ -1,5 +1,11 @@
-//! When work that failed is tried again: after a second, then after twice as long each time, up to a minute. A disk that
-//! stays full is asked once a minute, not in a loop.
+//! How long the keeper rests: after a slice of work, and after work that failed.
+//!
+//! A rest after a slice is measured by the processor's time that the slice has used, not by the time that it took: where
+//! others leave the keeper little of the processor, it would otherwise rest the longer the less it gets done, and the log
+//! would outgrow its budget. What a slice waited for (the disk, a lock, the processor) it leaves to others once as long.
+//!
+//! Work that failed is tried again after a second, then after twice as long each time, up to a minute. A disk that stays
+//! full is asked once a minute, not in a loop. Pure; called by the keeper.
 
 use crate::clock::Monotonic;
 use crate::domain::Millis;
@@ -7,6 +13,17 @@ use crate::telemetry::names::{LabelValue as _, Work};
 
 const FIRST: Millis = Millis::from_millis(1_000);
 const LONGEST: Millis = Millis::from_millis(60_000);
+
+/// The longest rest after a slice, whatever the slice met: one sync that takes ten seconds says nothing of the next.
+const REST_MAX_MICROS: u64 = 1_000_000;
+
+/// How long to rest after a slice that took so long, and had a processor for `worked` of it; where that is not known, all
+/// of it counts as work.
+pub(super) fn rest_micros(took: u64, worked: Option<u64>, times: u32) -> u64 {
+    let worked = worked.map_or(took, |worked| worked.min(took));
+    let rest = worked.saturating_mul(u64::from(times)).saturating_add(took - worked);
+    rest.min(REST_MAX_MICROS)
+}
 
 /// The failures of one kind of work since it last succeeded.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! The keeper's decisions, over work that only notes that it was asked for.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -30,6 +31,45 @@ struct State {
     told: Vec<(Compacted, Seq)>,
     snapshots: Vec<(Seq, Vec<ServiceState>)>,
     standing: Standing,
+    /// Whom each slice of deriving and of retention costs time.
+    costs: Option<Arc<Starved>>,
+}
+
+/// A machine that gives the keeper a hundredth of a processor: each slice works for 3 ms and takes 300.
+#[derive(Debug)]
+struct Starved {
+    clock: Arc<ManualClock>,
+    worked: AtomicU64,
+}
+
+impl Starved {
+    fn slice(&self) {
+        self.worked.fetch_add(3_000, Relaxed);
+        self.clock.advance(Millis::from_millis(300));
+    }
+}
+
+impl Clock for Starved {
+    fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    fn awake_since(&self) -> Monotonic {
+        self.clock.awake_since()
+    }
+
+    /// The time that is rested for passes.
+    fn park(&self, until: Monotonic) {
+        self.clock.advance(Millis::from_millis(until.micros_since(self.monotonic()) / 1_000));
+    }
+
+    fn worked_micros(&self) -> Option<u64> {
+        Some(self.worked.load(Relaxed))
+    }
 }
 
 /// Clones share it.
@@ -42,6 +82,11 @@ impl Script {
         state.calls.push(name);
         if state.fails == Some(name) {
             return Err(Failed("no luck".into()));
+        }
+        if let Some(starved) = &state.costs
+            && ["derive", "retain"].contains(&name)
+        {
+            starved.slice();
         }
         Ok(act(&mut state))
     }
@@ -343,6 +388,42 @@ async fn endless_work_starves_nobody_and_can_be_stopped() {
     tokio::task::spawn_blocking(move || running.stop()).await.unwrap();
     let calls = script.0.lock().calls.len();
     assert!(script.calls("derive") > 100 && calls == script.0.lock().calls.len());
+}
+
+/// There is always more to derive, and the budgets are enforced all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_goes_on_where_others_leave_hardly_any_of_the_processor() {
+    let mut rig = Rig::new().await;
+    let starved = Arc::new(Starved { clock: Arc::clone(&rig.clock), worked: AtomicU64::new(0) });
+    rig.keeper.parts.clock = Arc::clone(&starved) as Arc<dyn Clock>;
+    let old = (0..100).map(|n| removed(256 * n + 1, 256 * (n + 1)));
+    {
+        let mut state = rig.script.0.lock();
+        (state.derive, state.retain) = (usize::MAX, old.collect());
+        state.costs = Some(starved);
+    }
+    let began = rig.clock.monotonic();
+    let mut first = None;
+    while !rig.script.0.lock().retain.is_empty() {
+        rig.turn(1);
+        let passed = rig.clock.monotonic().since(began);
+        if rig.script.calls("retain") > 0 {
+            first.get_or_insert(passed);
+        }
+        assert!(passed < Millis::from_millis(200_000), "{:?}", rig.script.calls("retain"));
+    }
+    assert!(first.is_some_and(|first| first < Millis::from_millis(12_000)), "{first:?}");
+}
+
+#[test]
+fn a_rest_follows_the_work_and_not_the_waiting() {
+    let rest = |took, worked, times| pauses::rest_micros(took, worked, times);
+    assert_eq!(rest(3_000, Some(3_000), 9), 27_000, "a processor of its own");
+    assert_eq!(rest(300_000, Some(3_000), 9), 27_000 + 297_000, "a hundredth of one");
+    assert_eq!(rest(3_000, None, 9), 27_000, "where it is not known");
+    assert_eq!(rest(3_000, Some(4_000), 9), 27_000, "the two clocks are not read at once");
+    assert_eq!(rest(10_000_000, Some(1), 9), 1_000_000);
+    assert_eq!(rest(u64::MAX, None, u32::MAX), 1_000_000);
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod grpc;
 mod http;
 mod pool;
 mod runner;
+#[cfg(test)]
+mod runner_tests;
 pub mod schedule;
 mod tcp;
 mod telling;

@@ -4,10 +4,11 @@
 //! are in sets that end with the loop. Probes run in real time, their turns on the injected clock. It must never have more
 //! probes under way than the setting allows: the others wait, and how late they are is told. Called by [`super::Service`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::dial::{Aim, Dialer, Failure};
@@ -66,6 +67,9 @@ pub(super) struct Runner {
     telling: Telling,
     probes: JoinSet<Ended>,
     judgements: JoinSet<Answered>,
+    /// What each task is about, so that one that panics loses nothing.
+    probing: HashMap<Id, Job>,
+    judging: HashMap<Id, Judgement>,
 }
 
 impl Runner {
@@ -80,6 +84,8 @@ impl Runner {
             telling,
             probes: JoinSet::new(),
             judgements: JoinSet::new(),
+            probing: HashMap::new(),
+            judging: HashMap::new(),
         }
     }
 
@@ -98,8 +104,8 @@ impl Runner {
                     self.prober.follow(projection.checks().take(), self.parts.clock.monotonic());
                     self.telling.known(&self.prober);
                 }
-                Some(ended) = self.probes.join_next() => self.ended(ended),
-                Some(answered) = self.judgements.join_next() => self.answered(answered),
+                Some(ended) = self.probes.join_next_with_id() => self.ended(ended),
+                Some(answered) = self.judgements.join_next_with_id() => self.answered(answered),
                 // With nothing to probe and nothing under way there is nothing to wait for but the bell.
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
@@ -134,7 +140,8 @@ impl Runner {
                 Due::Probe(job) => {
                     self.telling.begun(&job);
                     let (network, span) = (Arc::clone(&self.network), self.telling.span(&job));
-                    self.probes.spawn(probe(network, job, span));
+                    let task = self.probes.spawn(probe(network, job.clone(), span));
+                    self.probing.insert(task.id(), job);
                 }
                 Due::Judge(judgement) => self.submit(judgement, None),
             }
@@ -142,10 +149,20 @@ impl Runner {
         self.telling.under_way(self.probes.len());
     }
 
-    fn ended(&mut self, ended: Result<Ended, JoinError>) {
-        // A task that panicked has been reported by the hook of the process; its check is not probed again before it is
-        // registered again, and the metric of those under way stays right.
-        let Ok(Ended { job, found, span }) = ended else { return };
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let Ended { job, found, span } = match ended {
+            Ok((id, ended)) => {
+                self.probing.remove(&id);
+                ended
+            }
+            Err(error) => {
+                if let Some(job) = self.probing.remove(&error.id()) {
+                    self.telling.panicked(&job, &error);
+                    self.prober.abandoned(&job, self.parts.clock.monotonic());
+                }
+                return;
+            }
+        };
         let clock = &self.parts.clock;
         let (now, awake) = (clock.monotonic(), clock.awake_since());
         let span = span.ended(&found, clock.wall());
@@ -167,17 +184,31 @@ impl Runner {
             return;
         }
         let registrar = self.parts.registrar.clone();
-        self.judgements.spawn(async move {
+        let asked = judgement.clone();
+        let task = self.judgements.spawn(async move {
             let command = Command::Judge(judgement.judge.clone());
             let request = Request { command, caller: None, trace: judgement.trace };
             let answer = registrar.submit(request).await;
             Answered { judgement, answer, span }
         });
+        self.judging.insert(task.id(), asked);
     }
 
-    fn answered(&mut self, answered: Result<Answered, JoinError>) {
-        let Ok(Answered { judgement, answer, span }) = answered else { return };
+    fn answered(&mut self, answered: Result<(Id, Answered), JoinError>) {
         let now = self.parts.clock.monotonic();
+        let Answered { judgement, answer, span } = match answered {
+            Ok((id, answered)) => {
+                self.judging.remove(&id);
+                answered
+            }
+            Err(error) => {
+                // Nobody knows whether the registrar has it: it is said again, which changes nothing if it has.
+                if let Some(judgement) = self.judging.remove(&error.id()) {
+                    let _further = self.prober.answered(&judgement, false, now);
+                }
+                return;
+            }
+        };
         // One that the state refuses is of an instance that has left meanwhile: there is nothing to say again.
         let accepted = matches!(answer, Ok(_) | Err(Refused::Rejected(_)));
         let applied = answer.ok();

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
+
 use super::runner::trace_ref;
 use super::schedule::{Found, Job, Prober};
 use crate::clock::Monotonic;
@@ -20,6 +22,7 @@ use crate::telemetry::keep::Outcome;
 use crate::telemetry::metrics::set_count;
 use crate::telemetry::names;
 use crate::telemetry::propagation::TraceContext;
+use crate::telemetry::signals;
 use crate::telemetry::spans::{KeyValue, SpanKind, SpanRecord, Status};
 
 /// Tells of probes.
@@ -105,6 +108,13 @@ impl Telling {
         let metrics = &self.telemetry.metrics.probe;
         metrics.probes.get(kind, outcome).increment(1);
         metrics.duration_seconds.get(kind, outcome).record(span.took.as_secs_f64());
+    }
+
+    /// A probe panicked, which is a fault of this registry and not of the instance.
+    pub(super) fn panicked(&self, job: &Job, error: &JoinError) {
+        let kind = kind_label(job.check.kind);
+        let counted = self.telemetry.metrics.probe.probes.get(kind, names::ProbeOutcome::Panicked);
+        signals::probe_panicked(counted, kind, &job.instance.key, error);
     }
 
     /// A verdict is another one now.

@@ -253,6 +253,10 @@ impl Clock for ReplayClock {
     fn park(&self, until: Monotonic) {
         self.real.park(until);
     }
+
+    fn worked_micros(&self) -> Option<u64> {
+        self.real.worked_micros()
+    }
 }
 
 #[cfg(test)]

@@ -436,6 +436,8 @@ label_values! {
         Timeout = "timeout",
         /// The address may not be probed, or no longer.
         Forbidden = "forbidden",
+        /// The registry's own fault: it tells nothing of the instance, and counts for nothing.
+        Panicked = "panicked",
     }
 
     /// What probes say of an instance.

@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime};
 use tracing::{error, info, warn};
 
 use super::metrics::{
-    DoorMetrics, KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, WatchMetrics, set_count,
+    Counter, DoorMetrics, KeeperMetrics, LogMetrics, ReplayMetrics, RouteMetrics, WatchMetrics,
+    set_count,
 };
 use super::names::{
-    Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, RefusedRequest, ReplayPhase,
-    RequestClass, SnapshotOutcome, Transport, WatchOutcome, Work,
+    CheckKind, Class, ErrorType, EventKind, EventOutcome, Method, RefusedReason, RefusedRequest,
+    ReplayPhase, RequestClass, SnapshotOutcome, Transport, WatchOutcome, Work,
 };
 use super::propagation::TraceContext;
 
@@ -92,6 +93,25 @@ pub fn space_not_returned(free_pages: u64, cause: &dyn Error) {
         free_pages,
         "{free_pages} free pages can't be given back to the file system, the file is damaged there: {}; what comes next \
          fills them; `rollcall verify` names the damage, `rollcall export` and `import` make a whole file",
+        Chain(cause)
+    );
+}
+
+/// A probe panicked. Its check goes on with its next turn.
+pub fn probe_panicked(
+    counted: &Counter,
+    kind: CheckKind,
+    instance: &dyn Display,
+    cause: &dyn Error,
+) {
+    counted.increment(1);
+    let kind = kind.as_str();
+    error!(
+        error.r#type = "probe_panicked",
+        kind,
+        instance = %instance,
+        "a {kind} probe of {instance} panicked, which is a bug of this registry; it counts for nothing, and the instance \
+         is probed again in its next turn: {}",
         Chain(cause)
     );
 }

@@ -18,9 +18,7 @@ use rollcall::domain::health::{Evidence, ProbeOutcome, ProbeVerdict};
 use rollcall::domain::instance::{Endpoint, Health, Metadata};
 use rollcall::domain::selection::Filter;
 use rollcall::domain::traffic::{Detail, Traffic};
-use rollcall::domain::{
-    Command, Detector, InstanceKey, Millis, Mode, Seq, ServiceKey, Timestamp, TraceRef,
-};
+use rollcall::domain::{Command, InstanceKey, Millis, Mode, Seq, ServiceKey, Timestamp, TraceRef};
 use rollcall::lease::Lease;
 use rollcall::lease::word::Mark;
 use rollcall::projection::{Entry, Projection};
@@ -28,7 +26,7 @@ use rollcall::registrar::{Applied, Handle, LogCondition, QueuedTraffic, Refused,
 
 use crate::member::{Member, State};
 use crate::transcript::Transcript;
-use crate::truth::{LastBeat, Truth};
+use crate::truth::{LastBeat, Tried, Truth};
 
 /// The registry, as long as it runs.
 #[derive(Debug, Clone)]
@@ -66,6 +64,8 @@ pub(crate) struct Crowd {
     pub(crate) members: Vec<Member>,
     /// What each instance has let the registry know of itself.
     pub(crate) truth: BTreeMap<InstanceKey, Truth>,
+    /// When each change was about to be written, the last time that it was tried.
+    pub(crate) tried: BTreeMap<Seq, Tried>,
     /// Since when the registry that runs is ready.
     pub(crate) ready_at: u64,
     /// Zones that the registry can't be reached from.
@@ -105,6 +105,19 @@ macro_rules! note {
 }
 pub(crate) use note;
 
+/// A patch that changes nothing yet.
+fn update(key: &InstanceKey) -> Update {
+    Update {
+        key: key.clone(),
+        mode: None,
+        drain_until: None,
+        weight: None,
+        tags: None,
+        metadata: None,
+        precondition: Precondition::None,
+    }
+}
+
 impl Crowd {
     /// Nobody yet.
     pub(crate) fn new(clock: Arc<ManualClock>, random: Rng, transcript: Transcript) -> Self {
@@ -116,6 +129,7 @@ impl Crowd {
             closing: false,
             members: Vec::new(),
             truth: BTreeMap::new(),
+            tried: BTreeMap::new(),
             ready_at: 0,
             cut: BTreeSet::new(),
             asked: false,
@@ -187,22 +201,45 @@ impl Crowd {
                 member.scheduled = false;
                 return;
             }
-            State::Frozen(until) if now < until => return self.schedule(who, until),
+            State::Frozen(until) | State::Gasping(until) if now < until => {
+                return self.schedule(who, until);
+            }
             State::Frozen(_) => member.state = State::Up,
+            State::Gasping(_) => return self.last_word(who),
             State::Up => {}
         }
         let (pause, zone) = (member.interval(), member.zone);
         let jitter = self.random.u64(0..=pause / 5);
         self.schedule(who, now + pause - pause / 10 + jitter);
+        self.speak(who, zone);
+    }
+
+    /// Member `who` says that it lives, if the registry can hear it.
+    fn speak(&mut self, who: usize, zone: u64) {
         let member = &self.members[who];
         let reachable = self.connection.is_some() && !self.closing && !self.cut.contains(&zone);
         if !reachable || member.waits {
             return;
         }
-        match member.incarnation {
-            Some(incarnation) => self.beat(who, incarnation),
-            None => self.register(who),
+        match (member.incarnation, member.ttl) {
+            (Some(incarnation), Some(_)) => self.beat(who, incarnation),
+            (Some(_), None) => {
+                let key = member.key.clone();
+                if self.entry(&key).is_none() {
+                    // It was taken out, and whoever put it in does so again.
+                    self.members[who].incarnation = None;
+                }
+            }
+            (None, _) => self.register(who),
         }
+    }
+
+    /// Member `who` speaks for the last time.
+    fn last_word(&mut self, who: usize) {
+        let zone = self.members[who].zone;
+        self.speak(who, zone);
+        let member = &mut self.members[who];
+        (member.state, member.incarnation, member.scheduled) = (State::Down, None, false);
     }
 
     fn trace(&mut self) -> TraceRef {
@@ -240,8 +277,8 @@ impl Crowd {
             tags: Box::default(),
             metadata: Metadata::default(),
             mode: None,
-            ttl: Some(Millis::from_millis(member.ttl)),
-            detector: Detector::Fixed,
+            ttl: member.ttl.map(Millis::from_millis),
+            detector: member.detector,
             check: member.check.clone(),
             precondition: Precondition::None,
         };
@@ -423,18 +460,19 @@ impl Crowd {
         self.members[who].incarnation = None;
     }
 
+    /// An operator drains member `who`, for so many milliseconds.
+    pub(crate) fn drain(&mut self, who: usize, span: i64) {
+        let mut update = update(&self.members[who].key);
+        update.mode = Some(Mode::Draining);
+        update.drain_until = Some(Timestamp(self.clock.wall().0 + span * 1_000));
+        note!(self, "an operator drains {} for {span} ms", update.key);
+        self.submit(Asked::Other, Command::Update(update));
+    }
+
     /// An operator changes something about member `who`.
     pub(crate) fn operate(&mut self, who: usize) {
         let key = self.members[who].key.clone();
-        let mut update = Update {
-            key: key.clone(),
-            mode: None,
-            drain_until: None,
-            weight: None,
-            tags: None,
-            metadata: None,
-            precondition: Precondition::None,
-        };
+        let mut update = update(&key);
         match self.random.u8(..8) {
             0 => update.mode = Some(Mode::Draining),
             1 => {

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rollcall::domain::event::StatusReason;
 use rollcall::domain::traffic::Traffic;
-use rollcall::domain::{Change, Seq, Timestamp};
+use rollcall::domain::{Change, Event, Seq, Timestamp};
 use rollcall::log::memory::{Fault, MemoryLog};
 use rollcall::log::{Ack, AppendError, ChangeLog, Log, Numbered, ReadError, Snapshot, TrafficLog};
 
-use crate::crowd::Crowd;
+use crate::crowd::{Crowd, note};
 
 /// How the log is at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ struct State {
     weather: Weather,
     /// The process is killed in its next write.
     killed_in_write: bool,
+    /// It begins to fail in this way when the registry is about to write what one of its own deadlines has led to.
+    trap: Option<Fault>,
     /// It was.
     crashed: bool,
 }
@@ -43,17 +46,41 @@ pub(crate) struct Disk {
 impl Disk {
     /// An empty log; while it takes its time, `crowd` goes on.
     pub(crate) fn new(crowd: Arc<Mutex<Crowd>>) -> Self {
-        let state = State { weather: Weather::Fine, killed_in_write: false, crashed: false };
+        let weather = Weather::Fine;
+        let state = State { weather, killed_in_write: false, trap: None, crashed: false };
         Self { stored: MemoryLog::new(), state: Arc::new(Mutex::new(state)), crowd }
     }
 
     /// From now on it is like this.
     pub(crate) fn set_weather(&self, weather: Weather) {
-        self.state.lock().weather = weather;
+        let mut state = self.state.lock();
+        (state.weather, state.trap) = (weather, None);
+        drop(state);
         self.stored.set_fault(match weather {
             Weather::Failing(fault) => fault,
             Weather::Fine | Weather::Slow(_) => Fault::None,
         });
+    }
+
+    /// It will fail from the next change on that one of the registry's own deadlines leads to: those are rare, and seldom
+    /// the first thing that a failing log meets.
+    pub(crate) fn set_trap(&self, fault: Fault) {
+        self.state.lock().trap = Some(fault);
+    }
+
+    fn spring(&self, batch: &[Arc<Change>]) {
+        let own = |change: &Arc<Change>| match &change.event {
+            Event::Deregistered { .. } => change.caller.is_none(),
+            Event::StatusChanged { reason, .. } => {
+                [StatusReason::Flapping, StatusReason::Settled].contains(reason)
+            }
+            _ => false,
+        };
+        let trap = self.state.lock().trap;
+        if let Some(fault) = trap.filter(|_| batch.iter().any(own)) {
+            note!(self.crowd.lock(), "the log fails at a deadline of the registry's own");
+            self.set_weather(Weather::Failing(fault));
+        }
     }
 
     /// The process will be killed in its next write.
@@ -108,6 +135,7 @@ impl ChangeLog for Disk {
 
     fn append(&mut self, expected: Seq, batch: &[Arc<Change>]) -> Result<Ack, AppendError> {
         self.crowd.lock().judge(batch);
+        self.spring(batch);
         self.take_time();
         self.meet();
         let outcome = self.stored.append(expected, batch);

@@ -16,8 +16,8 @@ const SLACK: u64 = 1_000;
 /// Which guards hold. Instants are milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Guards {
-    /// Since when, and until when at most.
-    open: BTreeMap<Guarded, (u64, u64)>,
+    /// Those that hold.
+    open: BTreeMap<Guarded, Open>,
     /// Those that have let go, and whose late ones have not all gone or come back since.
     spent: BTreeSet<Guarded>,
     /// Those that have let go last.
@@ -26,12 +26,23 @@ pub(crate) struct Guards {
     held: BTreeMap<InstanceKey, (u64, u64)>,
 }
 
+/// A guard that holds. Instants are milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    /// When it was found to hold.
+    since: u64,
+    /// Its limit, counted from when it was about to be written: a turn may last, and it holds since some time in it.
+    early: u64,
+    /// Its limit, counted from when it was found.
+    until: u64,
+}
+
 /// A guard that has let go. Instants are milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Past {
-    since: u64,
-    /// Until when it might have held.
-    until: u64,
+    open: Open,
+    /// When it was found to have let go.
+    left: u64,
     /// When it let go because its service was heard again: who is late then has a fresh ttl, within its limit.
     recovered: Option<u64>,
 }
@@ -42,11 +53,12 @@ fn suspicious(inputs: GuardInputs) -> bool {
 }
 
 impl Guards {
-    /// Reads one change, which was found at `now`; `registry` is the state after it.
+    /// Reads one change, which was about to be written at `tried` and found at `now`; `registry` is the state after it.
     pub(crate) fn read(
         &mut self,
         change: &Change,
         registry: &Registry,
+        tried: u64,
         now: u64,
     ) -> Result<(), String> {
         self.spent.retain(|over| late(registry, over) > 0);
@@ -60,25 +72,28 @@ impl Guards {
                 if self.spent.contains(&over) {
                     return Err(format!("a guard over {over:?} began again too early"));
                 }
-                let until = now + entered.limit.millis();
-                if self.open.insert(over.clone(), (now, until)).is_some() {
+                let limit = entered.limit.millis();
+                let open = Open { since: now, early: tried + limit, until: now + limit };
+                if self.open.insert(over.clone(), open).is_some() {
                     return Err(format!("a guard over {over:?} began twice"));
                 }
             }
             Event::Note(Note::GuardLeft(left)) => {
-                let Some((since, until)) = self.open.remove(&left.over) else {
+                let Some(open) = self.open.remove(&left.over) else {
                     return Err(format!("a guard over {:?} ended that did not hold", left.over));
                 };
                 self.spent.insert(left.over.clone());
                 let recovered = (left.end == GuardEnd::Recovered).then_some(now);
-                self.past.insert(left.over.clone(), Past { since, until, recovered });
+                self.past.insert(left.over.clone(), Past { open, left: now, recovered });
             }
             Event::Expired { key, overdue } if self.holds(&Some(key.service.clone())) => {
                 // Nobody is held for longer than the guard that held it first might.
                 let silent_since = now.saturating_sub(overdue.gap.millis());
                 let was_held = [Some(key.service.clone()), None].iter().any(|over| {
                     let past = self.past.get(over);
-                    past.is_some_and(|past| past.since >= silent_since && past.until <= now + SLACK)
+                    past.is_some_and(|Past { open, .. }| {
+                        open.since >= silent_since && open.early <= now + SLACK
+                    })
                 });
                 if !was_held {
                     return Err(format!("{key} expires while a guard holds: {:?}", self.open));
@@ -97,10 +112,13 @@ impl Guards {
     /// Whether an instance that was silent from `since` to `now` may be there still, although its ttl has passed.
     pub(crate) fn spares(&mut self, key: &InstanceKey, ttl: u64, since: u64, now: u64) -> bool {
         let over = [Some(key.service.clone()), None];
-        let open = over.iter().filter_map(|over| self.open.get(over)).map(|(_, until)| *until);
-        let past = over.iter().filter_map(|over| self.past.get(over));
-        let fresh = past.filter_map(|past| Some((past.recovered? + ttl).min(past.until)));
-        let Some(until) = open.chain(fresh).max() else { return false };
+        let open = over.iter().filter_map(|over| self.open.get(over)).map(|open| open.until);
+        let past: Vec<&Past> = over.iter().filter_map(|over| self.past.get(over)).collect();
+        let fresh =
+            past.iter().filter_map(|past| Some((past.recovered? + ttl).min(past.open.until)));
+        // One that has let go in this turn, which may have lasted: it held when the turn began and looked who is due.
+        let just = past.iter().filter(|past| past.left > now).map(|past| past.open.until);
+        let Some(until) = open.chain(fresh).chain(just).max() else { return false };
         let held = self.held.entry(key.clone()).or_insert((since, until));
         if held.0 != since {
             // It was heard of meanwhile.
@@ -112,7 +130,7 @@ impl Guards {
     /// Checks after a turn that began at `began` that no guard holds which could have let go in it; `awake` is since when
     /// the registry could.
     pub(crate) fn check(&self, began: u64, awake: u64) -> Result<(), String> {
-        for (over, (since, until)) in &self.open {
+        for (over, Open { since, until, .. }) in &self.open {
             if began > *until && began > awake + SLACK {
                 return Err(format!("the guard over {over:?} holds since {since}, at {began}"));
             }

@@ -26,6 +26,7 @@ mod plan;
 mod rules;
 mod transcript;
 mod truth;
+mod verdicts;
 mod watchers;
 mod world;
 

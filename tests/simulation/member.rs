@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rollcall::domain::instance::Health;
-use rollcall::domain::{Check, InstanceKey, Seq};
+use rollcall::domain::{Check, Detector, InstanceKey, Seq};
 
 /// How its process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +14,17 @@ pub(crate) enum State {
     Up,
     /// It does nothing until then.
     Frozen(u64),
+    /// It does nothing until then, acts once, and is down.
+    Gasping(u64),
 }
 
 /// An instance.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) key: InstanceKey,
-    pub(crate) ttl: u64,
+    /// None for one that is only probed.
+    pub(crate) ttl: Option<u64>,
+    pub(crate) detector: Detector,
     pub(crate) port: u16,
     pub(crate) zone: u64,
     pub(crate) check: Option<Arc<Check>>,
@@ -36,8 +40,8 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Milliseconds between its heartbeats.
+    /// Milliseconds between its heartbeats; one that is only probed looks now and then whether it is there.
     pub(crate) fn interval(&self) -> u64 {
-        self.ttl / 4
+        self.ttl.map_or(1_000, |ttl| ttl / 4)
     }
 }

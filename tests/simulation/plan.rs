@@ -10,7 +10,7 @@ use rollcall::lease::guard::Policy;
 use rollcall::registrar;
 
 /// How often something goes wrong; weights, of which many seeds have none of some.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Trouble {
     /// An instance dies without a word.
     Kill,
@@ -42,10 +42,16 @@ pub(crate) enum Trouble {
     Jump,
     /// A probe of an instance comes to another verdict.
     Probe,
+    /// An instance is silent until it is late, says one thing more and falls silent again; what else goes wrong in this
+    /// seed goes wrong just then.
+    Gasp,
+    /// Instances die one after the other, each about when the one before it is late; the log becomes slow meanwhile, if
+    /// it does so in this seed.
+    Wave,
 }
 
 impl Trouble {
-    const ALL: [(Self, u32); 15] = [
+    const ALL: [(Self, u32); 17] = [
         (Self::Kill, 8),
         (Self::KillZone, 2),
         (Self::Revive, 14),
@@ -61,6 +67,8 @@ impl Trouble {
         (Self::Restart, 2),
         (Self::Jump, 3),
         (Self::Probe, 8),
+        (Self::Gasp, 8),
+        (Self::Wave, 3),
     ];
 }
 
@@ -81,6 +89,12 @@ pub(crate) struct Plan {
     pub(crate) watchers: (usize, usize),
     /// Of a thousand instances, so many are probed.
     pub(crate) probed: u64,
+    /// Of a thousand of those, so many have no ttl, and never beat.
+    pub(crate) only_probed: u64,
+    /// For how many milliseconds a check may fail before its instance is taken out; for ever, if none is given.
+    pub(crate) deregister_after: Option<u64>,
+    /// Of a thousand instances, so many are judged by φ.
+    pub(crate) adaptive: u64,
     /// Settings of the registrar.
     pub(crate) config: registrar::Config,
     troubles: Vec<(Trouble, u32)>,
@@ -110,6 +124,9 @@ impl Plan {
             every: random.u64(200..3_000),
             watchers: (random.usize(0..3), random.usize(0..3)),
             probed: [0, 0, 300][random.usize(..3)],
+            only_probed: [0, 500][random.usize(..2)],
+            deregister_after: [None, Some(1_000), Some(4_000)][random.usize(..3)],
+            adaptive: [0, 0, 500][random.usize(..3)],
             config: registrar::Config {
                 checkpoint_every: random.u64(5..200),
                 flap_limit: [0, 2, 5][random.usize(..3)],
@@ -132,6 +149,9 @@ impl Plan {
             every: ttl,
             watchers: (1, 1),
             probed: 0,
+            only_probed: 0,
+            deregister_after: None,
+            adaptive: 0,
             config: settings(),
             troubles: Vec::new(),
         }
@@ -139,7 +159,12 @@ impl Plan {
 
     /// Whether the wall clock is to be trusted.
     pub(crate) fn keeps_time(&self) -> bool {
-        !self.troubles.iter().any(|(trouble, _)| matches!(trouble, Trouble::Jump))
+        !self.has(Trouble::Jump)
+    }
+
+    /// Whether this goes wrong in this seed.
+    pub(crate) fn has(&self, trouble: Trouble) -> bool {
+        self.troubles.iter().any(|(known, _)| *known == trouble)
     }
 
     /// Nothing goes wrong any more.

@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 
 use rollcall::clock::Clock as _;
-use rollcall::domain::{Change, Event, Registry, Seq, Status, fold, invariants};
+use rollcall::domain::{
+    Change, Detector, Event, Instance, Millis, Registry, Seq, Status, Timestamp, fold, invariants,
+};
 use rollcall::log::ChangeLog as _;
+use rollcall::projection::Entry;
 
 use crate::crowd::note;
 use crate::member::State;
 use crate::world::World;
+
+/// How much longer than its deadline a drain may last, in milliseconds: turns and writes take their time.
+const DRAIN_SLACK: u64 = 1_000;
 
 impl World {
     /// Reads the changes that were published since the last time, and compares what is published with what they fold
@@ -40,6 +46,8 @@ impl World {
         invariants::check_change(&self.shadow, change)
             .map_err(|violation| violation.to_string())?;
         check_cause(&self.shadow, change)?;
+        let tried = crowd.tried.get(&seq).copied().unwrap_or_default();
+        self.verdicts.read(change, &self.shadow, tried, now)?;
         if let Event::Registered { instance, .. } = &change.event {
             crowd.truth.entry(instance.key.clone()).or_default().granted = now;
         }
@@ -49,7 +57,7 @@ impl World {
         drop(crowd);
         drop(fold(&mut self.shadow, change));
         self.history.push(kind);
-        self.guards.read(change, &self.shadow, now)
+        self.guards.read(change, &self.shadow, tried.at, now)
     }
 
     /// Replay equals live: what readers see is what the log folds to.
@@ -93,17 +101,37 @@ impl World {
                 let asks = truth.is_some_and(|truth| truth.arrived > began);
                 let since = crowd.silent_since(key).max(granted);
                 let silence = began.saturating_sub(since);
-                let gone = silence >= ttl.millis() && !asks;
+                let (late_after, gone_after) = allowed(entry, ttl)?;
+                let gone = silence >= gone_after && !asks;
                 if gone && !self.guards.spares(key, ttl.millis(), since, began) {
                     return Err(format!("{key} is still there after {silence} ms of silence"));
                 }
-                if silence >= ttl.millis() * 2 / 3 && entry.instance.status == Status::Healthy {
+                if silence >= late_after && entry.instance.status == Status::Healthy {
                     return Err(format!("{key} is called healthy after {silence} ms of silence"));
                 }
             }
         }
+        let (now, wall) = (crowd.now(), crowd.clock.wall());
         drop(crowd);
-        self.guards.check(began, self.awake())
+        let awake = self.awake();
+        if self.keeps_time && began > awake + DRAIN_SLACK {
+            // As of the beginning of the turn.
+            self.check_drains(Timestamp(wall.0 - 1_000 * (now - began).cast_signed()))?;
+        }
+        self.verdicts.check(&self.shadow, began, awake)?;
+        self.guards.check(began, awake)
+    }
+
+    /// Nobody drains whose deadline has passed at `now`.
+    fn check_drains(&self, now: Timestamp) -> Result<(), String> {
+        let services = self.shadow.services();
+        for instance in services.flat_map(|(_, service)| service.instances.values()) {
+            let over = instance.drain_until.map_or(Millis::ZERO, |until| now.since(until));
+            if over > Millis::from_millis(DRAIN_SLACK) {
+                return Err(format!("{} drains still, {over} after its deadline", instance.key));
+            }
+        }
+        Ok(())
     }
 
     /// Whatever was acknowledged is in the log, once, at its number.
@@ -137,7 +165,9 @@ impl World {
         for member in &crowd.members {
             let known = self.shadow.instance(&member.key);
             let what = match (member.state == State::Down, known) {
-                (true, Some(_)) => "is dead and still there",
+                (true, Some(known)) if known.ttl.is_some() => "is dead and still there",
+                // One that nobody listens to but by probes stays until these say something.
+                (true, Some(_)) => continue,
                 (false, None) => "lives and is not there",
                 (_, Some(known))
                     if self.keeps_time && known.drain_until.is_some_and(|u| u < now) =>
@@ -153,6 +183,23 @@ impl World {
     }
 }
 
+/// The silences after which an instance with this ttl is late and gone: two thirds and all of it, or what φ has
+/// learned, which has its bounds.
+fn allowed(entry: &Entry, ttl: Millis) -> Result<(u64, u64), String> {
+    let ttl = ttl.millis();
+    let fixed = (ttl * 2 / 3, ttl);
+    if entry.instance.detector == Detector::Fixed {
+        return Ok(fixed);
+    }
+    let learned = entry.lease.late_after().zip(entry.lease.expires_after());
+    let learned = learned.map_or(fixed, |(late, gone)| (late.millis(), gone.millis()));
+    let fits = (ttl / 3..=ttl).contains(&learned.0) && (ttl / 2..=2 * ttl).contains(&learned.1);
+    match fits && learned.0 <= learned.1 {
+        true => Ok(learned),
+        false => Err(format!("{} has learned {learned:?} of {ttl}", entry.instance.key)),
+    }
+}
+
 /// Every departure has its cause: a change before it, about the same instance or its guard.
 fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
     let key = match &change.event {
@@ -161,7 +208,11 @@ fn check_cause(before: &Registry, change: &Change) -> Result<(), String> {
     };
     let seq = change.seq;
     let by_itself = matches!(&change.event, Event::Deregistered { .. }) && change.caller.is_none();
-    if by_itself && before.instance(key).is_none_or(|instance| instance.drain_until.is_none()) {
+    let deadline = |instance: &Instance| {
+        let check = instance.check.as_ref();
+        instance.drain_until.is_some() || check.is_some_and(|c| c.deregister_after.is_some())
+    };
+    if by_itself && !before.instance(key).is_some_and(|instance| deadline(instance)) {
         return Err(format!("{seq}: {key} was taken out and had no deadline"));
     }
     let Some(cause) = change.cause else {

@@ -35,6 +35,14 @@ pub(crate) struct Truth {
     pub(crate) last_beat: LastBeat,
 }
 
+/// The moment at which a change was about to be written. Instants are milliseconds of the monotonic clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tried {
+    pub(crate) at: u64,
+    /// Since when the registry had been running then without a stall.
+    pub(crate) awake: u64,
+}
+
 impl Crowd {
     /// Since when the silence of `key` counts: its last sign of life, or the end of what nobody living is evicted for.
     pub(crate) fn silent_since(&self, key: &InstanceKey) -> u64 {
@@ -44,7 +52,10 @@ impl Crowd {
 
     /// Judges what the registrar is about to write.
     pub(crate) fn judge(&mut self, batch: &[Arc<Change>]) {
+        let now = self.now();
+        let awake = (self.clock.awake_since().0 / 1_000).max(self.ready_at);
         for change in batch {
+            self.tried.insert(change.seq, Tried { at: now, awake });
             match &change.event {
                 Event::Expired { key, overdue } => self.judge_expiry(key, overdue),
                 Event::StatusChanged {
@@ -53,8 +64,13 @@ impl Crowd {
                     overdue: Some(overdue),
                     ..
                 } => {
-                    let silence = self.now() - self.silent_since(key);
-                    if silence < overdue.ttl.millis() * 2 / 3 {
+                    let silence = now - self.silent_since(key);
+                    let allowed = match overdue.accrual {
+                        // Whatever φ has learned, it doubts nobody before this.
+                        Some(_) => overdue.ttl.millis() / 3,
+                        None => overdue.ttl.millis() * 2 / 3,
+                    };
+                    if silence < allowed {
                         let text = format!("{key} is called late after {silence} ms of silence");
                         self.broken.push(text);
                     }
@@ -65,18 +81,26 @@ impl Crowd {
     }
 
     fn judge_expiry(&mut self, key: &InstanceKey, overdue: &Arithmetic) {
-        let (now, ttl) = (self.now(), overdue.ttl.millis());
+        // φ may be sure after half a ttl, if it has learned that much.
+        let allowed = overdue.ttl.millis() / if overdue.accrual.is_some() { 2 } else { 1 };
+        let now = self.now();
         let silence = now - self.silent_since(key);
         let truth = self.truth.get(key).cloned().unwrap_or_default();
         let mut broken = |text: String| self.broken.push(format!("{key} expires: {text}"));
-        if silence < ttl {
-            broken(format!("it was silent for {silence} ms only, of {ttl} that it may"));
+        if silence < allowed {
+            broken(format!("it was silent for {silence} ms only, of {allowed} that it may"));
         }
-        if now - truth.arrived < ttl {
+        if now - truth.arrived < allowed {
             broken(format!("a heartbeat of it has waited for {} ms", now - truth.arrived));
         }
-        if overdue.gap.millis() < ttl {
+        if overdue.gap.millis() < allowed {
             broken(format!("by its own arithmetic it was silent for {} only", overdue.gap));
+        }
+        if let Some(accrual) = overdue.accrual
+            && accrual.phi_milli < accrual.threshold_milli
+            && silence < overdue.ttl.millis()
+        {
+            broken(format!("φ is {} of {}", accrual.phi_milli, accrual.threshold_milli));
         }
         let named = overdue.last_heartbeat.map(|heartbeat| heartbeat.trace);
         let right = match truth.last_beat {

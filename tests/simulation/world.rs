@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use rollcall::clock::{Clock as _, ManualClock};
 use rollcall::domain::instance::Health;
 use rollcall::domain::{
-    Check, InstanceId, InstanceKey, Kind, Millis, Namespace, Registry, ServiceKey, ServiceName,
-    Timestamp,
+    Check, Detector, InstanceId, InstanceKey, Kind, Millis, Namespace, Registry, ServiceKey,
+    ServiceName, Timestamp,
 };
 use rollcall::log::memory::Fault;
 use rollcall::projection::Projection;
@@ -27,6 +27,7 @@ use crate::guards::Guards;
 use crate::member::{Member, State};
 use crate::plan::{Plan, Trouble};
 use crate::transcript::Transcript;
+use crate::verdicts::Verdicts;
 use crate::watchers::{Sleeper, Watchers};
 
 /// Where the wall clock of every run begins: 2026-11-21T08:00:00Z.
@@ -49,6 +50,10 @@ enum Task {
     Start,
     /// The registrar takes a turn; of this number, so that one that was put off is passed over.
     Turn(u64),
+    /// This goes wrong, as part of something greater.
+    Also(Trouble),
+    /// This member dies, as part of something greater.
+    Fall(usize),
 }
 
 /// A registry that runs.
@@ -71,6 +76,7 @@ pub(crate) struct World {
     /// The kinds of these changes.
     pub(crate) history: Vec<Kind>,
     pub(crate) guards: Guards,
+    pub(crate) verdicts: Verdicts,
     watchers: Watchers,
     random: Rng,
     agenda: BinaryHeap<Reverse<(u64, u32, Task)>>,
@@ -95,7 +101,7 @@ fn service(n: usize) -> ServiceKey {
     ServiceKey { namespace: Namespace::default(), service }
 }
 
-fn check() -> Arc<Check> {
+fn check(deregister_after: Option<u64>) -> Arc<Check> {
     Arc::new(Check {
         kind: rollcall::domain::check::CheckKind::Tcp,
         port: None,
@@ -109,7 +115,7 @@ fn check() -> Arc<Check> {
         initial_delay: Millis::ZERO,
         failures: 3,
         passes: 1,
-        deregister_after: None,
+        deregister_after: deregister_after.map(Millis::from_millis),
         registered_from: None,
     })
 }
@@ -132,12 +138,17 @@ impl World {
             for _ in 0..*instances {
                 let who = crowd.members.len();
                 let instance = InstanceId::new(&format!("i{who}")).unwrap();
+                let mut one_of = |share: u64| random.u64(..1_000) < share;
+                let probed = one_of(plan.probed);
+                let leased = !(one_of(plan.only_probed) && probed);
+                let detector = if one_of(plan.adaptive) { Detector::PHI } else { Detector::Fixed };
                 crowd.members.push(Member {
                     key: InstanceKey { service: key.clone(), instance },
-                    ttl: plan.ttls[random.usize(..plan.ttls.len())],
+                    ttl: leased.then(|| plan.ttls[random.usize(..plan.ttls.len())]),
+                    detector,
                     port: PORT,
                     zone: random.u64(..plan.zones),
-                    check: (random.u64(..1_000) < plan.probed).then(check),
+                    check: probed.then(|| check(plan.deregister_after)),
                     state: State::Up,
                     scheduled: true,
                     incarnation: None,
@@ -156,6 +167,7 @@ impl World {
             shadow: Registry::default(),
             history: Vec::new(),
             guards: Guards::default(),
+            verdicts: Verdicts::new(plan.config.flap_window),
             watchers,
             agenda: BinaryHeap::new(),
             turn: 0,
@@ -235,7 +247,10 @@ impl World {
             self.crowd.lock().advance_to(at);
             match task {
                 Task::Chore => self.chore(),
-                Task::Trouble => self.trouble()?,
+                Task::Trouble => self.next_trouble()?,
+                Task::Also(_) | Task::Fall(_) if self.peace => {}
+                Task::Fall(who) => self.kill(|number, _| number == who),
+                Task::Also(trouble) => self.trouble(trouble)?,
                 Task::Heal => self.disk.set_weather(Weather::Fine),
                 Task::Start => self.start()?,
                 Task::Turn(number) if number == self.turn => self.take_turn()?,
@@ -309,12 +324,15 @@ impl World {
         self.plan_task(pause, Task::Chore);
     }
 
-    /// Something goes wrong.
-    fn trouble(&mut self) -> Result<(), String> {
+    /// Something goes wrong, and the next thing later on.
+    fn next_trouble(&mut self) -> Result<(), String> {
         let trouble = self.plan.trouble(&mut self.random);
         let pause = self.random.u64(1..2 * self.plan.every);
         self.plan_task(pause, Task::Trouble);
-        let Some(trouble) = trouble else { return Ok(()) };
+        trouble.map_or(Ok(()), |trouble| self.trouble(trouble))
+    }
+
+    fn trouble(&mut self, trouble: Trouble) -> Result<(), String> {
         let ttl = self.ttl();
         let who = self.random.usize(..self.crowd.lock().members.len());
         note!(self.crowd.lock(), "trouble: {trouble:?}, i{who}");
@@ -347,8 +365,17 @@ impl World {
             Trouble::Probe => self.crowd.lock().probed(who),
             Trouble::LogFails => {
                 let faults = [Fault::Unavailable, Fault::UnknownIn, Fault::UnknownOut];
-                self.disk.set_weather(Weather::Failing(faults[self.random.usize(..3)]));
-                let lasts = self.random.u64(20..2 * ttl);
+                let fault = faults[self.random.usize(..3)];
+                let lasts = if self.random.bool() {
+                    self.disk.set_weather(Weather::Failing(fault));
+                    self.random.u64(20..2 * ttl)
+                } else {
+                    // When a deadline of the registry's own comes up; a drain that ends soon is one.
+                    self.disk.set_trap(fault);
+                    let span = self.random.i64(300..2_000);
+                    self.crowd.lock().drain(who, span);
+                    self.random.u64(2_000..5_000)
+                };
                 self.plan_task(lasts, Task::Heal);
             }
             Trouble::LogSlow => {
@@ -367,9 +394,46 @@ impl World {
                 let pause = self.random.u64(0..2 * ttl);
                 self.plan_task(pause, Task::Start);
             }
+            Trouble::Gasp => self.gasp(who),
+            Trouble::Wave => self.wave(who),
             Trouble::Jump => self.clock.jump(self.random.i64(-3_600..3_600) * 1_000_000),
         }
         Ok(())
+    }
+
+    /// Member `who` is silent until it is late, and speaks once more. Just before that the log becomes slow, or the
+    /// registry stands still: what an instance and its registry have in common may be what is wrong.
+    fn gasp(&mut self, who: usize) {
+        let mut crowd = self.crowd.lock();
+        let (now, key) = (crowd.now(), crowd.members[who].key.clone());
+        let heard = crowd.truth.get(&key).map_or(now, |truth| truth.heard);
+        let member = &mut crowd.members[who];
+        let Some(ttl) = member.ttl.filter(|_| member.state == State::Up) else { return };
+        let late = (heard + ttl * 2 / 3).max(now) - now;
+        let until = now + late + self.random.u64(..ttl / 3);
+        let last = self.random.bool();
+        member.state = if last { State::Gasping(until) } else { State::Frozen(until) };
+        drop(crowd);
+        let also = [Trouble::LogSlow, Trouble::Stall, Trouble::Gasp];
+        let also = also[self.random.usize(..also.len())];
+        let after = late + self.random.u64(..ttl / 6);
+        if also != Trouble::Gasp && self.plan.has(also) {
+            self.plan_task(after, Task::Also(also));
+        }
+    }
+
+    /// Member `who` and some after it die, a third of a ttl apart: one runs out while the next one turns late.
+    fn wave(&mut self, who: usize) {
+        let (members, apart) = (self.crowd.lock().members.len(), self.ttl() / 3);
+        let dying = self.random.usize(2..=5).min(members);
+        for (number, place) in (1..).zip(0..dying) {
+            let after = number * apart + self.random.u64(..apart / 2);
+            self.plan_task(after, Task::Fall((who + place) % members));
+        }
+        if self.plan.has(Trouble::LogSlow) {
+            let after = 3 * apart + self.random.u64(..apart);
+            self.plan_task(after, Task::Also(Trouble::LogSlow));
+        }
     }
 
     fn kill(&mut self, whom: impl Fn(usize, &Member) -> bool) {

@@ -207,7 +207,9 @@ impl Scope {
             Phase::Spent { mark, until, end: GuardEnd::Recovered } => {
                 Some((mark, mark.now.plus(ttl).min(until)))
             }
-            Phase::Spent { mark, .. } => Some((mark, mark.now)),
+            // Nobody, from the limit on; not only from when the log had the note of it, which may be after the turn in which
+            // this is asked began to look.
+            Phase::Spent { mark, until, .. } => Some((mark, until.min(mark.now))),
             Phase::Open | Phase::Guarded { .. } => None,
         }
     }

@@ -125,6 +125,17 @@ fn it_lets_go_after_its_limit_and_begins_again_only_when_nobody_is_late() {
     assert!(enter(&mut guard, 3, at(78)).is_some(), "nobody was late in between");
 }
 
+/// Seed 2207 of the simulation: a slow log took its time for the note, and who was ripe and never held stayed a turn longer.
+#[test]
+fn a_limit_that_has_passed_spares_nobody_until_the_log_has_the_note_of_it() {
+    let mut guard = guard_of(4, 4);
+    enter(&mut guard, 1, at(0));
+    let left = guard.to_leave(at(75)).pop().unwrap();
+    assert_eq!(left.end, GuardEnd::Elapsed);
+    guard.left(&left, mark(2, at(77)));
+    assert_eq!(judge(&mut guard, 1, at(75)), Sentence::Expires(None));
+}
+
 #[test]
 fn the_limit_follows_the_longest_ttl_of_the_late_ones_and_has_an_end() {
     let hour = Millis::from_millis(3_600_000);

@@ -295,6 +295,16 @@ impl Prober {
         if probe.again.is_some() { None } else { probe.judgement(job.id) }
     }
 
+    /// Takes back a probe of which nothing came, at `now`: it counts for nothing, and the check has its next turn. One that
+    /// was to confirm a failure still is.
+    pub fn abandoned(&mut self, job: &Job, now: Monotonic) {
+        let Some(probe) = self.probes.get_mut(&job.id) else { return };
+        probe.confirms |= !job.may_reuse;
+        let next = probe.slot_after(now.max(job.started.plus(probe.half_interval())));
+        probe.due = Some(next);
+        self.due.insert((next, job.id));
+    }
+
     /// Takes what came of a judgement: whether the registrar has it now. A further one, if the verdict has changed since.
     pub fn answered(
         &mut self,

@@ -214,3 +214,24 @@ fn the_text_of_an_error_is_cut() {
     let told = rig.prober.done(&job, long, TRACE, rig.now, AWAKE).unwrap();
     assert_eq!(told.judge.evidence.error.unwrap().len(), PROBE_ERROR_BYTES_MAX);
 }
+
+#[test]
+fn a_probe_of_which_nothing_came_counts_for_nothing_and_is_made_in_the_next_turn() {
+    let mut rig = Rig::new(Check { failures: 1, ..check() }, ProbeVerdict::Passing);
+    let first = rig.job();
+    assert_eq!(rig.prober.next_due(), None, "it is under way");
+    rig.prober.abandoned(&first, rig.now);
+    let second = rig.job();
+    assert_eq!(second.started.since(first.started), check().interval);
+    // The next one fails, and is to be confirmed on a connection of its own: also when that comes to nothing.
+    assert_eq!(rig.prober.done(&second, found(false), TRACE, rig.now, AWAKE), None);
+    let confirms = rig.job();
+    assert!(!confirms.may_reuse);
+    rig.prober.abandoned(&confirms, rig.now);
+    assert!(!rig.job().may_reuse);
+    // One that is no more is not probed for it.
+    let left = BTreeMap::from([(first.instance.key.clone(), None)]);
+    rig.prober.follow(left, rig.now);
+    rig.prober.abandoned(&first, rig.now);
+    assert_eq!(rig.prober.next_due(), None);
+}
