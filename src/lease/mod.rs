@@ -159,6 +159,14 @@ impl Lease {
         learned.map(|bounds| bounds.late_after).or_else(fixed)
     }
 
+    /// How long after a renewal it may turn late at the earliest, whatever is learned by then: who looks at it so often
+    /// misses nothing, although no heartbeat moves its place in the queue. None if it never does.
+    #[must_use]
+    pub fn late_at_least(&self) -> Option<Millis> {
+        let least = |ttl: Millis| Millis::from_millis(ttl.millis().div_ceil(3));
+        if self.adaptive.is_some() { self.ttl.map(least) } else { self.late_after() }
+    }
+
     /// How long after a renewal the lease runs out: the ttl, or what φ has learned. None if it never does.
     #[must_use]
     pub fn expires_after(&self) -> Option<Millis> {
@@ -188,8 +196,9 @@ impl Lease {
         let previous = match self.word.renew(now.0) {
             Ok(previous) => Monotonic(previous),
             Err(mark) => {
-                if self.word.renew_unless_closed(now.0).is_ok() {
+                if let Ok(previous) = self.word.renew_unless_closed(now.0) {
                     self.last_wall.store(wall.micros(), Relaxed);
+                    self.learn(now, Monotonic(previous));
                 }
                 return Err(mark);
             }
@@ -198,11 +207,11 @@ impl Lease {
         Ok(self.learn(now, previous))
     }
 
-    /// Opens the lease for a heartbeat that went through the registrar, which alone calls this.
+    /// Opens the lease for a heartbeat that went through the registrar, which alone calls this. Its gap was learned when it
+    /// came: what has passed since then is how long it had to wait.
     pub fn revive(&self, now: Monotonic, wall: Timestamp) {
-        let previous = Monotonic(self.word.open(now.0));
+        self.word.open(now.0);
         self.last_wall.store(wall.micros(), Relaxed);
-        self.learn(now, previous);
     }
 
     /// The gap since the renewal before, unless that was in another run; the adaptive detector learns it.

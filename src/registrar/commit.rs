@@ -203,8 +203,8 @@ impl Registrar {
     pub(super) fn watch(&mut self, granted: Vec<Grant>, now: Monotonic) {
         for Grant { instance, lease } in granted {
             // One without an end is not watched.
-            let Some(late_after) = lease.late_after() else { continue };
-            let due = now.plus(late_after);
+            let Some(soonest) = lease.late_at_least() else { continue };
+            let due = now.plus(soonest);
             let tracked =
                 Tracked { key: instance.key.clone(), incarnation: instance.incarnation, lease };
             self.deadlines.push(due, Arc::new(tracked));

@@ -78,9 +78,11 @@ pub(super) fn due(
         }
         let counts_from = Monotonic(seen.renewed_at()).max(awake_since);
         let (late_at, expires_at) = (counts_from.plus(late_after), counts_from.plus(expires_after));
-        // Where a stall has put the expiry off, or φ waits long after it doubts, one that is late and is renewed now
-        // may be late again before it would have expired.
-        let look_again = expires_at.min(now.plus(late_after));
+        // One that is renewed from now on is late then at the earliest: where a stall has put the expiry off, or φ waits
+        // long after it doubts, that is before it would have expired; and where φ learns meanwhile to doubt sooner, before
+        // it would have been late.
+        let soonest = now.plus(lease.late_at_least().unwrap_or(late_after));
+        let (late_at_look, look_again) = (late_at.min(soonest), expires_at.min(soonest));
         let verdict = match seen.mark() {
             _ if now >= expires_at => {
                 ripe.push_back(Overrun { tracked, found: now });
@@ -99,17 +101,17 @@ pub(super) fn due(
                 continue;
             }
             Mark::Open | Mark::Closed => {
-                queue.push(late_at, tracked);
+                queue.push(late_at_look, tracked);
                 continue;
             }
         };
         let (mark, next) = match verdict {
             Verdict::Late => (Mark::Late, look_again),
-            Verdict::Revived | Verdict::Expired => (Mark::Open, late_at),
+            Verdict::Revived | Verdict::Expired => (Mark::Open, late_at_look),
         };
         if !lease.word().mark(seen, mark) {
             // Renewed between the two looks: it lives. Look again when its new deadline comes.
-            queue.push(now.plus(late_after), tracked);
+            queue.push(soonest, tracked);
             continue;
         }
         let allowed = if verdict == Verdict::Late { late_after } else { expires_after };
@@ -175,7 +177,10 @@ pub(super) fn mark_ripe(
         Verdict::Late => (Mark::Late, late_after, Some(counts_from.plus(expires_after))),
         Verdict::Expired | Verdict::Revived => (Mark::Closed, expires_after, None),
     };
-    let ripe = counts_from.plus(expires_after) <= now;
+    let runs_out = counts_from.plus(expires_after);
+    let ripe = runs_out <= now;
+    // Renewed since, while nothing could be decided, and silent for as long again: that is found only now.
+    let found = if found < runs_out { now } else { found };
     if !ripe || seen.mark() == Mark::Closed || !lease.word().mark(seen, mark) {
         return Err(tracked);
     }

@@ -53,13 +53,14 @@ fn suspicious(inputs: GuardInputs) -> bool {
 }
 
 impl Guards {
-    /// Reads one change, which was about to be written at `tried` and found at `now`; `registry` is the state after it.
+    /// Reads one change, which was about to be written at `tried` and found at `now`; `registry` is the state after it,
+    /// and whom it is about was heard last at `silent_since`.
     pub(crate) fn read(
         &mut self,
         change: &Change,
         registry: &Registry,
-        tried: u64,
-        now: u64,
+        (tried, now): (u64, u64),
+        silent_since: u64,
     ) -> Result<(), String> {
         self.spent.retain(|over| late(registry, over) > 0);
         match &change.event {
@@ -86,9 +87,8 @@ impl Guards {
                 let recovered = (left.end == GuardEnd::Recovered).then_some(now);
                 self.past.insert(left.over.clone(), Past { open, left: now, recovered });
             }
-            Event::Expired { key, overdue } if self.holds(&Some(key.service.clone())) => {
+            Event::Expired { key, .. } if self.holds(&Some(key.service.clone())) => {
                 // Nobody is held for longer than the guard that held it first might.
-                let silent_since = now.saturating_sub(overdue.gap.millis());
                 let was_held = [Some(key.service.clone()), None].iter().any(|over| {
                     let past = self.past.get(over);
                     past.is_some_and(|Past { open, .. }| {
@@ -112,17 +112,22 @@ impl Guards {
     /// Whether an instance that was silent from `since` to `now` may be there still, although its ttl has passed.
     pub(crate) fn spares(&mut self, key: &InstanceKey, ttl: u64, since: u64, now: u64) -> bool {
         let over = [Some(key.service.clone()), None];
-        let open = over.iter().filter_map(|over| self.open.get(over)).map(|open| open.until);
+        // Until when it is spared, and until when that guard might have held.
+        let open = over.iter().filter_map(|over| self.open.get(over));
+        let open = open.map(|open| (open.until, open.until));
         let past: Vec<&Past> = over.iter().filter_map(|over| self.past.get(over)).collect();
-        let fresh =
-            past.iter().filter_map(|past| Some((past.recovered? + ttl).min(past.open.until)));
+        let fresh = past.iter().filter_map(|past| {
+            let limit = past.open.until;
+            Some(((past.recovered? + ttl).min(limit), limit))
+        });
         // One that has let go in this turn, which may have lasted: it held when the turn began and looked who is due.
-        let just = past.iter().filter(|past| past.left > now).map(|past| past.open.until);
-        let Some(until) = open.chain(fresh).chain(just).max() else { return false };
-        let held = self.held.entry(key.clone()).or_insert((since, until));
+        let just = past.iter().filter(|past| past.left > now);
+        let just = just.map(|past| (past.open.until, past.open.until));
+        let Some((until, limit)) = open.chain(fresh).chain(just).max() else { return false };
+        let held = self.held.entry(key.clone()).or_insert((since, limit));
         if held.0 != since {
             // It was heard of meanwhile.
-            *held = (since, until);
+            *held = (since, limit);
         }
         now < until.min(held.1)
     }

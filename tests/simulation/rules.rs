@@ -54,10 +54,11 @@ impl World {
         if crowd.refused.contains(&change.trace.trace_id) {
             return Err(format!("change {seq} is in the log, and its request was refused"));
         }
+        let silent_since = change.event.key().map_or(0, |key| crowd.silent_since(key));
         drop(crowd);
         drop(fold(&mut self.shadow, change));
         self.history.push(kind);
-        self.guards.read(change, &self.shadow, tried.at, now)
+        self.guards.read(change, &self.shadow, (tried.at, now), silent_since)
     }
 
     /// Replay equals live: what readers see is what the log folds to.
@@ -104,10 +105,16 @@ impl World {
                 let (late_after, gone_after) = allowed(entry, ttl)?;
                 let gone = silence >= gone_after && !asks;
                 if gone && !self.guards.spares(key, ttl.millis(), since, began) {
-                    return Err(format!("{key} is still there after {silence} ms of silence"));
+                    return Err(format!(
+                        "{key} is still there after {silence} ms of silence, gone after {gone_after}: {:?}",
+                        entry.lease
+                    ));
                 }
                 if silence >= late_after && entry.instance.status == Status::Healthy {
-                    return Err(format!("{key} is called healthy after {silence} ms of silence"));
+                    return Err(format!(
+                        "{key} is called healthy after {silence} ms of silence, late after {late_after}: {:?}",
+                        entry.lease
+                    ));
                 }
             }
         }

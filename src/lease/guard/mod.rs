@@ -426,7 +426,8 @@ impl Guard {
                 registry.held += 1;
                 until
             }
-            (Some(_), Some(held)) => held,
+            // The guard that held it first may be over, and have held for longer than those that hold now.
+            (Some(until), Some(held)) => until.min(held),
             (None, held) => {
                 let spared = [scope.ended(ttl), registry.ended(ttl)].into_iter().flatten();
                 let spared = spared.map(|(_, until)| until).max().unwrap_or(now);
