@@ -52,6 +52,7 @@ mod server;
 mod services;
 mod spec;
 mod stream;
+mod streams;
 mod watch;
 mod wire;
 

@@ -13,6 +13,7 @@ mod crash;
 mod detector;
 mod discovery;
 mod disk;
+mod doors;
 mod drain;
 mod events;
 mod expiry;
