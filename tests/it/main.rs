@@ -7,6 +7,7 @@
 
 mod backup;
 mod bad_input;
+mod bench_command;
 mod collector;
 mod command_line;
 mod crash;
