@@ -45,6 +45,7 @@ fn answer(view: &ServiceView) -> Answer {
     Answer {
         body: list(offered.iter().copied()),
         etag: Bytes::from_static(b"\"1\""),
+        forms: None,
         returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),
         degraded: false,
     }

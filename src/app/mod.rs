@@ -394,6 +394,7 @@ fn http_config(settings: &Settings) -> http::Config {
     http::Config {
         request_timeout: settings.request_timeout,
         header_timeout: settings.header_timeout,
+        encode_from: settings.encode_from.map(|size| usize::try_from(size.0).unwrap_or(usize::MAX)),
         admission: admission_config(settings),
         quotas: quotas(settings),
         shutdown_timeout: settings.shutdown_timeout,

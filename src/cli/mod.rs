@@ -7,6 +7,7 @@
 //! and tests can read it. Called by `main`.
 
 mod backup;
+mod bench;
 mod drain;
 mod events;
 mod export;
@@ -99,6 +100,8 @@ enum Command {
     Import(import::Args),
     /// Walk through the past: a read-only registry in which what was recorded happens again
     Replay(replay::Args),
+    /// Put a registry under load, and say what it answered how fast
+    Bench(Box<bench::Args>),
     /// Ask whether a registry is ready; for the health check of a container
     Health(query::HealthArgs),
     /// Write the completions of a shell to standard output
@@ -210,6 +213,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Export(args) => export::run(&args, out, errors),
         Command::Import(args) => import::run(&args, out, errors),
         Command::Replay(args) => replay::run(args, out, errors).await,
+        Command::Bench(args) => bench::run(*args, out, errors).await,
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),
     };

@@ -113,7 +113,7 @@ pub struct FieldError {
 
 impl Problem {
     /// Reads a refusal; one in other words, as from a proxy, becomes a problem with its first 200 characters.
-    pub(super) fn from_answer(status: StatusCode, body: &[u8]) -> Self {
+    pub(crate) fn from_answer(status: StatusCode, body: &[u8]) -> Self {
         let mut problem: Self = serde_json::from_slice(body).unwrap_or_else(|_| Self {
             detail: String::from_utf8_lossy(body).trim().chars().take(200).collect(),
             ..Self::default()

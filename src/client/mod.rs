@@ -88,6 +88,17 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
+    /// Where it is, for whoever opens connections of its own: host and port, both as the header `host` has them, and what
+    /// goes before each path, without a slash at its end.
+    pub(crate) fn place(&self) -> (String, u16, String, String) {
+        let port = self.base.port_or_known_default().unwrap_or(80);
+        let authority = self.base.host_str().unwrap_or_default();
+        // In an address, IPv6 stands in brackets; whoever resolves names wants it without.
+        let host = authority.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let base = self.base.path().trim_end_matches('/').to_owned();
+        (host, port, format!("{authority}:{port}"), base)
+    }
+
     /// Registers an instance, or replaces its registration.
     ///
     /// # Errors

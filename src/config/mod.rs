@@ -95,6 +95,8 @@ settings! {
     request_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How long a client may take to send the head of a request; an idle connection is closed after as long.
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
+    /// From what size on answers to reads come in gzip or zstd, to clients that take that; off = never.
+    encode_from: Option<Size> = "4KiB", "SIZE|off", check::answer_size;
     /// How many connections may be open; the next ones wait to be accepted.
     max_connections: u32 = "16384", "COUNT", |v| check::number(v, 1, 1 << 24);
     /// How many requests may be in progress; one more is answered 503. The last places are for heartbeats.
@@ -284,6 +286,13 @@ mod check {
             Some(size) if size.0 < 1 << 20 => {
                 Err(format!("must be 1MiB or more, or off, was {size}"))
             }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn answer_size(value: &Option<super::Size>) -> Result<(), String> {
+        match value {
+            Some(size) if size.0 < 256 => Err(format!("must be 256 or more, or off, was {size}")),
             _ => Ok(()),
         }
     }

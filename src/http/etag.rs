@@ -4,17 +4,19 @@
 //! ```text
 //!   "1f2e3d4c-41"                     a service's default answer, or an instance, at revision 41
 //!   "1f2e3d4c-41-8c1d5e0a9b7f6e3d"    an answer of that service to a filter
+//!   "1f2e3d4c-41-gzip"                either of them in a coding: other bytes, so another tag
 //! ```
 //!
 //! The log's id is in it because revisions begin again with a new log. Used by the handlers and by nothing else.
 
 use std::fmt::Write as _;
 
-use axum::http::header::{GetAll, IF_MATCH, IF_NONE_MATCH};
+use axum::http::header::{ACCEPT_ENCODING, GetAll, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::encoding::{Accepted, Coding};
 use super::faults::Faults;
 use crate::domain::Seq;
 use crate::domain::command::Precondition;
@@ -90,6 +92,11 @@ impl Tags {
     /// The revision in a strong tag of an instance; none for a tag that this log never gave to one.
     fn revision(&self, tag: &str) -> Option<Seq> {
         let text = tag.strip_prefix('"')?.strip_suffix('"')?;
+        // An instance that was read in a coding is the same instance.
+        let text = Coding::ALL
+            .into_iter()
+            .find_map(|coding| text.strip_suffix(coding.suffix()))
+            .unwrap_or(text);
         let digits = text.strip_prefix(self.log.as_str())?.strip_prefix('-')?;
         let plain = !digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit());
         plain.then(|| digits.parse().ok().map(Seq)).flatten()
@@ -101,23 +108,45 @@ pub(super) fn header(tag: &Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(tag.clone()).expect("a tag is made of hexadecimal digits")
 }
 
-/// What of `headers` says which tags a client holds, in buffers of its own: headers are parts of the buffer that the
-/// connection read them into, and whoever keeps one of them keeps all of it.
-pub(super) fn detached(headers: &HeaderMap) -> HeaderMap {
-    let values = headers.get_all(IF_NONE_MATCH).iter();
-    // What was a value is one.
-    let values = values.filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
-    values.map(|value| (IF_NONE_MATCH, value)).collect()
+/// The tag of what `tag` stands for in a coding.
+pub(super) fn in_coding(tag: &[u8], coding: Coding) -> Bytes {
+    let inner = tag.strip_suffix(b"\"").unwrap_or(tag);
+    Bytes::from([inner, coding.suffix().as_bytes(), b"\""].concat())
 }
 
-/// Whether `if-none-match` says that the client holds what `tag` stands for.
-pub(super) fn is_held(headers: &HeaderMap, tag: &[u8]) -> bool {
-    headers.get_all(IF_NONE_MATCH).iter().any(|value| {
+/// What of `headers` says which tags and which codings a client takes, in buffers of its own: headers are parts of the
+/// buffer that the connection read them into, and whoever keeps one of them keeps all of it.
+pub(super) fn detached(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in [IF_NONE_MATCH, ACCEPT_ENCODING] {
+        for value in headers.get_all(&name) {
+            // What was a value is one.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                kept.append(&name, value);
+            }
+        }
+    }
+    kept
+}
+
+/// The tag that the client holds, if `if-none-match` says that it holds what `tag` stands for: plain, or in a coding that
+/// it still takes.
+pub(super) fn held(headers: &HeaderMap, tag: &Bytes) -> Option<Bytes> {
+    headers.get_all(IF_NONE_MATCH).iter().find_map(|value| {
         // One tag alone is what nearly everybody sends.
-        value.as_bytes() == tag
-            || value.to_str().unwrap_or("").split(',').map(str::trim).any(|item| {
-                item == "*" || item.strip_prefix("W/").unwrap_or(item).as_bytes() == tag
-            })
+        if value.as_bytes() == tag {
+            return Some(tag.clone());
+        }
+        value.to_str().unwrap_or("").split(',').map(str::trim).find_map(|item| {
+            let item = item.strip_prefix("W/").unwrap_or(item);
+            if item == "*" || item.as_bytes() == tag {
+                return Some(tag.clone());
+            }
+            let taken = |coding: &Coding| Accepted::of(headers).takes(*coding);
+            let forms = Coding::ALL.into_iter().map(|coding| (coding, in_coding(tag, coding)));
+            let held = |(_, form): &(Coding, Bytes)| item.as_bytes() == form;
+            forms.into_iter().find(held).filter(|(coding, _)| taken(coding)).map(|(_, form)| form)
+        })
     })
 }
 
@@ -155,14 +184,29 @@ mod tests {
 
     #[test]
     fn a_held_tag_is_found_in_any_list() {
-        let tag = b"\"1f2e3d4c-41\"";
-        for held in ["\"1f2e3d4c-41\"", "W/\"1f2e3d4c-41\"", "\"x\" , \"1f2e3d4c-41\"", "*"] {
-            assert!(is_held(&headers(&[("if-none-match", held)]), tag), "{held}");
+        let tag = Bytes::from("\"1f2e3d4c-41\"");
+        let is_held = |value: &str| held(&headers(&[("if-none-match", value)]), &tag);
+        for value in ["\"1f2e3d4c-41\"", "W/\"1f2e3d4c-41\"", "\"x\" , \"1f2e3d4c-41\"", "*"] {
+            assert_eq!(is_held(value).as_ref(), Some(&tag), "{value}");
         }
-        for other in ["\"1f2e3d4c-4\"", "1f2e3d4c-41", ""] {
-            assert!(!is_held(&headers(&[("if-none-match", other)]), tag), "{other}");
+        for other in ["\"1f2e3d4c-4\"", "1f2e3d4c-41", "", "\"1f2e3d4c-41-br\""] {
+            assert_eq!(is_held(other), None, "{other}");
         }
-        assert!(!is_held(&headers(&[]), tag));
+        assert_eq!(held(&headers(&[]), &tag), None);
+    }
+
+    #[test]
+    fn a_tag_of_another_form_is_held_by_who_can_still_read_it() {
+        let tag = Bytes::from("\"1f2e3d4c-41\"");
+        let form = in_coding(&tag, Coding::Gzip);
+        assert_eq!(form, "\"1f2e3d4c-41-gzip\"");
+        let ask = |accepted: &'static str| {
+            let text = std::str::from_utf8(&form).unwrap();
+            held(&headers(&[("if-none-match", text), ("accept-encoding", accepted)]), &tag)
+        };
+        assert_eq!(ask("zstd, gzip;q=0.5"), Some(form.clone()));
+        assert_eq!(ask("zstd"), None);
+        assert_eq!(ask("gzip;q=0"), None);
     }
 
     #[test]
@@ -170,13 +214,14 @@ mod tests {
         let buffer = Bytes::from(b"\"x\", \"1f2e3d4c-41\"".to_vec());
         let value = HeaderValue::from_maybe_shared(buffer.clone()).unwrap();
         let request = HeaderMap::from_iter([
-            (IF_NONE_MATCH, value),
+            (IF_NONE_MATCH, value.clone()),
+            (ACCEPT_ENCODING, value),
             (axum::http::header::ETAG, header(&buffer)),
         ]);
         let kept = detached(&request);
         drop(request);
         assert!(buffer.is_unique(), "something still holds the buffer");
-        assert!(is_held(&kept, b"\"1f2e3d4c-41\"") && kept.len() == 1);
+        assert!(held(&kept, &Bytes::from("\"1f2e3d4c-41\"")).is_some() && kept.len() == 2);
     }
 
     #[test]
@@ -191,6 +236,7 @@ mod tests {
         assert_eq!(read(&[("if-none-match", "*")]), Ok(Precondition::Free));
         assert_eq!(read(&[("if-match", "*")]), Ok(Precondition::Present));
         assert_eq!(read(&[("if-match", "\"1f2e3d4c-41\"")]), revision(41));
+        assert_eq!(read(&[("if-match", "\"1f2e3d4c-41-zstd\"")]), revision(41));
         assert_eq!(read(&[("if-match", "\"1f2e3d4c-41\", \"1f2e3d4c-42\"")]), revision(42));
         for never in
             ["\"aaaaaaaa-41\"", "W/\"1f2e3d4c-41\"", "\"1f2e3d4c-041\"", "\"1f2e3d4c-\"", "x"]

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::encoding::{Accepted, Coding};
 use super::faults::Faults;
 use super::names::Path;
 use super::problem::Problem;
@@ -19,14 +20,14 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{Method, NAMESPACE, Operation, Parameter, Shape, answer, empty};
-use super::{About, Api, Shared, etag, longpoll, past, wire};
+use super::{About, Api, Shared, encoding, etag, longpoll, past, wire};
 use crate::domain::limits::{
     LABEL_CHARS_MAX, METADATA_KEYS_MAX, METADATA_VALUE_BYTES_MAX, TAG_CHARS_MAX, TAGS_MAX,
 };
 use crate::domain::selection::{ANY, Filter, Tier};
 use crate::domain::traffic::Detail;
 use crate::domain::{InstanceId, Seq, ServiceKey};
-use crate::projection::{Entry, ServiceView};
+use crate::projection::{Answer, Entry, ServiceView};
 use crate::telemetry::names::LookupOutcome;
 
 /// The route of lookups.
@@ -130,6 +131,18 @@ pub(super) struct Found {
     etag: Option<Bytes>,
     returned: u32,
     outcome: LookupOutcome,
+    form: Form,
+}
+
+/// In which of its forms an answer comes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Form {
+    /// Another client may get another one.
+    varies: bool,
+    /// The coding that the body is in.
+    coding: Option<Coding>,
+    /// The one that would suit the client better, and was not made yet.
+    wanted: Option<Coding>,
 }
 
 pub(super) async fn lookup(
@@ -215,15 +228,33 @@ pub(super) fn found(
     }
 }
 
+/// The default answer, made once per revision.
+fn kept<'a>(api: &Api, view: &'a ServiceView) -> &'a Answer {
+    view.answer(|view| wire::default_answer(view, &api.tags, &api.encoder))
+}
+
 pub(super) fn default_answer(api: &Api, view: &ServiceView, headers: &HeaderMap) -> Found {
-    let answer = view.answer(|view| wire::default_answer(view, &api.tags));
-    let held = etag::is_held(headers, &answer.etag);
-    Found {
-        body: (!held).then(|| answer.body.clone()),
-        etag: Some(answer.etag.clone()),
-        returned: if held { 0 } else { answer.returned },
-        outcome: outcome(held, answer.returned, answer.degraded),
+    let answer = kept(api, view);
+    let held = etag::held(headers, &answer.etag);
+    let is_held = held.is_some();
+    let mut found = Found {
+        body: (!is_held).then(|| answer.body.clone()),
+        etag: Some(held.unwrap_or_else(|| answer.etag.clone())),
+        returned: if is_held { 0 } else { answer.returned },
+        outcome: outcome(is_held, answer.returned, answer.degraded),
+        form: Form { varies: answer.forms.is_some(), ..Form::default() },
+    };
+    // Nearly all are short, and have no other form.
+    if let (false, Some(forms)) = (is_held, &answer.forms)
+        && let Some(coding) = Accepted::of(headers).best()
+    {
+        match forms[coding as usize].get() {
+            Some(Some(form)) => found.comes_in(coding, form.clone()),
+            Some(None) => {}
+            None => found.form.wanted = Some(coding),
+        }
     }
+    found
 }
 
 fn filtered(
@@ -241,13 +272,17 @@ fn filtered(
     }
     let degraded = tier.is_some_and(Tier::degraded);
     let returned = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-    if etag.as_ref().is_some_and(|etag| etag::is_held(headers, etag)) {
-        return Found { body: None, etag, returned: 0, outcome: LookupOutcome::NotModified };
+    if let Some(held) = etag.as_ref().and_then(|etag| etag::held(headers, etag)) {
+        let outcome = LookupOutcome::NotModified;
+        // How long the answer would be is not known: it may have other forms.
+        let form = Form { varies: true, ..Form::default() };
+        return Found { body: None, etag: Some(held), returned: 0, outcome, form };
     }
     let clock = shown.leases.then_some(&*api.clock);
     let entries = entries.iter().map(|entry| &***entry);
     let body = wire::list(view, degraded, entries, clock, wire::Texts::Kept);
-    Found { body: Some(body), etag, returned, outcome: outcome(false, returned, degraded) }
+    let outcome = outcome(false, returned, degraded);
+    Found { body: Some(body), etag, returned, outcome, form: Form::default() }
 }
 
 /// The least loaded first, those of which nothing is known last; equal ones stay in the order of their ids.
@@ -278,6 +313,11 @@ async fn finish(
 ) -> Result<Response, Problem> {
     let (about, seen, detail) = found.event(view, head, (filter, held));
     record(api, scope, about, seen, detail, found.outcome).await?;
+    let found = match found.form.wanted {
+        // Boxed, so that lookups that need nothing of this need not hold the room for it.
+        Some(coding) => Box::pin(found.encoded(api, view, coding)).await,
+        None => found,
+    };
     Ok(found.answer(view.revision))
 }
 
@@ -316,13 +356,36 @@ impl Found {
 
     /// An instance as it was, whose tag is that of its own revision.
     pub(super) fn instance(body: Bytes, etag: Bytes, headers: &HeaderMap) -> Self {
-        let held = etag::is_held(headers, &etag);
+        let held = etag::held(headers, &etag);
+        let is_held = held.is_some();
         Self {
-            body: (!held).then_some(body),
-            etag: Some(etag),
-            returned: u32::from(!held),
-            outcome: outcome(held, 1, false),
+            body: (!is_held).then_some(body),
+            etag: held.or(Some(etag)),
+            returned: u32::from(!is_held),
+            outcome: outcome(is_held, 1, false),
+            form: Form { varies: is_held, ..Form::default() },
         }
+    }
+
+    /// Whether nothing of it has to be made first.
+    pub(super) fn is_ready(&self) -> bool {
+        self.form.wanted.is_none()
+    }
+
+    fn comes_in(&mut self, coding: Coding, form: Bytes) {
+        self.body = Some(form);
+        self.form.coding = Some(coding);
+    }
+
+    /// The same in the coding that suits its client, if it can be had.
+    async fn encoded(mut self, api: &Api, view: &ServiceView, coding: Coding) -> Self {
+        let answer = kept(api, view);
+        if let Some(forms) = &answer.forms
+            && let Some(form) = api.encoder.kept(forms, coding, &answer.body).await
+        {
+            self.comes_in(coding, form);
+        }
+        self
     }
 
     /// The response, of a service at `revision`.
@@ -333,6 +396,12 @@ impl Found {
         };
         if let Some(etag) = &self.etag {
             response.headers_mut().insert(header::ETAG, etag::header(etag));
+        }
+        if self.form.varies {
+            encoding::varies(response.headers_mut());
+        }
+        if let Some(coding) = self.form.coding {
+            encoding::mark(response.headers_mut(), coding);
         }
         response
     }

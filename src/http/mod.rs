@@ -23,6 +23,7 @@ mod cursor;
 mod detector;
 mod diff;
 mod drain;
+mod encoding;
 mod etag;
 mod events;
 mod express;
@@ -52,6 +53,7 @@ mod server;
 mod services;
 mod spec;
 mod stream;
+mod streams;
 mod watch;
 mod wire;
 
@@ -82,6 +84,7 @@ use crate::watch::Hub;
 use admission::Admission;
 pub use admission::{Config as AdmissionConfig, Rate};
 use cursor::Cursors;
+use encoding::Encoder;
 use etag::Tags;
 use instants::Present;
 use problem::Problem;
@@ -96,6 +99,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long a client may take to send a head, also the first one after connecting.
     pub header_timeout: Duration,
+    /// From how many bytes on an answer is encoded for clients that take that; none is never.
+    pub encode_from: Option<usize>,
     /// Who is let in.
     pub admission: admission::Config,
     /// How many instances there may be, to be shown.
@@ -123,6 +128,7 @@ impl Default for Config {
         Self {
             request_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
+            encode_from: Some(4 * 1024),
             admission: admission::Config::default(),
             quotas: Quotas::default(),
             shutdown_timeout: Duration::from_secs(10),
@@ -171,6 +177,7 @@ pub struct Api {
     started_at: Monotonic,
     admission: Admission,
     log_header: HeaderValue,
+    encoder: Encoder,
     tags: Tags,
     cursors: Cursors,
 }
@@ -204,6 +211,7 @@ impl Api {
             started_at: parts.clock.monotonic(),
             admission: Admission::new(parts.config.admission.clone()),
             log_header,
+            encoder: Encoder::of(parts.config.encode_from),
             tags: Tags::of(log_id),
             cursors: Cursors::of(log_id),
             parts,

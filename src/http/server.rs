@@ -3,6 +3,17 @@
 //! At most so many connections are open at once: further ones wait in the listener's backlog, where they cost
 //! nothing. A connection has its time for a head and is then cut; an error of accepting never ends the server.
 //! Called by `app`, which gives the listener and the token that ends it.
+//!
+//! ```text
+//!                        HTTP/1.1                              HTTP/2
+//!   requests at once     1; others of a pipeline wait in       STREAMS_MAX on a connection, the rest wait with the
+//!                        the socket and are answered in order  client; reset ones count (RESETS_PENDING_MAX)
+//!   head                 100 headers, 400 KiB                  HEAD_BYTES_MAX
+//!   silence, slow heads  hyper: header_timeout a head          `streams`: header_timeout without an open request
+//! ```
+//!
+//! Small answers leave at once (`TCP_NODELAY`). Answers to a pipeline are not gathered into fewer writes, though hyper
+//! could: what it holds back could be an answer that stands before a long poll.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,7 +32,7 @@ use axum::routing::future::RouteFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::conn::auto::{Builder, Connection};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -34,12 +45,26 @@ use tower::Service as _;
 use super::caller::Peer;
 use super::express::Express;
 use super::router::router;
+use super::streams::{Activity, Streams};
 use super::{Api, Config, admission};
 
 /// Pause after a failed accept: with no file descriptors left, trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
+/// Streams that a client may have reset before the server came to look at them; with one more the connection ends
+/// (ENHANCE_YOUR_CALM). A client that opens and resets without end would otherwise have work begun for nothing, whatever
+/// the limit of streams at once ("rapid reset", CVE-2023-44487). The library's own default, written down because it is
+/// relied on.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams of one connection that the server may reset because of what the client sent, before the connection ends
+/// ("made you reset", CVE-2025-8671).
+const RESETS_PROVOKED_MAX: usize = 256;
+/// Longest head on HTTP/2, as RFC 9113 counts it (section 6.5.2): the longest path and query with room for the headers, so
+/// that what is too long is refused as it is on HTTP/1. A longer head is answered 431 by the library.
+const HEAD_BYTES_MAX: u32 = 32 * 1024;
+/// How long an HTTP/2 connection that was asked to end, because nothing went on, may go on with nothing.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4). No method of HTTP/1 does.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -109,7 +134,13 @@ impl Builders {
         http1.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
         let mut either = Builder::new(TokioExecutor::new());
         either.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
-        either.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        either
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(RESETS_PROVOKED_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX);
         Self { http1, either }
     }
 }
@@ -171,7 +202,7 @@ impl Server {
         let peer = Arc::new(Peer::at(address));
         let own_cut = Arc::clone(&peer.cut);
         let (router, express) = (self.router.clone(), Arc::clone(&self.express));
-        let service = Requests { router, express, peer, asked: Arc::clone(&asked) };
+        let requests = Requests { router, express, peer, asked: Arc::clone(&asked) };
         // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
         // one here, for both versions.
         let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
@@ -185,25 +216,31 @@ impl Server {
         let limits = Limits { first_request, asked, own_cut };
         let io = TokioIo::new(stream);
         let ended = if may_be_http2 {
-            let connection = self.builders.either.serve_connection(io, service);
+            let activity = Activity::default();
+            let streams = Streams { requests, activity: activity.clone() };
+            let connection = self.builders.either.serve_connection(io, streams);
+            let finish = |connection: Pin<&mut _>| Connection::graceful_shutdown(connection);
             // Boxed, as few have it: all connections would be as large otherwise.
-            Box::pin(self.drive(connection, |connection| connection.graceful_shutdown(), limits))
-                .await
+            Box::pin(self.drive(connection, finish, limits, Some(activity))).await
         } else {
-            let connection = self.builders.http1.serve_connection(io, service);
-            self.drive(connection, |connection| connection.graceful_shutdown(), limits).await
+            let connection = self.builders.http1.serve_connection(io, requests);
+            let finish = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+            // Here hyper gives every head its time.
+            self.drive(connection, finish, limits, None).await
         };
         if let Err(error) = ended {
             tracing::debug!("connection of {address}: {error}");
         }
     }
 
-    /// Serves a connection until it has ended or is to end; `finish` asks it to end after the requests it has.
+    /// Serves a connection until it has ended or is to end; `finish` asks it to end after the requests it has, which is
+    /// also done once there is no `activity`.
     async fn drive<C, E>(
         &self,
         connection: C,
         finish: impl Fn(Pin<&mut C>),
         limits: Limits<'_>,
+        activity: Option<Activity>,
     ) -> Result<(), Box<dyn Error + Send + Sync>>
     where
         C: Future<Output = Result<(), E>>,
@@ -212,7 +249,12 @@ impl Server {
         let Limits { mut first_request, asked, own_cut } = limits;
         let mut connection = pin!(connection);
         let mut own_cut = pin!(own_cut.notified());
-        let (mut waiting, mut finishing) = (true, false);
+        let idle = |limit: Duration| {
+            let activity = activity.clone();
+            activity.map(|activity| Box::pin(async move { activity.idle(limit).await }))
+        };
+        let mut quiet = idle(self.config.header_timeout);
+        let (mut waiting, mut finishing, mut leaving) = (true, false, false);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => return ended.map_err(Into::into),
@@ -221,6 +263,15 @@ impl Server {
                 () = self.stop.cancelled(), if !finishing => {
                     finishing = true;
                     finish(connection.as_mut());
+                }
+                () = or_never(&mut quiet) => {
+                    // A client that does not even read would never answer the farewell.
+                    if leaving {
+                        return Ok(());
+                    }
+                    leaving = true;
+                    finish(connection.as_mut());
+                    quiet = idle(GOODBYE);
                 }
                 () = first_request.as_mut(), if waiting => {
                     waiting = false;
@@ -233,6 +284,14 @@ impl Server {
     }
 }
 
+/// Waits for what is there.
+async fn or_never(future: &mut Option<Pin<Box<impl Future<Output = ()>>>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What ends a connection before its time.
 struct Limits<'a> {
     first_request: Pin<&'a mut Sleep>,
@@ -241,8 +300,8 @@ struct Limits<'a> {
 }
 
 /// The requests of one connection.
-#[derive(Clone)]
-struct Requests {
+#[derive(Debug, Clone)]
+pub(super) struct Requests {
     router: Router,
     express: Arc<Express>,
     peer: Arc<Peer>,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use super::check::CheckText;
+use super::encoding::Encoder;
 use super::etag::Tags;
 use crate::clock::Clock;
 use crate::domain::health::ProbeVerdict;
@@ -241,7 +242,7 @@ fn put_text(out: &mut BytesMut, entry: &Entry, texts: Texts) {
 }
 
 /// The default answer of a service: once per revision.
-pub(super) fn default_answer(view: &ServiceView, tags: &Tags) -> Answer {
+pub(super) fn default_answer(view: &ServiceView, tags: &Tags, encoder: &Encoder) -> Answer {
     let (offered, tier) = view.select(&Filter::default());
     let degraded = tier.is_some_and(|tier| tier.degraded());
     // One text of each instance is enough, and this answer has it. Where one changes among very many, the texts of the
@@ -249,6 +250,7 @@ pub(super) fn default_answer(view: &ServiceView, tags: &Tags) -> Answer {
     let texts = if view.entries.len() > TEXTS_MADE_MAX { Texts::Kept } else { Texts::Used };
     let body = list(view, degraded, offered.iter().map(|entry| &***entry), None, texts);
     Answer {
+        forms: encoder.concerns(body.len()).then(Box::default),
         // It is kept: in as much room as it needs and no more.
         body: Bytes::copy_from_slice(&body),
         etag: tags.tag(view.revision, ""),
@@ -342,14 +344,15 @@ mod tests {
     #[test]
     fn a_list_says_only_what_is_so() {
         let clock = ManualClock::new(Timestamp(0));
-        let tags = Tags::of(uuid::Uuid::nil());
+        let (tags, encoder) = (Tags::of(uuid::Uuid::nil()), Encoder::of(Some(4_096)));
         let head = r#"{"namespace":"default","service":"orders","revision":41"#;
-        let healthy = default_answer(&view(orders(Status::Healthy), &clock), &tags);
+        let default_answer = |view: &ServiceView| super::default_answer(view, &tags, &encoder);
+        let healthy = default_answer(&view(orders(Status::Healthy), &clock));
         assert_eq!(healthy.body, format!("{head},\"instances\":[{ORDERS}]}}"));
         assert_eq!((healthy.returned, healthy.etag), (1, "\"00000000-41\"".into()));
-        let degraded = default_answer(&view(orders(Status::Unstable), &clock), &tags);
+        let degraded = default_answer(&view(orders(Status::Unstable), &clock));
         assert!(degraded.body.starts_with(format!("{head},\"degraded\":true,").as_bytes()));
-        let nobody = default_answer(&view(orders(Status::Failed), &clock), &tags);
+        let nobody = default_answer(&view(orders(Status::Failed), &clock));
         assert_eq!(nobody.body, format!("{head},\"instances\":[]}}"));
     }
 

@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::domain::registry::Service;
@@ -48,6 +49,9 @@ pub struct Answer {
     pub body: Bytes,
     /// Its entity tag, quotes included.
     pub etag: Bytes,
+    /// The body in other encodings, each made when it is first asked for; none of a body that has no others. What they
+    /// are is known to whoever makes them.
+    pub forms: Option<Box<[OnceCell<Option<Bytes>>; 2]>>,
     /// How many instances it hands out.
     pub returned: u32,
     /// Whether nothing healthy was left to hand out.

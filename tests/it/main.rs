@@ -7,12 +7,14 @@
 
 mod backup;
 mod bad_input;
+mod bench_command;
 mod collector;
 mod command_line;
 mod crash;
 mod detector;
 mod discovery;
 mod disk;
+mod doors;
 mod drain;
 mod events;
 mod expiry;

@@ -33,7 +33,8 @@ fn build() -> Value {
             "title": "rollcall",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "A service registry that remembers: every registration, heartbeat, expiry and \
-                lookup is an event with a trace id.",
+                lookup is an event with a trace id. Long answers to GET come in gzip or zstd to clients that \
+                accept it; each form has an etag of its own.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "http://127.0.0.1:7655"}],

@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 
 use super::admission::Classes;
 use super::caller::{self, Peer};
+use super::encoding::Accepted;
 use super::problem::Problem;
 use super::{Api, Shared, accept, wire};
 use crate::clock::Monotonic;
@@ -198,6 +199,7 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let exchange = Exchange::begin(&self.layer, &mut request);
         let remainder = Remainder::share(&mut request);
+        let accepted = exchange.accepted(&request);
         let outcome = match exchange.admit().and_then(|()| refuse(&self.layer, &request)) {
             Err(problem) => Err(problem),
             Ok(()) => {
@@ -214,6 +216,13 @@ where
             };
             if let Some(remainder) = remainder {
                 remainder.drain(&mut response).await;
+            }
+            if let Some(accepted) = accepted {
+                let encoder = &exchange.layer.api.encoder;
+                if encoder.concerns_answer(&response) {
+                    // Boxed, as few answers are so long.
+                    response = Box::pin(encoder.encode(accepted, response)).await;
+                }
             }
             Ok(exchange.end(response))
         })
@@ -306,6 +315,12 @@ impl Exchange {
         self.layer.api.admission.enter(class, &inner.caller, || self.started)?;
         inner.facts.lock().admitted = Some(class);
         Ok(())
+    }
+
+    /// Which codings its answer may come in; none for what is no read.
+    fn accepted(&self, request: &Request) -> Option<Accepted> {
+        let reads = matches!(self.method, Method::Get | Method::Head);
+        reads.then(|| Accepted::of(request.headers()))
     }
 
     fn end(mut self, mut response: Response) -> Response {
