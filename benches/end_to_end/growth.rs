@@ -25,8 +25,8 @@ const REGISTERED: usize = 200;
 const DOOMED: (usize, usize) = (400, 5);
 
 /// Their lease, and how long they are given to be gone.
-const TTL: Duration = Duration::from_secs(1);
-const GONE: Duration = Duration::from_millis(2_500);
+const TTL: Duration = Duration::from_secs(2);
+const GONE: Duration = Duration::from_millis(3_500);
 
 /// Measures each size and shows the curves.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {

@@ -184,6 +184,10 @@ impl Options {
             )
             .into());
         }
+        // Names would be of several lengths, and the driver's batches are cut by theirs.
+        if self.services.max(self.instances) > 100_000 {
+            return Err("--services and --instances are at most 100,000".into());
+        }
         if self.services * self.instances == 0 || self.connections.contains(&0) || self.rounds == 0
         {
             return Err("--services, --instances, --connections and --rounds begin at 1".into());

@@ -110,6 +110,8 @@ pub(crate) fn run(options: &Options, sink: Option<&Sink>) -> Result<(), Failure>
         sheet.figure("spans exported", sink.spans() as f64, "");
     }
     memory::usual(options, &mut sheet)?;
+    let binary = std::fs::metadata(env!("CARGO_BIN_EXE_rollcall"))?.len() as f64 / 1e6;
+    sheet.at_most("size of the binary, with its symbols", binary, 15.0, " MB");
     if options.only.iter().any(|work| matches!(work, Work::Batch | Work::Registration)) {
         floors::run(options, &mut sheet)?;
     }

@@ -54,9 +54,11 @@ impl Choir {
     fn of(options: &Options) -> Self {
         let services = (options.scale / PER_SERVICE).max(1);
         // Four leases long, which is a minute; the small form has no time for that.
-        let ttl = Duration::from_secs(if options.quick { 2 } else { 15 });
-        let interval = ttl.as_secs() as usize * options.beats / 4;
-        let beating = (interval / services).clamp(1, PER_SERVICE);
+        let seconds = if options.quick { 2 } else { 15 };
+        let ttl = Duration::from_secs(seconds);
+        // In a quarter of the ttl.
+        let beats = options.beats * usize::try_from(seconds).unwrap_or(usize::MAX) / 4;
+        let beating = (beats / services).clamp(1, PER_SERVICE);
         let batches = (services * beating).div_ceil(PER_BATCH);
         Self { services, beating, ttl, batches, beats: options.beats }
     }
