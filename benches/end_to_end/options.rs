@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// 64, and registrations at 1 and 1,000 too.
     #[arg(long, value_delimiter = ',')]
     pub(crate) connections: Vec<usize>,
-    /// All work at 1, 64 and 1,000 connections, its latency at 50 and 80 percent of the highest rate: an hour.
+    /// All work at 1, 64 and 1,000 connections, its latency at 50 and 80 percent of the highest rate: half an hour.
     #[arg(long, conflicts_with_all = ["connections", "load", "quick"])]
     pub(crate) full: bool,
     /// Services registered.

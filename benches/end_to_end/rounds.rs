@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,13 +111,23 @@ pub(crate) fn run(options: &Options, sink: Option<&Sink>) -> Result<(), Failure>
         sheet.figure("spans exported", sink.spans() as f64, "");
     }
     memory::usual(options, &mut sheet)?;
-    let binary = std::fs::metadata(env!("CARGO_BIN_EXE_rollcall"))?.len() as f64 / 1e6;
-    sheet.at_most("size of the binary, with its symbols", binary, 15.0, " MB");
+    if let Some(bytes) = stripped(bodies.path()) {
+        sheet.at_most("size of the binary, stripped", bytes as f64 / 1e6, 15.0, " MB");
+    }
     if options.only.iter().any(|work| matches!(work, Work::Batch | Work::Registration)) {
         floors::run(options, &mut sheet)?;
     }
     report::goals(&mut sheet);
     sheet.show(options)
+}
+
+/// Bytes of the program without its symbols; none where nothing can strip it.
+fn stripped(dir: &Path) -> Option<u64> {
+    let copy = dir.join("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&copy).arg(env!("CARGO_BIN_EXE_rollcall"));
+    strip.status().ok().filter(ExitStatus::success)?;
+    Some(std::fs::metadata(copy).ok()?.len())
 }
 
 /// What the answers of the fleet's services are tagged with.
@@ -260,7 +271,7 @@ impl Bench<'_> {
             requests: &|number| Requests::new(work, options, seed + number).with(known),
         })?;
         let bare = matches!(which, Which::Axum | Which::Hyper);
-        std::thread::sleep(if bare { PAUSE } else { PUT_OFF });
+        std::thread::sleep(if bare || options.quick { PAUSE } else { PUT_OFF });
         let cpu = server.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
         let writer = writer(server).zip(written);
         let writer = writer.map(|(after, before)| after.saturating_sub(before));

@@ -70,7 +70,9 @@ impl Server {
         command.stderr(File::create(dir.join("rollcall.log"))?);
         let server = Self::start(command)?;
         let mut client = Client::open(server.address)?;
-        await_that("rollcall is ready", || Ok(client.get("/readyz")?.0 == 200))?;
+        // A million instances on a machine that has other things to do.
+        let ready = || Ok(client.get("/readyz")?.0 == 200);
+        looked_for("rollcall is ready", 10 * LOOKS_MAX, ready)?;
         Ok(server)
     }
 
@@ -191,9 +193,17 @@ pub(crate) fn pin_driver() -> Result<(), Failure> {
 /// Waits for a condition, within bounds.
 pub(crate) fn await_that(
     what: &str,
+    holds: impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    looked_for(what, LOOKS_MAX, holds)
+}
+
+fn looked_for(
+    what: &str,
+    looks_max: usize,
     mut holds: impl FnMut() -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    for _ in 0..LOOKS_MAX {
+    for _ in 0..looks_max {
         if holds()? {
             return Ok(());
         }
