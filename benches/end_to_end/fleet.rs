@@ -11,6 +11,12 @@ use crate::work::Work;
 /// Clients that register at once; a group commit takes what waits.
 const CLIENTS: usize = 64;
 
+/// The same of a fleet that would take minutes otherwise; what their connections take does not count beside it.
+const CLIENTS_OF_MANY: usize = 256;
+
+/// From so many instances on.
+const MANY: usize = 100_000;
+
 /// Registers `services` services of `instances` instances each; how many registrations that were.
 pub(crate) fn register(
     address: SocketAddr,
@@ -29,15 +35,16 @@ pub(crate) fn register_each(
     instances: usize,
     entrant: impl Fn(usize, usize) -> Entrant + Copy + Send,
 ) -> Result<u64, Failure> {
+    let clients = if services * instances < MANY { CLIENTS } else { CLIENTS_OF_MANY };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CLIENTS)
+        let threads: Vec<_> = (0..clients)
             .map(|number| {
                 scope.spawn(move || -> Result<u64, Failure> {
                     let mut client = Client::open(address)?;
                     let mut requests = Requests::new(Work::Registration, options, number as u64);
                     let mut registered = 0;
                     // In turn over all, so that few services of many instances have many clients too.
-                    for member in (number..services * instances).step_by(CLIENTS) {
+                    for member in (number..services * instances).step_by(clients) {
                         let entrant = entrant(member / instances, member % instances);
                         let answer = client.exchange(requests.register(&entrant))?;
                         if answer.status != 201 {
