@@ -1,7 +1,9 @@
 //! How the cost of the same work grows with the registry: a lookup, a registration and an expiry with a thousand, ten
-//! thousand, ... instances beside. Processor time of the server, which the driver and the network have no share in.
+//! thousand, ... instances beside. Processor time of the server, which the driver and the network have no share in; for an
+//! expiry that of the writer alone.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::Failure;
@@ -80,9 +82,9 @@ fn costs(options: &Options, size: usize) -> Result<[f64; 3], Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = Server::rollcall(dir.path(), &options)?;
     let loaded = |work: Work, options: &Options| -> Result<f64, Failure> {
-        let mut micros = Vec::new();
+        let mut each = Vec::new();
         for round in 0..options.rounds as u64 {
-            let before = used(&server)?;
+            let before = micros(server.cpu_of(""))?;
             let seen = Load {
                 runtime: &runtime,
                 address: server.address,
@@ -92,10 +94,12 @@ fn costs(options: &Options, size: usize) -> Result<[f64; 3], Failure> {
                 requests: &|number| Requests::new(work, options, 1_000 * round + number),
             }
             .closed()?;
-            micros.push((used(&server)? - before) / seen.answered as f64);
+            let used = micros(server.cpu_of(""))? - before;
+            each.push(used / seen.answered as f64);
         }
-        Ok(median(micros))
+        Ok(median(each))
     };
+    warm(server.address, services)?;
     let lookup = loaded(Work::Lookup, &options)?;
     let few = Options { services: REGISTERED, ..options.clone() };
     let registration = loaded(Work::Registration, &few)?;
@@ -107,27 +111,46 @@ fn costs(options: &Options, size: usize) -> Result<[f64; 3], Failure> {
     Ok([lookup, registration, median(expiry)])
 }
 
-/// Microseconds of processor time for one that registers once and is never heard again: marked late, then expired.
+/// Every service is asked for once: the first answer of each is made when it is asked for, the others are kept.
+fn warm(address: SocketAddr, services: usize) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|number| {
+                scope.spawn(move || -> Result<(), Failure> {
+                    let mut client = Client::open(address)?;
+                    for service in (number..services).step_by(CONNECTIONS) {
+                        let path = format!("/v1/services/service-{service:05}/instances");
+                        let (status, _) = client.get(&path)?;
+                        if status != 200 {
+                            return Err(format!("a lookup was answered {status}").into());
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        clients.into_iter().try_for_each(|client| client.join().map_err(|_| "a client panicked")?)
+    })
+}
+
+/// Microseconds of the writer's time for one that registers once and is never heard again: marked late, then expired. It
+/// is all done there, and the writer rests but for that.
 fn expired(server: &Server, options: &Options) -> Result<f64, Failure> {
     let living = living(server)?;
-    let idle = used(server)?;
-    std::thread::sleep(GONE);
-    let idle = used(server)? - idle;
     let (services, instances) = DOOMED;
     let doomed = |service, instance| Entrant { ttl: TTL, ..Entrant::doomed(service, instance) };
     let count = fleet::register_each(server.address, options, services, instances, doomed)?;
-    let before = used(server)?;
+    let before = micros(server.cpu_of_writer())?;
     std::thread::sleep(GONE);
-    let cost = used(server)? - before - idle;
+    let cost = micros(server.cpu_of_writer())? - before;
     match self::living(server)? {
         left if left == living => Ok(cost / count as f64),
         left => Err(format!("{left} instances live, {living} did before {count} came").into()),
     }
 }
 
-/// Microseconds of processor time so far.
-fn used(server: &Server) -> Result<f64, Failure> {
-    let used = server.cpu_of("");
+/// Processor time so far in microseconds.
+fn micros(used: Option<Duration>) -> Result<f64, Failure> {
     let used = used.ok_or("processor time is read from /proc, and there is none here")?;
     Ok(used.as_secs_f64() * 1e6)
 }

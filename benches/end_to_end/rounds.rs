@@ -31,9 +31,6 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// keeper, which looks once a second) is done in this time, so that it counts as its own and disturbs nobody else's.
 const PUT_OFF: Duration = Duration::from_millis(1_500);
 
-/// Threads of the registry that write its log, as the system cuts their names off.
-const WRITERS: [&str; 2] = ["rollcall-regist", "rollcall-checkp"];
-
 /// A registry, and what it was sent.
 struct Registry {
     server: Server,
@@ -256,10 +253,7 @@ impl Bench<'_> {
         };
         let server = self.server(which);
         let writer = |server: &Server| -> Option<Duration> {
-            if which != Which::Rollcall {
-                return None;
-            }
-            WRITERS.iter().map(|name| server.cpu_of(name)).sum()
+            if which == Which::Rollcall { server.cpu_of_writer() } else { None }
         };
         let (cpu, written) = (server.cpu(), writer(server));
         let seen = load(Load {

@@ -17,6 +17,10 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked at before the run counts as broken: half a minute.
 pub(crate) const LOOKS_MAX: usize = 1_500;
 
+/// Threads of the registry that decide and write, as the system cuts their names off: the registrar's, and the one that
+/// moves the write-ahead log into the file.
+const WRITERS: [&str; 2] = ["rollcall-regist", "rollcall-checkp"];
+
 /// Instances that a namespace may have unless it is told otherwise.
 const QUOTA: usize = 1_000_000;
 
@@ -132,6 +136,11 @@ impl Server {
             }
         }
         Some(sum)
+    }
+
+    /// The same of the threads that decide and write.
+    pub(crate) fn cpu_of_writer(&self) -> Option<Duration> {
+        WRITERS.iter().map(|name| self.cpu_of(name)).sum()
     }
 
     /// Resident memory in bytes; none where there is no `/proc`.
