@@ -29,6 +29,8 @@ const NAP: Duration = Duration::from_micros(50);
 pub(crate) struct Seen {
     /// Requests answered, warm-up included: what the server must have counted.
     pub(crate) answered: u64,
+    /// Requests refused with 503, where that is allowed.
+    pub(crate) refused: u64,
     /// Nanoseconds of each request that was answered within the measured time.
     latencies: Vec<u64>,
     seconds: f64,
@@ -57,6 +59,7 @@ impl Seen {
 
     fn add(&mut self, other: Self) {
         self.answered += other.answered;
+        self.refused += other.refused;
         self.latencies.extend(other.latencies);
         self.seconds = other.seconds;
     }
@@ -88,9 +91,11 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-fn check(answer: &Answer, work: Work) -> Result<(), Failure> {
+/// Whether the answer is the right one, or a refusal that is allowed.
+fn check(answer: &Answer, work: Work, may_refuse: bool) -> Result<bool, Failure> {
     match answer.status {
-        status if work.is_answered_by(status) => Ok(()),
+        status if work.is_answered_by(status) => Ok(true),
+        503 if may_refuse => Ok(false),
         status => Err(format!("a {} was answered {status}", work.name()).into()),
     }
 }
@@ -135,6 +140,15 @@ impl Load<'_> {
 
     /// `rate` requests a second, in turn over all connections.
     pub(crate) fn open(&self, rate: f64) -> Result<Seen, Failure> {
+        self.paced(rate, false)
+    }
+
+    /// The same of a server that may refuse some.
+    pub(crate) fn open_refusable(&self, rate: f64) -> Result<Seen, Failure> {
+        self.paced(rate, true)
+    }
+
+    fn paced(&self, rate: f64, may_refuse: bool) -> Result<Seen, Failure> {
         let connected = self.connect()?;
         let times = Times::of(self.seconds);
         let mut connections = JoinSet::new();
@@ -142,7 +156,7 @@ impl Load<'_> {
         for (connection, requests) in connected {
             let (queue, intended) = mpsc::channel(BEHIND_MAX);
             queues.push(queue);
-            let one = one_open(connection, requests, self.work, times, intended);
+            let one = one_open((connection, requests), self.work, may_refuse, times, intended);
             connections.spawn_on(one, self.runtime.handle());
         }
         let paced = pace(times, Duration::from_secs_f64(1.0 / rate), queues);
@@ -173,7 +187,7 @@ async fn one_closed(
     let mut sent_at = now();
     while sent_at < times.end {
         let answer = connection.exchange(requests.next()).await?;
-        check(&answer, work)?;
+        check(&answer, work, false)?;
         let answered_at = now();
         seen.answered += 1;
         if (times.counts..times.end).contains(&answered_at) {
@@ -209,9 +223,9 @@ pub(crate) fn pace(
 }
 
 async fn one_open(
-    mut connection: Connection,
-    mut requests: Requests,
+    (mut connection, mut requests): (Connection, Requests),
     work: Work,
+    may_refuse: bool,
     times: Times,
     mut queue: mpsc::Receiver<Instant>,
 ) -> Result<Seen, Failure> {
@@ -221,8 +235,12 @@ async fn one_open(
         // That this task woke late is not the server's doing; that it was not free is.
         let from = if free_at > intended { intended } else { now() };
         let answer = connection.exchange(requests.next()).await?;
-        check(&answer, work)?;
+        let right = check(&answer, work, may_refuse)?;
         free_at = now();
+        if !right {
+            seen.refused += 1;
+            continue;
+        }
         seen.answered += 1;
         if intended >= times.counts {
             seen.latencies.push(nanos(free_at - from));

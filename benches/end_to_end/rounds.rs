@@ -192,7 +192,8 @@ impl Bench<'_> {
             add(Measure::P50, None, figures(&mut rounds, |m| Some(m.seen.quantile(0.5))));
         }
         for load in &self.options.load {
-            let rate = highest * f64::from(*load) / 100.0;
+            // The small form on a machine that is far too busy may have got no answer in its time.
+            let rate = (highest * f64::from(*load) / 100.0).max(1.0);
             let what = format!("{what}, {rate:.0} a second");
             let mut rounds = self.in_turn(&what, false, |bench, which| {
                 bench.measured(work, connections, which, |load| load.open(rate))

@@ -114,7 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             seconds,
             requests: &|number| Requests::new(Work::Lookup, options, seed + number),
         }
-        .open(LOOKUPS)
+        .open_refusable(LOOKUPS)
     };
     // Leases began anew when it was ready: a quarter of them is gone after this, and another after the first beats.
     let mut idle = lookups(choir.ttl.as_secs_f64() / 4.0, 1)?;
@@ -138,6 +138,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     sheet.figure("of them beat", (choir.services * choir.beating) as f64, "");
     sheet.figure("heartbeats renewed", beats.members as f64 / choir.length().as_secs_f64(), "1/s");
     sheet.figure("a batch waits, p99", beats.quantile(0.99), "ms");
+    sheet.figure("batches refused", beats.refused as f64, "");
     // Whoever was sent too late expired rightly: on a machine that is too busy, this tells whose fault it was.
     sheet.figure("a batch waits at most", beats.quantile(1.0), "ms");
     sheet.figure("heartbeats sent", choir.beats as f64, "1/s");
@@ -162,6 +163,7 @@ fn note(sheet: &mut Sheet, ends: &Ends, idle: &mut Seen, lookups: &mut Seen) {
         sheet.figure(format!("lookup, p50 {when}"), seen.quantile(0.5), "µs");
         sheet.figure(format!("lookup, p99 {when}"), seen.quantile(0.99), "µs");
     }
+    sheet.figure("lookups refused", (idle.refused + lookups.refused) as f64, "");
     sheet.at_most("scale: false expiries", ends.wrong as f64, 0.0, "");
     sheet.at_most("scale: detection late, p99", ends.late_p99, 100.0, " ms");
     let ratio = lookups.quantile(0.99) / idle.quantile(0.99);
@@ -174,6 +176,8 @@ struct Beats {
     /// Nanoseconds of each batch.
     latencies: Vec<u64>,
     members: usize,
+    /// Batches answered with 503.
+    refused: usize,
 }
 
 impl Beats {
@@ -223,6 +227,7 @@ fn beat(
             let ended: Beats = ended??;
             all.latencies.extend(ended.latencies);
             all.members += ended.members;
+            all.refused += ended.refused;
         }
         Ok::<_, Failure>(all)
     })?;
@@ -243,6 +248,11 @@ async fn one(
         let Some(batch) = turns.next() else { break };
         let members: Vec<usize> = choir.members(batch, intended - began).collect();
         let answer = connection.exchange(requests.batch(members.iter().copied())).await?;
+        // Who is refused beats again in his next turn, as a client would.
+        if answer.status == 503 {
+            seen.refused += 1;
+            continue;
+        }
         if answer.status != 200 {
             let body = String::from_utf8_lossy(connection.body(&answer));
             return Err(format!("a batch was answered {} {body}", answer.status).into());
