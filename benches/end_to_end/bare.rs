@@ -1,23 +1,23 @@
-//! The other server: axum with the same version, runtime and connection settings, whose handlers answer constants.
-//! It routes the same paths and parses the same bodies, and has no registry behind it: what it reaches is what
-//! axum can reach on this machine.
+//! The other servers, which have no registry behind them: axum with the same version, runtime and connection settings,
+//! whose handlers answer constants, and hyper without axum. Both route the same paths, parse the same bodies and answer
+//! the bytes of the registry's answers: what they reach is what can be reached on this machine.
+
+mod axum;
+mod hyper;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::Json;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
-use axum::serve::ListenerExt as _;
+use bytes::Bytes;
 use serde::Deserialize;
+use tokio::net::TcpListener;
 
 use crate::Failure;
-use crate::watchers;
 use crate::work::Work;
+
+pub(crate) use self::axum::{constant, serve};
+pub(crate) use self::hyper::serve as serve_hyper;
 
 /// A registration's body, read as far as it is written here and checked no further.
 #[derive(Debug, Deserialize)]
@@ -39,38 +39,49 @@ struct Heartbeat {
     load: Option<f64>,
 }
 
-/// Serves the constants in the folder `bodies` until it is killed. The first line on standard output is the URL.
-pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
-    // As `rollcall` itself builds its runtime.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let body = |work: Work| std::fs::read(bodies.join(work.file())).map(Bytes::from);
-    let (lookup, heartbeat, registration) =
-        (body(Work::Lookup)?, body(Work::Heartbeat)?, body(Work::Registration)?);
-    let event = std::fs::read(bodies.join(watchers::EVENT)).unwrap_or_default();
-    let waiting = watchers::Waiting::new(lookup.clone(), registration.clone(), event.into());
-    let router = Router::new()
-        .route(Work::Lookup.route().1, get(async move || constant(&lookup)))
-        .route(Work::Heartbeat.route().1, put(async move |_: Json<Heartbeat>| constant(&heartbeat)))
-        .route(
-            Work::Registration.route().1,
-            put(async move |_: Json<Registration>| constant(&registration)),
-        )
-        .route("/bare/up", get(async || "up"))
-        .merge(waiting.routes());
-    runtime.block_on(async {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        // The same queue of those who wait to be accepted.
-        let listener = rollcall::app::listen(any)?;
-        let mut out = std::io::stdout();
-        writeln!(out, "http://{}", listener.local_addr()?)?;
-        out.flush()?;
-        // A socket that refuses the option is slower, and says so in the figures.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        axum::serve(listener, router).await?;
-        Ok(())
-    })
+/// One of a batch of heartbeats.
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is parsed, which is the work")]
+struct Member {
+    service: String,
+    instance: String,
 }
 
-pub(crate) fn constant(body: &Bytes) -> Response {
-    ([(CONTENT_TYPE, "application/json")], body.clone()).into_response()
+/// The body of a batch of heartbeats.
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "it is parsed, which is the work")]
+struct Batch {
+    instances: Vec<Member>,
+}
+
+/// What is answered.
+struct Bodies {
+    lookup: Bytes,
+    filtered: Bytes,
+    heartbeat: Bytes,
+    batch: Bytes,
+    registration: Bytes,
+}
+
+impl Bodies {
+    fn read(dir: &Path) -> Result<Self, Failure> {
+        let body = |work: Work| std::fs::read(dir.join(work.file())).map(Bytes::from);
+        Ok(Self {
+            lookup: body(Work::Lookup)?,
+            filtered: body(Work::Filtered)?,
+            heartbeat: body(Work::Heartbeat)?,
+            batch: body(Work::Batch)?,
+            registration: body(Work::Registration)?,
+        })
+    }
+}
+
+/// Listens, with the same queue of those who wait to be accepted, and says where. To be called in a runtime.
+fn listen() -> Result<TcpListener, Failure> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = rollcall::app::listen(any)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "http://{}", listener.local_addr()?)?;
+    out.flush()?;
+    Ok(listener)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::http1::Client;
 use crate::options::Options;
-use crate::servers::{Server, await_that, pin_driver};
+use crate::servers::{Server, await_that};
 use crate::work::Work;
 
 /// From one probe of a check to the next.
@@ -32,11 +32,8 @@ struct Window {
 
 /// Measures and prints the figures.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    if options.pin {
-        pin_driver()?;
-    }
     let bodies = tempfile::tempdir_in(&options.dir)?;
-    for work in [Work::Lookup, Work::Heartbeat, Work::Registration] {
+    for work in Work::ALL {
         std::fs::write(bodies.path().join(work.file()), "{}")?;
     }
     let bare = Server::bare(bodies.path(), options)?;

@@ -9,7 +9,7 @@ use crate::work::Work;
 
 /// How many requests of each kind the registry has answered.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger([u64; 3]);
+pub(crate) struct Ledger([u64; Work::ALL.len()]);
 
 impl Ledger {
     /// Notes `answered` more requests.
@@ -17,16 +17,25 @@ impl Ledger {
         self.0[work as usize] += answered;
     }
 
-    /// Requests of this kind so far.
-    pub(crate) fn of(&self, work: Work) -> u64 {
-        self.0[work as usize]
+    /// What all work that `work` shares its route with makes of requests, and all work that it shares its kind of
+    /// event with, of events.
+    fn expected(&self, work: Work) -> (u64, u64) {
+        let sum = |belongs: &dyn Fn(Work) -> bool, each: &dyn Fn(Work) -> u64| -> u64 {
+            let work = Work::ALL.into_iter().filter(|other| belongs(*other));
+            work.map(|other| self.0[other as usize] * each(other)).sum()
+        };
+        let requests = sum(&|other| other.route() == work.route(), &|_| 1);
+        (requests, sum(&|other| other.event() == work.event(), &Work::events))
     }
 
-    /// Waits until the registry's own counters of this kind of work are what was sent: requests, and events
-    /// in the log.
-    pub(crate) fn check(&self, server: SocketAddr, work: Work) -> Result<(), Failure> {
+    /// Waits until the registry's own counters are what was sent: requests by route, and events in the log by kind.
+    pub(crate) fn check(&self, server: SocketAddr) -> Result<(), Failure> {
+        Work::ALL.into_iter().try_for_each(|work| self.check_one(server, work))
+    }
+
+    fn check_one(&self, server: SocketAddr, work: Work) -> Result<(), Failure> {
         let mut client = Client::open(server)?;
-        let sent = self.of(work);
+        let sent = self.expected(work);
         let mut found = (0, 0);
         let agreed = await_that("the counters are what was sent", || {
             let (status, page) = client.get("/metrics")?;
@@ -35,15 +44,18 @@ impl Ledger {
             }
             found = (requests(&page, work), events(&page, work));
             // More than was sent will not become less.
-            Ok(found == (sent, sent) || found.0 > sent || found.1 > sent)
+            Ok(found == sent || found.0 > sent.0 || found.1 > sent.1)
         });
-        if found == (sent, sent) {
+        if found == sent {
             return agreed;
         }
-        let (requests, events) = found;
-        let name = work.name();
         Err(format!(
-            "{sent} {name}s were answered, but {requests} requests and {events} events counted"
+            "{}: {} requests and {} events were answered, but {} and {} counted",
+            work.name(),
+            sent.0,
+            sent.1,
+            found.0,
+            found.1
         )
         .into())
     }

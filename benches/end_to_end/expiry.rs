@@ -13,13 +13,17 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::fleet;
 use crate::http1::Client;
-use crate::load::{self, Seen};
+use crate::load::{Load, Seen};
 use crate::options::Options;
-use crate::servers::{Server, pin_driver};
-use crate::work::{DOOMED_TTL, Requests, Work};
+use crate::requests::{DOOMED_TTL, Entrant, Requests};
+use crate::servers::Server;
+use crate::work::Work;
 
 /// Instances of a service that expires.
 const PER_SERVICE: usize = 50;
+
+/// Connections that they come over.
+const CONNECTIONS: usize = 64;
 
 /// Lookups a second, before and meanwhile.
 const RATE: f64 = 1_000.0;
@@ -41,9 +45,6 @@ struct Logged {
 
 /// Measures one wave and prints the figures.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    if options.pin {
-        pin_driver()?;
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let dir = tempfile::tempdir_in(&options.dir)?;
     let server = Server::rollcall(dir.path(), options)?;
@@ -51,17 +52,18 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let wanted = (services * PER_SERVICE) as u64;
     let begun = now();
     fleet::register(server.address, options, options.services, options.instances)?;
-    fleet::register_each(server.address, options, services, PER_SERVICE, Requests::doomed)?;
+    fleet::register_each(server.address, options, services, PER_SERVICE, Entrant::doomed)?;
     let registered_in = begun.elapsed();
     server.signal("STOP")?;
     std::thread::sleep(STOPPED);
     let fresh = now();
     server.signal("CONT")?;
 
-    let lookups = |seconds: f64, seed| {
-        let mut options = options.clone();
-        options.seconds = seconds;
-        load::open(&runtime, server.address, Work::Lookup, RATE, &options, seed)
+    let lookups = |seconds: f64, seed: u64| {
+        let requests = |number| Requests::new(Work::Lookup, options, seed + number);
+        let (runtime, address, work) = (&runtime, server.address, Work::Lookup);
+        Load { runtime, address, work, connections: CONNECTIONS, seconds, requests: &requests }
+            .open(RATE)
     };
     let mut idle = lookups(options.seconds, 1)?;
     let mut client = Client::open(server.address)?;
@@ -74,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         return Err("they were not all late before the first of them expired: fewer".into());
     }
     sleep_until(deadline.checked_sub(MARGIN).unwrap_or(deadline));
-    let mut meanwhile = lookups((late_in + 2 * MARGIN).as_secs_f64(), 2)?;
+    let mut meanwhile = lookups((late_in + 2 * MARGIN).as_secs_f64(), 1_000)?;
     let gone_in = await_head(&mut client, before + 2 * wanted)?;
     server.end()?;
     let logged = logged(&dir.path().join("data"))?;

@@ -39,6 +39,10 @@ impl Incoming {
         &mut self.buffer[self.filled..]
     }
 
+    fn body(&self, answer: &Answer) -> &[u8] {
+        &self.buffer[answer.head_bytes..answer.head_bytes + answer.body_bytes]
+    }
+
     /// Takes note of `count` new bytes; the answer, if it is whole now.
     fn took(&mut self, count: usize) -> io::Result<Option<Answer>> {
         if count == 0 {
@@ -57,11 +61,12 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
     let head = std::str::from_utf8(&bytes[..end]).map_err(|_| broken("a head that is not text"))?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.get(9..12)?.parse().ok());
-    let status = status.ok_or_else(|| broken("an answer without a status"))?;
+    let status: u16 = status.ok_or_else(|| broken("an answer without a status"))?;
     let length = lines
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .and_then(|(_, length)| length.trim().parse().ok());
+    let length = if matches!(status, 204 | 304) { Some(0) } else { length };
     let body_bytes = length.ok_or_else(|| broken("an answer without a content-length"))?;
     Ok(Some(Answer { status, head_bytes: end + 4, body_bytes }))
 }
@@ -74,6 +79,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The body of the answer that came last.
+    pub(crate) fn body(&self, answer: &Answer) -> &[u8] {
+        self.incoming.body(answer)
+    }
+
     /// Connects.
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = tokio::net::TcpStream::connect(address).await?;
@@ -124,7 +134,15 @@ impl Client {
 
     /// The body of the answer that came last.
     pub(crate) fn body(&self, answer: &Answer) -> &[u8] {
-        &self.incoming.buffer[answer.head_bytes..answer.head_bytes + answer.body_bytes]
+        self.incoming.body(answer)
+    }
+
+    /// A header of the answer that came last.
+    pub(crate) fn header(&self, answer: &Answer, name: &str) -> Option<String> {
+        let head = std::str::from_utf8(&self.incoming.buffer[..answer.head_bytes]).ok()?;
+        let mut headers = head.split("\r\n").filter_map(|line| line.split_once(':'));
+        let (_, value) = headers.find(|(found, _)| found.eq_ignore_ascii_case(name))?;
+        Some(value.trim().to_owned())
     }
 
     /// Asks for a path and gives status and body.

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::Failure;
 use crate::http1::{Answer, Connection};
-use crate::options::Options;
-use crate::work::{Requests, Work};
+use crate::requests::Requests;
+use crate::work::Work;
 
 /// Share of a measurement that goes before it.
 const WARM_UP: f64 = 0.1;
@@ -29,6 +29,8 @@ const NAP: Duration = Duration::from_micros(50);
 pub(crate) struct Seen {
     /// Requests answered, warm-up included: what the server must have counted.
     pub(crate) answered: u64,
+    /// Requests refused with 503, where that is allowed.
+    pub(crate) refused: u64,
     /// Nanoseconds of each request that was answered within the measured time.
     latencies: Vec<u64>,
     seconds: f64,
@@ -57,6 +59,7 @@ impl Seen {
 
     fn add(&mut self, other: Self) {
         self.answered += other.answered;
+        self.refused += other.refused;
         self.latencies.extend(other.latencies);
         self.seconds = other.seconds;
     }
@@ -71,10 +74,11 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    pub(crate) fn of(options: &Options) -> Self {
+    /// A measurement of so many seconds that begins now.
+    pub(crate) fn of(seconds: f64) -> Self {
         let begin = now();
-        let counts = begin + Duration::from_secs_f64(options.seconds * WARM_UP);
-        Self { begin, counts, end: counts + Duration::from_secs_f64(options.seconds) }
+        let counts = begin + Duration::from_secs_f64(seconds * WARM_UP);
+        Self { begin, counts, end: counts + Duration::from_secs_f64(seconds) }
     }
 
     fn seen(&self) -> Seen {
@@ -87,48 +91,103 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-fn check(answer: &Answer, work: Work) -> Result<(), Failure> {
+/// Whether the answer is the right one, or a refusal that is allowed.
+fn check(answer: &Answer, work: Work, may_refuse: bool) -> Result<bool, Failure> {
     match answer.status {
-        200 | 201 => Ok(()),
+        status if work.is_answered_by(status) => Ok(true),
+        503 if may_refuse => Ok(false),
         status => Err(format!("a {} was answered {status}", work.name()).into()),
     }
 }
 
-/// As fast as the server answers, over all connections.
-pub(crate) fn closed(
-    runtime: &Runtime,
-    address: SocketAddr,
-    work: Work,
-    options: &Options,
-    seed: u64,
-) -> Result<Seen, Failure> {
-    let times = Times::of(options);
-    runtime.block_on(async {
+/// Who sends what, for how long.
+pub(crate) struct Load<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) address: SocketAddr,
+    pub(crate) work: Work,
+    pub(crate) connections: usize,
+    pub(crate) seconds: f64,
+    /// The requests of the connection with this number.
+    pub(crate) requests: &'a dyn Fn(u64) -> Requests,
+}
+
+impl Load<'_> {
+    /// Connects all, before time begins to count.
+    fn connect(&self) -> Result<Vec<(Connection, Requests)>, Failure> {
+        let requests = (0..self.connections as u64).map(self.requests);
+        self.runtime.block_on(async {
+            let mut connected = Vec::with_capacity(self.connections);
+            for requests in requests {
+                connected.push((Connection::open(self.address).await?, requests));
+            }
+            Ok(connected)
+        })
+    }
+
+    /// As fast as the server answers, over all connections.
+    pub(crate) fn closed(&self) -> Result<Seen, Failure> {
+        let connected = self.connect()?;
+        let times = Times::of(self.seconds);
+        let work = self.work;
+        self.runtime.block_on(async {
+            let mut connections = JoinSet::new();
+            for (connection, requests) in connected {
+                connections.spawn(one_closed(connection, requests, work, times));
+            }
+            gathered(connections, times).await
+        })
+    }
+
+    /// `rate` requests a second, in turn over all connections.
+    pub(crate) fn open(&self, rate: f64) -> Result<Seen, Failure> {
+        self.paced(rate, false)
+    }
+
+    /// The same of a server that may refuse some.
+    pub(crate) fn open_refusable(&self, rate: f64) -> Result<Seen, Failure> {
+        self.paced(rate, true)
+    }
+
+    fn paced(&self, rate: f64, may_refuse: bool) -> Result<Seen, Failure> {
+        let connected = self.connect()?;
+        let times = Times::of(self.seconds);
         let mut connections = JoinSet::new();
-        for number in 0..options.connections as u64 {
-            let requests = Requests::new(work, options, seed + number);
-            connections.spawn(one_closed(address, requests, work, times));
+        let mut queues = Vec::new();
+        for (connection, requests) in connected {
+            let (queue, intended) = mpsc::channel(BEHIND_MAX);
+            queues.push(queue);
+            let one = one_open((connection, requests), self.work, may_refuse, times, intended);
+            connections.spawn_on(one, self.runtime.handle());
         }
-        let mut all = times.seen();
-        while let Some(ended) = connections.join_next().await {
-            all.add(ended??);
-        }
-        Ok(all)
-    })
+        let paced = pace(times, Duration::from_secs_f64(1.0 / rate), queues);
+        let all = self.runtime.block_on(gathered(connections, times))?;
+        // A connection that failed says more than its queue that is gone.
+        paced.map(|()| all)
+    }
+}
+
+async fn gathered(
+    mut connections: JoinSet<Result<Seen, Failure>>,
+    times: Times,
+) -> Result<Seen, Failure> {
+    let mut all = times.seen();
+    while let Some(ended) = connections.join_next().await {
+        all.add(ended??);
+    }
+    Ok(all)
 }
 
 async fn one_closed(
-    address: SocketAddr,
+    mut connection: Connection,
     mut requests: Requests,
     work: Work,
     times: Times,
 ) -> Result<Seen, Failure> {
-    let mut connection = Connection::open(address).await?;
     let mut seen = times.seen();
     let mut sent_at = now();
     while sent_at < times.end {
         let answer = connection.exchange(requests.next()).await?;
-        check(&answer, work)?;
+        check(&answer, work, false)?;
         let answered_at = now();
         seen.answered += 1;
         if (times.counts..times.end).contains(&answered_at) {
@@ -137,36 +196,6 @@ async fn one_closed(
         sent_at = answered_at;
     }
     Ok(seen)
-}
-
-/// `rate` requests a second, in turn over all connections.
-pub(crate) fn open(
-    runtime: &Runtime,
-    address: SocketAddr,
-    work: Work,
-    rate: f64,
-    options: &Options,
-    seed: u64,
-) -> Result<Seen, Failure> {
-    let times = Times::of(options);
-    let mut connections = JoinSet::new();
-    let mut queues = Vec::new();
-    for number in 0..options.connections as u64 {
-        let (queue, intended) = mpsc::channel(BEHIND_MAX);
-        queues.push(queue);
-        let requests = Requests::new(work, options, seed + number);
-        connections.spawn_on(one_open(address, requests, work, times, intended), runtime.handle());
-    }
-    let paced = pace(times, Duration::from_secs_f64(1.0 / rate), queues);
-    let all = runtime.block_on(async {
-        let mut all = times.seen();
-        while let Some(ended) = connections.join_next().await {
-            all.add(ended??);
-        }
-        Ok::<_, Failure>(all)
-    })?;
-    // A connection that failed says more than its queue that is gone.
-    paced.map(|()| all)
 }
 
 /// Hands every connection its instants when they come. A thread that sleeps: the runtime's timer knows only whole
@@ -194,21 +223,24 @@ pub(crate) fn pace(
 }
 
 async fn one_open(
-    address: SocketAddr,
-    mut requests: Requests,
+    (mut connection, mut requests): (Connection, Requests),
     work: Work,
+    may_refuse: bool,
     times: Times,
     mut queue: mpsc::Receiver<Instant>,
 ) -> Result<Seen, Failure> {
-    let mut connection = Connection::open(address).await?;
     let mut seen = times.seen();
     let mut free_at = now();
     while let Some(intended) = queue.recv().await {
         // That this task woke late is not the server's doing; that it was not free is.
         let from = if free_at > intended { intended } else { now() };
         let answer = connection.exchange(requests.next()).await?;
-        check(&answer, work)?;
+        let right = check(&answer, work, may_refuse)?;
         free_at = now();
+        if !right {
+            seen.refused += 1;
+            continue;
+        }
         seen.answered += 1;
         if intended >= times.counts {
             seen.latencies.push(nanos(free_at - from));

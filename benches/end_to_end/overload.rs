@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use crate::http1::Connection;
 use crate::load::{self, Times};
 use crate::options::Options;
-use crate::servers::{Server, pin_driver};
-use crate::work::{Requests, Work};
+use crate::requests::Requests;
+use crate::servers::Server;
+use crate::work::Work;
 use crate::{Failure, fleet};
 
 /// Shares of what the registry can carry, in percent.
@@ -105,9 +106,6 @@ impl Mix {
 
 /// Runs it all and prints the table.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    if options.pin {
-        pin_driver()?;
-    }
     let dir = tempfile::tempdir_in(&options.dir)?;
     let server = Server::rollcall(dir.path(), options)?;
     fleet::register(server.address, options, options.services, options.instances)?;
@@ -176,7 +174,7 @@ fn closed(
     options: &Options,
     seed: u64,
 ) -> Result<(f64, usize), Failure> {
-    let times = Times::of(options);
+    let times = Times::of(options.seconds);
     let seen = runtime.block_on(async {
         let mut connections = JoinSet::new();
         for number in 0..CLOSED as u64 {
@@ -214,7 +212,7 @@ fn open(
         }
         Ok::<_, Failure>(opened)
     })?;
-    let times = Times::of(options);
+    let times = Times::of(options.seconds);
     for (number, mut connection) in opened.into_iter().enumerate() {
         let (queue, mut intended) = mpsc::channel::<Instant>(load::BEHIND_MAX);
         queues.push(queue);

@@ -1,9 +1,11 @@
-//! The order of a run: both servers up, the fleet registered, then each kind of work in turns, and at the end
+//! The order of a run: all servers up, the fleet registered, then each kind of work in turns, and at the end
 //! whether everything was counted.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,12 +14,15 @@ use tokio::runtime::Runtime;
 use crate::Failure;
 use crate::counters::Ledger;
 use crate::http1::Client;
-use crate::load::{self, Seen};
+use crate::load::{Load, Seen};
 use crate::options::Options;
-use crate::report::{Figures, Measure, Report, Row};
-use crate::servers::{Server, pin_driver};
-use crate::work::{Requests, Work};
-use crate::{fleet, memory};
+use crate::report::{self, Figures, Measure, Row};
+use crate::requests::{Entrant, Known, Requests, WIDE, WIDE_SERVICES};
+use crate::servers::Server;
+use crate::sheet::{Sheet, median};
+use crate::sink::Sink;
+use crate::work::Work;
+use crate::{fleet, floors, memory};
 
 /// Pause between measurements, in which the kernel's sockets are closed.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -30,6 +35,7 @@ const PUT_OFF: Duration = Duration::from_millis(1_500);
 struct Registry {
     server: Server,
     ledger: Ledger,
+    known: Arc<Known>,
     /// Its data.
     _dir: TempDir,
 }
@@ -40,7 +46,8 @@ struct Bench<'a> {
     runtime: Runtime,
     rollcall: Registry,
     baseline: Option<Registry>,
-    bare: Server,
+    axum: Server,
+    hyper: Server,
     seed: u64,
 }
 
@@ -48,67 +55,115 @@ struct Bench<'a> {
 struct Measured {
     seen: Seen,
     cpu: Option<Duration>,
+    writer: Option<Duration>,
 }
 
 impl Measured {
-    /// Processor time for one request, in microseconds.
-    fn cpu_micros(&self) -> Option<f64> {
-        Some(self.cpu?.as_secs_f64() * 1e6 / self.seen.answered.max(1) as f64)
+    /// Some processor time for one request, in microseconds.
+    fn micros(&self, time: Option<Duration>) -> Option<f64> {
+        Some(time?.as_secs_f64() * 1e6 / self.seen.answered.max(1) as f64)
     }
 }
 
-/// Runs everything that `options` ask for.
-pub(crate) fn run(options: &Options) -> Result<Report, Failure> {
-    if options.pin {
-        pin_driver()?;
-    }
+/// Runs everything that `options` ask for, and the floors of it.
+pub(crate) fn run(options: &Options, sink: Option<&Sink>) -> Result<(), Failure> {
     let bodies = tempfile::tempdir_in(&options.dir)?;
     let started = |start: &dyn Fn(&Path) -> Result<Server, Failure>| {
         let dir = tempfile::tempdir_in(&options.dir)?;
         let server = start(dir.path())?;
         let mut ledger = Ledger::default();
         let (services, instances) = (options.services, options.instances);
-        let registered = fleet::register(server.address, options, services, instances)?;
-        ledger.add(Work::Registration, registered);
+        let fleet = fleet::register(server.address, options, services, instances)?;
+        let wide = (WIDE_SERVICES, WIDE);
+        let wide = fleet::register_each(server.address, options, wide.0, wide.1, Entrant::wide)?;
+        ledger.add(Work::Registration, fleet + wide);
+        let known = Known::new(options, tags(server.address, options, &mut ledger)?);
         // The answers are alike but for their times; those of the last one are kept.
-        keep_bodies(server.address, bodies.path(), options, &mut ledger)?;
-        Ok::<_, Failure>(Registry { server, ledger, _dir: dir })
+        keep_bodies(server.address, bodies.path(), options, &known, &mut ledger)?;
+        Ok::<_, Failure>(Registry { server, ledger, known, _dir: dir })
     };
     let baseline = options.baseline.as_deref();
     let baseline = baseline
         .map(|binary| started(&|dir| Server::baseline(binary, dir, options)))
         .transpose()?;
     let rollcall = started(&|dir| Server::rollcall(dir, options))?;
-    let bare = Server::bare(bodies.path(), options)?;
+    let axum = Server::bare(bodies.path(), options)?;
+    let hyper = Server::bare_hyper(bodies.path(), options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut bench = Bench { options, runtime, rollcall, baseline, bare, seed: 1 };
-    let mut rows = Vec::new();
-    for work in &options.only {
-        bench.work(*work, &mut rows)?;
+    let mut bench = Bench { options, runtime, rollcall, baseline, axum, hyper, seed: 1 };
+    let mut sheet = Sheet::new("rounds", options);
+    for (work, connections) in options.plan() {
+        bench.work(work, connections, &mut sheet.rows)?;
     }
     let Bench { rollcall, baseline, .. } = bench;
-    for Registry { server, ledger, _dir } in baseline.into_iter().chain([rollcall]) {
-        for work in [Work::Lookup, Work::Heartbeat, Work::Registration] {
-            ledger.check(server.address, work)?;
-        }
+    for Registry { server, ledger, .. } in baseline.into_iter().chain([rollcall]) {
+        ledger.check(server.address)?;
         server.end()?;
     }
-    Ok(Report::new(options, rows, memory::measure(options)?))
+    if let Some(sink) = sink {
+        // They are sent in the end at the latest; with none, no cost of export was measured.
+        if sink.spans() == 0 {
+            return Err("not a single span was exported".into());
+        }
+        sheet.figure("spans exported", sink.spans() as f64, "");
+    }
+    memory::usual(options, &mut sheet)?;
+    if let Some(bytes) = stripped(bodies.path()) {
+        sheet.at_most("size of the binary, stripped", bytes as f64 / 1e6, 15.0, " MB");
+    }
+    if options.only.iter().any(|work| matches!(work, Work::Batch | Work::Registration)) {
+        floors::run(options, &mut sheet)?;
+    }
+    report::goals(&mut sheet);
+    sheet.show(options)
 }
 
-/// Keeps an answer of each kind for the bare server: the very bytes of the registry's.
+/// Bytes of the program without its symbols; none where nothing can strip it.
+fn stripped(dir: &Path) -> Option<u64> {
+    let copy = dir.join("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&copy).arg(env!("CARGO_BIN_EXE_rollcall"));
+    strip.status().ok().filter(ExitStatus::success)?;
+    Some(std::fs::metadata(copy).ok()?.len())
+}
+
+/// What the answers of the fleet's services are tagged with.
+fn tags(
+    rollcall: SocketAddr,
+    options: &Options,
+    ledger: &mut Ledger,
+) -> Result<Vec<String>, Failure> {
+    let mut client = Client::open(rollcall)?;
+    let mut tags = Vec::new();
+    for service in 0..options.services {
+        let path = format!("/v1/services/service-{service:05}/instances");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+        let answer = client.exchange(request.as_bytes())?;
+        ledger.add(Work::Lookup, 1);
+        tags.push(client.header(&answer, "etag").ok_or("a lookup was answered without an etag")?);
+    }
+    Ok(tags)
+}
+
+/// Keeps an answer of each kind for the bare servers: the very bytes of the registry's.
 fn keep_bodies(
     rollcall: SocketAddr,
     dir: &Path,
     options: &Options,
+    known: &Arc<Known>,
     ledger: &mut Ledger,
 ) -> Result<(), Failure> {
     let mut client = Client::open(rollcall)?;
-    for work in [Work::Lookup, Work::Heartbeat, Work::Registration] {
-        let answer = client.exchange(Requests::new(work, options, 0).next())?;
+    for work in Work::ALL {
+        if work == Work::Batch && !options.only.contains(&work) {
+            std::fs::write(dir.join(work.file()), "{}")?;
+            continue;
+        }
+        let answer = client.exchange(Requests::new(work, options, 0).with(known).next())?;
         ledger.add(work, 1);
-        if !matches!(answer.status, 200 | 201) {
-            return Err(format!("a {} was answered {}", work.name(), answer.status).into());
+        if !work.is_answered_by(answer.status) {
+            let body = String::from_utf8_lossy(client.body(&answer)).into_owned();
+            return Err(format!("a {} was answered {} {body}", work.name(), answer.status).into());
         }
         std::fs::write(dir.join(work.file()), client.body(&answer))?;
     }
@@ -117,32 +172,51 @@ fn keep_bodies(
 
 impl Bench<'_> {
     /// One kind of work: its highest rate, then its latency at shares of that.
-    fn work(&mut self, work: Work, rows: &mut Vec<Row>) -> Result<(), Failure> {
-        let closed = |bench: &mut Self, server| bench.closed(work, server);
-        let mut rounds = self.in_turn(&format!("{}, closed loop", work.name()), closed)?;
+    fn work(&mut self, work: Work, connections: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
+        let what = format!("{}, {connections} connections", work.name());
+        let mut add = |measure, load, rounds: Vec<Figures>| {
+            if !rounds.is_empty() {
+                rows.push(Row { work, connections, measure, load, rounds });
+            }
+        };
+        let mut rounds = self.in_turn(&format!("{what}, closed loop"), true, |bench, which| {
+            bench.measured(work, connections, which, |load| load.closed())
+        })?;
         let rates = figures(&mut rounds, |m| Some(m.seen.rate()));
-        let highest = Row::median(rates.iter().map(|figures| figures.rollcall));
-        rows.push(Row::new(work, Measure::Rate, rates));
-        rows.push(Row::new(work, Measure::Cpu, figures(&mut rounds, |m| m.cpu_micros())));
+        let highest = median(rates.iter().map(|figures| figures.rollcall));
+        add(Measure::Rate, None, rates);
+        add(Measure::Cpu, None, figures(&mut rounds, |m| m.micros(m.cpu)));
+        add(Measure::Writer, None, figures(&mut rounds, |m| m.micros(m.writer)));
+        // Who is alone never waits for others: this is his round trip.
+        if connections == 1 {
+            add(Measure::P50, None, figures(&mut rounds, |m| Some(m.seen.quantile(0.5))));
+        }
         for load in &self.options.load {
-            let rate = highest * f64::from(*load) / 100.0;
-            let open = |bench: &mut Self, server| bench.open(work, rate, server);
-            let mut rounds = self.in_turn(&format!("{}, {rate:.0} a second", work.name()), open)?;
-            for (measure, share) in
-                [(Measure::P50, 0.5), (Measure::P99, 0.99), (Measure::P999, 0.999)]
-            {
+            // The small form on a machine that is far too busy may have got no answer in its time.
+            let rate = (highest * f64::from(*load) / 100.0).max(1.0);
+            let what = format!("{what}, {rate:.0} a second");
+            let mut rounds = self.in_turn(&what, false, |bench, which| {
+                bench.measured(work, connections, which, |load| load.open(rate))
+            })?;
+            for (measure, share) in [
+                (Measure::P50, 0.5),
+                (Measure::P99, 0.99),
+                (Measure::P999, 0.999),
+                (Measure::Max, 1.0),
+            ] {
                 let values = figures(&mut rounds, |m| Some(m.seen.quantile(share)));
-                rows.push(Row::new(work, measure, values).at_load(*load));
+                add(measure, Some(*load), values);
             }
         }
         Ok(())
     }
 
-    /// A B A B ..., as often as there are rounds. A baseline is measured before and after the registry by turns: who comes
-    /// first must not be better off.
+    /// A B C A B C ..., as often as there are rounds. A baseline is measured before and after the registry by turns: who
+    /// comes first must not be better off.
     fn in_turn(
         &mut self,
         what: &str,
+        with_hyper: bool,
         measure: impl Fn(&mut Self, Which) -> Result<Measured, Failure>,
     ) -> Result<Vec<Round>, Failure> {
         let mut rounds = Vec::new();
@@ -157,56 +231,60 @@ impl Bench<'_> {
             if self.baseline.is_some() && round % 2 == 1 {
                 baseline = Some(measure(self, Which::Baseline)?);
             }
-            let bare = measure(self, Which::Bare)?;
-            rounds.push(Round { rollcall, baseline, bare });
+            let axum = measure(self, Which::Axum)?;
+            let hyper = with_hyper.then(|| measure(self, Which::Hyper)).transpose()?;
+            rounds.push(Round { rollcall, baseline, axum, hyper });
         }
         Ok(rounds)
-    }
-
-    fn closed(&mut self, work: Work, which: Which) -> Result<Measured, Failure> {
-        let seed = self.next_seed();
-        self.measured(work, which, |bench, address| {
-            load::closed(&bench.runtime, address, work, bench.options, seed)
-        })
-    }
-
-    fn open(&mut self, work: Work, rate: f64, which: Which) -> Result<Measured, Failure> {
-        let seed = self.next_seed();
-        self.measured(work, which, |bench, address| {
-            load::open(&bench.runtime, address, work, rate, bench.options, seed)
-        })
     }
 
     fn measured(
         &mut self,
         work: Work,
+        connections: usize,
         which: Which,
-        load: impl FnOnce(&Self, SocketAddr) -> Result<Seen, Failure>,
+        load: impl FnOnce(Load<'_>) -> Result<Seen, Failure>,
     ) -> Result<Measured, Failure> {
-        let before = self.server(which).cpu();
-        let seen = load(self, self.server(which).address)?;
-        std::thread::sleep(if which == Which::Bare { PAUSE } else { PUT_OFF });
-        let cpu = self.server(which).cpu().zip(before).map(|(after, before)| after - before);
+        // Every measurement has requests of its own; the seeds of its connections follow from the first.
+        self.seed += connections as u64;
+        let (options, seed) = (self.options, self.seed);
+        let known = match (which, &self.baseline) {
+            (Which::Baseline, Some(baseline)) => &baseline.known,
+            _ => &self.rollcall.known,
+        };
+        let server = self.server(which);
+        let writer = |server: &Server| -> Option<Duration> {
+            if which == Which::Rollcall { server.cpu_of_writer() } else { None }
+        };
+        let (cpu, written) = (server.cpu(), writer(server));
+        let seen = load(Load {
+            runtime: &self.runtime,
+            address: server.address,
+            work,
+            connections,
+            seconds: options.seconds,
+            requests: &|number| Requests::new(work, options, seed + number).with(known),
+        })?;
+        let bare = matches!(which, Which::Axum | Which::Hyper);
+        std::thread::sleep(if bare || options.quick { PAUSE } else { PUT_OFF });
+        let cpu = server.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
+        let writer = writer(server).zip(written);
+        let writer = writer.map(|(after, before)| after.saturating_sub(before));
         match (which, &mut self.baseline) {
             (Which::Rollcall, _) => self.rollcall.ledger.add(work, seen.answered),
             (Which::Baseline, Some(baseline)) => baseline.ledger.add(work, seen.answered),
-            (Which::Baseline, None) | (Which::Bare, _) => {}
+            (Which::Baseline, None) | (Which::Axum | Which::Hyper, _) => {}
         }
-        Ok(Measured { seen, cpu })
+        Ok(Measured { seen, cpu, writer })
     }
 
     fn server(&self, which: Which) -> &Server {
         match (which, &self.baseline) {
-            (Which::Bare, _) => &self.bare,
+            (Which::Axum, _) => &self.axum,
+            (Which::Hyper, _) => &self.hyper,
             (Which::Baseline, Some(baseline)) => &baseline.server,
             (Which::Rollcall | Which::Baseline, _) => &self.rollcall.server,
         }
-    }
-
-    /// Every measurement has requests of its own; the seeds of its connections follow from the first.
-    fn next_seed(&mut self) -> u64 {
-        self.seed += self.options.connections as u64;
-        self.seed
     }
 }
 
@@ -214,23 +292,26 @@ impl Bench<'_> {
 enum Which {
     Rollcall,
     Baseline,
-    Bare,
+    Axum,
+    Hyper,
 }
 
 /// One measurement of each server.
 struct Round {
     rollcall: Measured,
     baseline: Option<Measured>,
-    bare: Measured,
+    axum: Measured,
+    hyper: Option<Measured>,
 }
 
-/// One figure of the servers, for each round in which they have it.
+/// One figure of the servers, for each round in which the registry has it.
 fn figures(rounds: &mut [Round], figure: impl Fn(&mut Measured) -> Option<f64>) -> Vec<Figures> {
     let one = |round: &mut Round| {
         Some(Figures {
             rollcall: figure(&mut round.rollcall)?,
             baseline: round.baseline.as_mut().and_then(&figure),
-            bare: figure(&mut round.bare)?,
+            axum: figure(&mut round.axum),
+            hyper: round.hyper.as_mut().and_then(&figure),
         })
     };
     rounds.iter_mut().filter_map(one).collect()

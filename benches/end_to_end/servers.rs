@@ -9,13 +9,20 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::http1::Client;
-use crate::options::Options;
+use crate::options::{Cores, Options};
 
 /// How often something that is awaited is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often it is looked at before the run counts as broken: half a minute.
 pub(crate) const LOOKS_MAX: usize = 1_500;
+
+/// Threads of the registry that decide and write, as the system cuts their names off: the registrar's, and the one that
+/// moves the write-ahead log into the file.
+const WRITERS: [&str; 2] = ["rollcall-regist", "rollcall-checkp"];
+
+/// Instances that a namespace may have unless it is told otherwise.
+const QUOTA: usize = 1_000_000;
 
 /// Linux counts a process's time in hundredths of a second (USER_HZ, the same on every architecture of today).
 const TICK: Duration = Duration::from_millis(10);
@@ -50,6 +57,10 @@ impl Server {
         if options.expiries > 0 {
             command.arg("--guard=false");
         }
+        // Only where it is needed: an older baseline does not know the flag.
+        if options.largest() >= QUOTA {
+            command.args(["--max-instances-per-namespace", "off"]);
+        }
         command.arg("--data").arg(dir.join("data"));
         // What the shell has set must not change what is measured.
         for (name, _) in std::env::vars_os() {
@@ -57,20 +68,31 @@ impl Server {
                 command.env_remove(name);
             }
         }
-        if let Some(endpoint) = &options.otlp {
+        if let Some(endpoint) = &options.endpoint {
             command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
         }
         command.stderr(File::create(dir.join("rollcall.log"))?);
         let server = Self::start(command)?;
         let mut client = Client::open(server.address)?;
-        await_that("rollcall is ready", || Ok(client.get("/readyz")?.0 == 200))?;
+        // A million instances on a machine that has other things to do.
+        let ready = || Ok(client.get("/readyz")?.0 == 200);
+        looked_for("rollcall is ready", 10 * LOOKS_MAX, ready)?;
         Ok(server)
     }
 
-    /// Starts this very program as the bare server of the bodies in `dir`.
+    /// Starts this very program as the bare axum server of the bodies in `dir`.
     pub(crate) fn bare(dir: &Path, options: &Options) -> Result<Self, Failure> {
+        Self::itself("--bare", dir, options)
+    }
+
+    /// The same as the bare server without axum.
+    pub(crate) fn bare_hyper(dir: &Path, options: &Options) -> Result<Self, Failure> {
+        Self::itself("--bare-hyper", dir, options)
+    }
+
+    fn itself(which: &str, dir: &Path, options: &Options) -> Result<Self, Failure> {
         let mut command = pinned(&std::env::current_exe()?.to_string_lossy(), options);
-        command.arg("--bare").arg(dir);
+        command.arg(which).arg(dir);
         Self::start(command)
     }
 
@@ -98,6 +120,27 @@ impl Server {
         let user: u32 = fields.next()?.parse().ok()?;
         let system: u32 = fields.next()?.parse().ok()?;
         Some(TICK * (user + system))
+    }
+
+    /// Processor time so far of the threads whose name begins so; none where there is no `/proc`. By the nanosecond, but
+    /// without the threads that have ended.
+    pub(crate) fn cpu_of(&self, thread: &str) -> Option<Duration> {
+        let mut sum = Duration::ZERO;
+        for entry in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()? {
+            let folder = entry.ok()?.path();
+            // One that has ended meanwhile is not there any more.
+            let Ok(name) = std::fs::read_to_string(folder.join("comm")) else { continue };
+            if name.starts_with(thread) {
+                let text = std::fs::read_to_string(folder.join("schedstat")).ok()?;
+                sum += Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?);
+            }
+        }
+        Some(sum)
+    }
+
+    /// The same of the threads that decide and write.
+    pub(crate) fn cpu_of_writer(&self) -> Option<Duration> {
+        WRITERS.iter().map(|name| self.cpu_of(name)).sum()
     }
 
     /// Resident memory in bytes; none where there is no `/proc`.
@@ -138,7 +181,7 @@ impl Drop for Server {
 
 /// The command to run `program`, on the first core if the cores are told apart.
 fn pinned(program: &str, options: &Options) -> Command {
-    if !options.pin {
+    if options.cores == Cores::Shared {
         return Command::new(program);
     }
     let mut command = Command::new("taskset");
@@ -159,9 +202,17 @@ pub(crate) fn pin_driver() -> Result<(), Failure> {
 /// Waits for a condition, within bounds.
 pub(crate) fn await_that(
     what: &str,
+    holds: impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    looked_for(what, LOOKS_MAX, holds)
+}
+
+fn looked_for(
+    what: &str,
+    looks_max: usize,
     mut holds: impl FnMut() -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    for _ in 0..LOOKS_MAX {
+    for _ in 0..looks_max {
         if holds()? {
             return Ok(());
         }

@@ -2,18 +2,17 @@
 //! statement, in transactions of the same size and at the same level of synchronisation.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
-use rollcall::domain::{Change, Seq};
+use rollcall::domain::Seq;
 use rollcall::log::codec::{self, Row};
-use rollcall::log::sqlite::{FILE, SqliteLog, Synchronous};
+use rollcall::log::sqlite::{SqliteLog, Synchronous};
 use rollcall::log::{ChangeLog as _, TrafficLog as _};
-use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
 use crate::history;
+use crate::plain::{self, NODE, Plain};
 
 /// Sizes of a group commit.
 const BATCHES: [usize; 4] = [1, 16, 128, 1_024];
@@ -21,25 +20,13 @@ const BATCHES: [usize; 4] = [1, 16, 128, 1_024];
 /// How long each of them is measured for.
 const MEASURED: Duration = Duration::from_secs(3);
 
-/// The node that the rows name.
-const NODE: &str = "bench";
-
 /// A directory on the disk that the build is on: a temporary folder may be in memory, where a sync costs nothing.
 pub(crate) fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the build's folder can be written")
 }
 
 pub(crate) fn open(dir: &Path) -> SqliteLog {
-    SqliteLog::open(dir, Synchronous::Full, NODE).expect("a new log opens")
-}
-
-/// `changes` with the numbers after `head`.
-fn renumbered(changes: &[Arc<Change>], head: Seq) -> Vec<Arc<Change>> {
-    let numbers = head.0 + 1..;
-    let change = |(seq, change): (u64, &Arc<Change>)| {
-        Arc::new(Change { seq: Seq(seq), ..Change::clone(change) })
-    };
-    numbers.zip(changes).map(change).collect()
+    plain::open(dir, Synchronous::Full)
 }
 
 pub(crate) fn changes(criterion: &mut Criterion) {
@@ -56,7 +43,7 @@ pub(crate) fn changes(criterion: &mut Criterion) {
             let mut head = Seq::ZERO;
             bencher.iter_batched_ref(
                 || {
-                    let batch = renumbered(changes, head);
+                    let batch = history::renumbered(changes, head);
                     head = Seq(head.0 + changes.len() as u64);
                     batch
                 },
@@ -69,11 +56,11 @@ pub(crate) fn changes(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("plain SQLite", batch), |bencher| {
             let dir = directory();
-            let mut plain = Plain::open(dir.path());
+            let mut plain = Plain::open(dir.path(), Synchronous::Full);
             let mut head = Seq::ZERO;
             bencher.iter_batched_ref(
                 || {
-                    let batch = renumbered(changes, head);
+                    let batch = history::renumbered(changes, head);
                     head = Seq(head.0 + changes.len() as u64);
                     batch.iter().map(|change| codec::encode(change, NODE)).collect::<Vec<Row>>()
                 },
@@ -99,51 +86,4 @@ pub(crate) fn traffic(criterion: &mut Criterion) {
         });
     }
     group.finish();
-}
-
-/// Somebody who only inserts rows: no numbers to guard, no payload to encode.
-struct Plain(Connection);
-
-impl Plain {
-    /// The same table, made by the log itself, with SQLite's own checkpoints.
-    fn open(dir: &Path) -> Self {
-        drop(open(dir));
-        let connection = Connection::open(dir.join(FILE)).expect("the log's file opens");
-        let set = |pragma, value: &str| {
-            connection.pragma_update(None, pragma, value).expect("a pragma of SQLite");
-        };
-        set("journal_mode", "WAL");
-        set("temp_store", "MEMORY");
-        set("synchronous", "FULL");
-        Self(connection)
-    }
-
-    fn insert(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
-        let transaction = self.0.transaction()?;
-        {
-            let mut statement = transaction.prepare_cached(
-                "INSERT INTO changes (seq, at, kind, namespace, service, instance, caller, trace_id, \
-                 span_id, cause, node, format, data, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            )?;
-            for row in rows {
-                statement.execute(params![
-                    i64::try_from(row.seq).expect("small numbers"),
-                    row.at,
-                    row.kind,
-                    row.namespace,
-                    row.service,
-                    row.instance,
-                    row.caller,
-                    row.trace_id,
-                    row.span_id,
-                    row.cause.map(|cause| i64::try_from(cause).expect("small numbers")),
-                    row.node,
-                    row.format,
-                    row.data,
-                    row.checksum,
-                ])?;
-            }
-        }
-        transaction.commit()
-    }
 }

@@ -8,9 +8,13 @@ mod append;
 mod detectors;
 mod fold;
 mod guard;
+#[path = "../shared/history.rs"]
 mod history;
 mod impact;
 mod lookup;
+#[path = "../shared/plain.rs"]
+#[expect(dead_code, reason = "the other bench uses the rest")]
+mod plain;
 mod replay;
 mod retention;
 mod search;

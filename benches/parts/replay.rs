@@ -7,14 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use rollcall::domain::{Registry, Seq, fold, invariants};
+use rollcall::domain::{Registry, fold, invariants};
 use rollcall::log::ChangeLog as _;
-use rollcall::log::codec::{self, Row};
-use rollcall::log::sqlite::{FILE, SqliteLog};
-use rusqlite::{Connection, OpenFlags};
+use rollcall::log::sqlite::SqliteLog;
 
 use crate::append::{directory, open};
 use crate::history;
+use crate::plain::select;
 
 /// Changes in the log that is replayed.
 const CHANGES: usize = 100_000;
@@ -62,44 +61,6 @@ fn replay(log: &mut SqliteLog) -> Registry {
             drop(fold(&mut registry, change));
         }
     }
-}
-
-/// One statement over the whole table, one row in memory at a time.
-fn select(dir: &Path) -> Seq {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(dir.join(FILE), flags).expect("the file opens");
-    let mut statement = connection
-        .prepare(
-            "SELECT seq, at, kind, namespace, service, instance, caller, trace_id, span_id, cause, node, \
-             format, data, checksum FROM changes ORDER BY seq",
-        )
-        .expect("the statement fits the schema");
-    let mut rows = statement.query([]).expect("the table can be read");
-    let mut last = Seq::ZERO;
-    while let Some(row) = rows.next().expect("the table can be read") {
-        last =
-            black_box(codec::decode(&read(row).expect("the schema's types"))).expect("whole").seq;
-    }
-    last
-}
-
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    Ok(Row {
-        seq: row.get::<_, i64>(0)?.cast_unsigned(),
-        at: row.get(1)?,
-        kind: row.get(2)?,
-        namespace: row.get(3)?,
-        service: row.get(4)?,
-        instance: row.get(5)?,
-        caller: row.get(6)?,
-        trace_id: row.get(7)?,
-        span_id: row.get(8)?,
-        cause: row.get::<_, Option<i64>>(9)?.map(i64::cast_unsigned),
-        node: row.get(10)?,
-        format: row.get(11)?,
-        data: row.get(12)?,
-        checksum: row.get(13)?,
-    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement of real time")]

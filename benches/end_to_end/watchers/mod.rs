@@ -19,7 +19,7 @@ use crate::Failure;
 use crate::fleet;
 use crate::http1::Client;
 use crate::options::Options;
-use crate::servers::{Server, await_that, pin_driver};
+use crate::servers::{Server, await_that};
 use crate::work::Work;
 
 /// The file with the event that the bare server streams.
@@ -65,9 +65,6 @@ struct Resident {
 
 /// Measures both servers in turn and prints the figures.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
-    if options.pin {
-        pin_driver()?;
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let bodies = tempfile::tempdir_in(&options.dir)?;
     let registry = |start: &dyn Fn(&Path) -> Result<Server, Failure>| {
@@ -103,10 +100,12 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 fn keep_bodies(address: SocketAddr, dir: &Path) -> Result<(), Failure> {
     let mut client = Client::open(address)?;
     let list = client.get(LIST)?.1;
-    std::fs::write(dir.join(Work::Lookup.file()), &list)?;
     let one = client.get(ROLLCALL.change)?.1;
+    for work in Work::ALL {
+        std::fs::write(dir.join(work.file()), "{}")?;
+    }
+    std::fs::write(dir.join(Work::Lookup.file()), &list)?;
     std::fs::write(dir.join(Work::Registration.file()), &one)?;
-    std::fs::write(dir.join(Work::Heartbeat.file()), "{}")?;
     // About what a registration is told as; the registry's own text has a few fields more.
     std::fs::write(dir.join(EVENT), format!("id: 42\nevent: registered\ndata: {one}\n\n"))?;
     Ok(())

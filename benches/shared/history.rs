@@ -1,5 +1,5 @@
 //! Histories to measure with: seeded, so that every run measures the same events, and made by the very rules of
-//! the registry, so that they are such as a log holds.
+//! the registry, so that they are such as a log holds. Used by both benches.
 
 use std::sync::Arc;
 
@@ -21,6 +21,9 @@ pub(crate) const SERVICES: usize = 200;
 /// How many instances of each.
 pub(crate) const INSTANCES: usize = 5;
 
+/// Changes that are handed on at once.
+const GROUP: usize = 1_024;
+
 /// The name of service `number`.
 pub(crate) fn service(number: usize) -> ServiceKey {
     ServiceKey {
@@ -40,10 +43,19 @@ fn trace(rng: &mut Rng) -> TraceRef {
     TraceRef { trace_id: rng.u128(1..).to_be_bytes(), span_id: rng.u64(1..).to_be_bytes() }
 }
 
+/// `changes` with the numbers after `head`.
+pub(crate) fn renumbered(changes: &[Arc<Change>], head: Seq) -> Vec<Arc<Change>> {
+    let numbers = head.0 + 1..;
+    let change = |(seq, change): (u64, &Arc<Change>)| {
+        Arc::new(Change { seq: Seq(seq), ..Change::clone(change) })
+    };
+    numbers.zip(changes).map(change).collect()
+}
+
 /// A registration with three tags and three pairs of metadata.
-fn register(key: InstanceKey, rng: &mut Rng) -> Command {
+pub(crate) fn register(key: InstanceKey, rng: &mut Rng) -> Register {
     let text = |text: &str| -> Box<str> { text.into() };
-    Command::Register(Register {
+    Register {
         key,
         endpoint: Endpoint {
             address: format!("10.0.{}.{}", rng.u8(..), rng.u8(..)).into(),
@@ -63,7 +75,7 @@ fn register(key: InstanceKey, rng: &mut Rng) -> Command {
         detector: Detector::Fixed,
         check: None,
         precondition: Precondition::None,
-    })
+    }
 }
 
 fn update(key: InstanceKey, mode: Option<Mode>, weight: Option<u16>) -> Command {
@@ -83,7 +95,7 @@ fn update(key: InstanceKey, mode: Option<Mode>, weight: Option<u16>) -> Command 
 fn command(rng: &mut Rng) -> Command {
     let key = key(rng.usize(..SERVICES), rng.usize(..INSTANCES));
     match rng.u8(..10) {
-        0..=5 => register(key, rng),
+        0..=5 => Command::Register(register(key, rng)),
         6 => update(key, None, Some(rng.u16(1..=200))),
         7 => update(key, Some(if rng.bool() { Mode::Active } else { Mode::Draining }), None),
         _ => Command::Deregister(Deregister {
@@ -96,13 +108,30 @@ fn command(rng: &mut Rng) -> Command {
 
 /// `count` changes that follow from each other, the first with the number 1.
 pub(crate) fn random(seed: u64, count: usize) -> Vec<Arc<Change>> {
+    let mut all = Vec::new();
+    random_in_groups(seed, count, |group| all.append(group));
+    all
+}
+
+/// The same handed on in groups: a million at once would take as much memory as what is measured.
+pub(crate) fn random_in_groups(
+    seed: u64,
+    count: usize,
+    mut group: impl FnMut(&mut Vec<Arc<Change>>),
+) {
     let mut rng = Rng::with_seed(seed);
     let mut builder = Builder::default();
-    while builder.changes.len() < count {
-        let command = command(&mut rng);
-        builder.take(&command, &mut rng);
+    let mut made = 0;
+    while made < count {
+        let wanted = GROUP.min(count - made);
+        while builder.changes.len() < wanted {
+            let command = command(&mut rng);
+            builder.take(&command, &mut rng);
+        }
+        made += wanted;
+        group(&mut builder.changes);
+        builder.changes.clear();
     }
-    builder.changes
 }
 
 /// A registry of [`SERVICES`] services with [`INSTANCES`] instances each, all of them offered.
@@ -111,7 +140,7 @@ pub(crate) fn full_registry() -> Registry {
     let mut builder = Builder::default();
     for number in 0..SERVICES {
         for instance in 0..INSTANCES {
-            let command = register(key(number, instance), &mut rng);
+            let command = Command::Register(register(key(number, instance), &mut rng));
             builder.take(&command, &mut rng);
         }
     }
