@@ -8,7 +8,8 @@
 //! Such a lookup waits for nothing, so that it needs no future; and its path can be told at a glance, so that it needs no
 //! router. What scope and lookup do for it is done here in one go, by their own parts: the same ids, event, metrics, span,
 //! headers and bytes. Whatever is not known by heart (a query, a name that has to be decoded, a body, a limit that is
-//! reached, a log that is full or slow, a coding that this answer was not asked for in before) goes the long way, and nothing has been counted or recorded for it here.
+//! reached, a log that is full or slow, a coding that this answer was not asked for in before) goes the long way, and
+//! nothing has been counted or recorded for it here.
 //!
 //! It saves what routing, boxing and sharing cost a request, about a third of the registry's own part of a lookup. Called
 //! by the server, before the router.
