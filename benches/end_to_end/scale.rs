@@ -151,11 +151,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
     sheet.figure("died and were found", ends.found as f64, "");
     note(&mut sheet, &ends, &mut idle, &mut lookups);
-    sheet.show(options)?;
-    match (ends.found, ends.dead) {
-        (found, dead) if found < dead => Err(format!("{found} of {dead} were found dead").into()),
-        _ => Ok(()),
-    }
+    // A stall of the machine gives everybody a fresh lease, so that some may not be found within the minute.
+    sheet.at_least("scale: dead that were found", ends.found as f64, ends.dead as f64, "");
+    sheet.show(options)
 }
 
 fn note(sheet: &mut Sheet, ends: &Ends, idle: &mut Seen, lookups: &mut Seen) {
