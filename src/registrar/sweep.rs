@@ -85,7 +85,7 @@ pub(super) fn due(
         let (late_at_look, look_again) = (late_at.min(soonest), expires_at.min(soonest));
         let verdict = match seen.mark() {
             _ if now >= expires_at => {
-                ripe.push_back(Overrun { tracked, found: now });
+                ripe.push_back(Overrun { tracked, found: clock.monotonic() });
                 continue;
             }
             Mark::Open if now >= late_at => Verdict::Late,

@@ -231,6 +231,14 @@ pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
     );
 }
 
+/// How long requests wait can't be measured: none will be refused for that.
+pub fn not_sensing(cause: &dyn Error) {
+    warn!(
+        "how long requests wait can't be measured, none is refused for overload until the next start: {}",
+        Chain(cause)
+    );
+}
+
 /// So many leases ran out at once that nobody expires for a while.
 pub fn guard_entered(over: &dyn Display, late: u64, gone: u64, living: u64, limit: Duration) {
     warn!(

@@ -1,16 +1,20 @@
 //! Measures what waits, ten times a second, and moves what is refused.
 //!
-//! A request that is ready waits in the runtime's queue until a worker takes it up, behind all who were ready before it.
-//! So a task that does nothing else asks for its turn and looks how long that takes: that is how long a lookup waits at
-//! the door, whether its own requests or others have the processors (see [`super::pressure`], which tells the two
-//! apart). It runs as long as the server does.
+//! A request whose bytes are there waits twice: in the system's list of sockets that are ready, of which the runtime takes
+//! some at a time, and then in the runtime's queue. So a task that does nothing else sends itself a byte over a socket and
+//! looks how long that takes to be read, behind all who were ready before it: that is how long a lookup waits at the door,
+//! whether its own requests or others have the processors (see [`super::pressure`], which tells the two apart). The
+//! runtime's queue alone would never be long: what it is given at once is a thousand sockets at most. It runs as long as
+//! the server does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
-use super::pressure::{Pressure, Reading};
+use super::pressure::{Pressure, Reading, Targets};
 use super::ratio;
 use crate::http::Shared;
 use crate::telemetry::names::RequestClass;
@@ -44,18 +48,45 @@ impl Window {
     }
 }
 
+/// A socket to itself.
+struct Echo {
+    sends: UnixStream,
+    reads: UnixStream,
+}
+
+impl Echo {
+    fn new() -> std::io::Result<Self> {
+        let (sends, reads) = UnixStream::pair()?;
+        Ok(Self { sends, reads })
+    }
+
+    /// Sends a byte, and waits until it is this socket's turn to be read.
+    async fn turn(&mut self) -> std::io::Result<()> {
+        self.sends.write_all(&[0]).await?;
+        // Room for one more than comes: a read that fills its room leaves the socket marked as ready, and the next one
+        // would not wait for its turn.
+        self.reads.read(&mut [0; 2]).await.map(drop)
+    }
+}
+
 /// Measures, until it is dropped.
 pub(in crate::http) async fn sense(api: Shared) {
+    let Some(targets) = api.admission.targets() else { return };
+    let measured = async { follow(&api, &targets, Echo::new()?).await };
+    if let Err(error) = measured.await {
+        signals::not_sensing(&error);
+    }
+}
+
+async fn follow(api: &Shared, targets: &Targets, mut echo: Echo) -> std::io::Result<()> {
     let door = &api.admission;
-    let Some(targets) = door.targets() else { return };
     let mut pressure = Pressure::default();
     let mut window = Window::begin();
     let mut every = EVERY_IDLE;
     loop {
         tokio::time::sleep(every).await;
         let asked = Instant::now();
-        // To the end of the queue: a task that a timer has woken would be taken up before those who wait.
-        tokio::task::yield_now().await;
+        echo.turn().await?;
         let waited = asked.elapsed();
         api.metrics.door.turn_seconds.record(waited.as_secs_f64());
         let (commands, most) = api.registrar.inbox_fill();
@@ -72,9 +103,9 @@ pub(in crate::http) async fn sense(api: Shared) {
         let Window { waited, log_fill, past_fill, .. } = window;
         let before = pressure;
         let reading = Reading { waited, span, arrivals, log_fill, past_fill };
-        pressure.follow(&reading, &targets);
+        pressure.follow(&reading, targets);
         door.put(waited, pressure);
-        tell(&api, before, pressure, waited);
+        tell(api, before, pressure, waited);
         let idle = arrivals.iter().sum::<u64>() < IDLE && !pressure.any();
         every = if idle { EVERY_IDLE } else { EVERY };
         window = Window::begin();
@@ -90,5 +121,25 @@ fn tell(api: &Arc<crate::http::Api>, before: Pressure, now: Pressure, waited: Du
         (false, true) => signals::shedding_began(waited),
         (true, false) => signals::shedding_ended(),
         (true, true) | (false, false) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_turn_waits_for_the_system_to_say_that_the_socket_is_ready() {
+        let mut echo = Echo::new().unwrap();
+        for _ in 0..3 {
+            let mut turn = pin!(echo.turn());
+            // Nobody has asked the system yet: whoever is ready at once has not waited behind the others.
+            let first = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(first, Poll::Pending), "{first:?}");
+            turn.await.unwrap();
+        }
     }
 }
