@@ -16,6 +16,13 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     Some(Timestamp(instant.as_microsecond()))
 }
 
+/// Whether this is how an instant is written in UTC, in the years of RFC 3339 (0000 to 9999) and with no digit too many.
+#[must_use]
+pub fn is_canonical(text: &str) -> bool {
+    let instant = text.parse::<jiff::Timestamp>();
+    instant.is_ok_and(|instant| instant.to_string() == text) && !text.starts_with('-')
+}
+
 /// The calendar ends some hours after the last instant that can be had, so that no offset leads out of it. What lies in
 /// these hours is well-formed all the same: it is taken for that last instant.
 fn last(text: &str) -> Option<jiff::Timestamp> {
@@ -27,6 +34,25 @@ fn last(text: &str) -> Option<jiff::Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn knows_the_form_in_which_it_would_be_written() {
+        for text in ["2026-11-21T08:00:00Z", "2026-11-21T08:00:00.000000001Z"] {
+            assert!(is_canonical(text), "{text}");
+        }
+        for text in [
+            "2026-11-31T08:00:00Z",
+            "2026-11-21T08:00:60Z",
+            "2026-11-21 08:00:00Z",
+            "2026-11-21t08:00:00Z",
+            "2026-11-21T08:00:00.10Z",
+            "2026-11-21T08:00:00+01:00",
+            "-002026-11-21T08:00:00Z",
+            "",
+        ] {
+            assert!(!is_canonical(text), "{text}");
+        }
+    }
 
     #[test]
     fn shows_and_reads_back() {

@@ -47,6 +47,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use crate::rfc3339;
+
 pub use archive::SqliteArchive;
 pub use backup::{Copied, CopyError, backup, restore};
 pub use export::{ExportError, Exported, Range, export};
@@ -170,6 +172,17 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The note of a migration that was applied can't be read.
+    #[error(
+        "{path} is damaged: its note of migration {version} in refinery_schema_history cannot be read; keep a copy of the \
+         directory, and bring a backup back (rollcall restore)"
+    )]
+    Note {
+        /// The database.
+        path: PathBuf,
+        /// The migration.
+        version: i32,
+    },
     /// A migration failed.
     #[error("can't bring {path} to this program's schema")]
     Migration {
@@ -215,6 +228,7 @@ fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
     let mut connection = Connection::open(path).map_err(sqlite)?;
     check_ours(&connection, path)?;
     check_schema(&connection, path)?;
+    check_notes(&connection, path)?;
     // Before anything is in the file; later it would need a full VACUUM.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
@@ -246,27 +260,49 @@ fn check_ours(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 fn check_schema(connection: &Connection, path: &Path) -> Result<[i32; 2], OpenError> {
     let runner = migrations::runner();
     let known = runner.get_migrations().iter().map(|m| to_i32(m.version())).max().unwrap_or(0);
-    let exists: bool = connection
-        .query_row(
-            "SELECT count(*) FROM sqlite_schema WHERE name = 'refinery_schema_history'",
-            [],
-            |row| row.get(0),
-        )
-        .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
-    if !exists {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    if !has_notes(connection).map_err(sqlite)? {
         return Ok([0, known]);
     }
     // Asked in SQL: the runner would read all of the row, and panics where a newer version of it wrote its
     // date in another form.
     let applied: Option<i32> = connection
         .query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get(0))
-        .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+        .map_err(sqlite)?;
     match applied {
         Some(found) if found > known => {
             Err(OpenError::Newer { path: path.to_owned(), found, known })
         }
         applied => Ok([applied.unwrap_or(0), known]),
     }
+}
+
+/// Refuses notes of migrations that the runner could not read: it wrote them, and panics where they are of another form.
+fn check_notes(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    if !has_notes(connection).map_err(sqlite)? {
+        return Ok(());
+    }
+    let mut statement = connection
+        .prepare("SELECT version, applied_on, checksum FROM refinery_schema_history")
+        .map_err(sqlite)?;
+    let mut rows = statement.query([]).map_err(sqlite)?;
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        let version = row.get(0).map_err(sqlite)?;
+        let (applied_on, checksum): (String, String) =
+            (row.get(1).map_err(sqlite)?, row.get(2).map_err(sqlite)?);
+        if !rfc3339::is_canonical(&applied_on) || checksum.parse::<u64>().is_err() {
+            return Err(OpenError::Note { path: path.to_owned(), version });
+        }
+    }
+    Ok(())
+}
+
+/// Whether migrations have ever been applied.
+fn has_notes(connection: &Connection) -> rusqlite::Result<bool> {
+    const EXISTS: &str =
+        "SELECT count(*) FROM sqlite_schema WHERE name = 'refinery_schema_history'";
+    connection.query_row(EXISTS, [], |row| row.get(0))
 }
 
 fn to_i32(version: impl TryInto<i32>) -> i32 {

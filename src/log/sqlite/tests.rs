@@ -46,6 +46,24 @@ fn a_newer_schema_is_refused_and_left_alone() {
     assert!(std::fs::read(disk.database()).unwrap() == before);
 }
 
+/// A bit that flipped in the notes of the migrations: the runner trusts them.
+#[test]
+fn a_note_of_a_migration_that_cannot_be_read_is_refused() {
+    for damage in [
+        "applied_on = replace(applied_on, '-', '.')",
+        "applied_on = substr(applied_on, 1, 8) || '41' || substr(applied_on, 11)",
+        "applied_on = ''",
+        "checksum = checksum || 'x'",
+    ] {
+        let disk = Disk::new();
+        drop(disk.log());
+        let damage = format!("UPDATE refinery_schema_history SET {damage} WHERE version = 2");
+        assert_eq!(disk.shell().execute(&damage, []).unwrap(), 1);
+        let refusal = refusal(disk.dir());
+        assert!(matches!(refusal, OpenError::Note { version: 2, .. }), "{damage}: {refusal}");
+    }
+}
+
 /// A log as each older program left it: what needs its schema of today says so with the remedy, and what does not need it
 /// works; so does the remedy.
 #[test]
