@@ -36,6 +36,21 @@ pub(crate) struct Seen {
     seconds: f64,
 }
 
+/// The one below which `share` of these stay, sorting them if they are not; NaN of nothing.
+pub(crate) fn quantile(numbers: &mut [u64], share: f64) -> f64 {
+    if !numbers.is_sorted() {
+        numbers.sort_unstable();
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a length is a length"
+    )]
+    let rank = (numbers.len() as f64 * share) as usize;
+    let last = numbers.len().saturating_sub(1);
+    numbers.get(rank.min(last)).map_or(f64::NAN, |number| *number as f64)
+}
+
 impl Seen {
     /// Requests a second.
     pub(crate) fn rate(&self) -> f64 {
@@ -44,17 +59,7 @@ impl Seen {
 
     /// The latency in microseconds below which `share` of the requests stay. Sorts at the first call.
     pub(crate) fn quantile(&mut self, share: f64) -> f64 {
-        if !self.latencies.is_sorted() {
-            self.latencies.sort_unstable();
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a length is a length"
-        )]
-        let rank = (self.latencies.len() as f64 * share) as usize;
-        let last = self.latencies.len().saturating_sub(1);
-        self.latencies.get(rank.min(last)).map_or(f64::NAN, |nanos| *nanos as f64 / 1_000.0)
+        quantile(&mut self.latencies, share) / 1_000.0
     }
 
     fn add(&mut self, other: Self) {

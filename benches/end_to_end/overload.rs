@@ -157,14 +157,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 
 /// In milliseconds; NaN of nothing.
 fn quantile(nanos: &mut [u64], share: f64) -> f64 {
-    nanos.sort_unstable();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a length is a length"
-    )]
-    let rank = (nanos.len() as f64 * share) as usize;
-    nanos.get(rank).map_or(f64::NAN, |nanos| *nanos as f64 / 1e6)
+    load::quantile(nanos, share) / 1e6
 }
 
 /// The rate that is carried, and how many were refused.

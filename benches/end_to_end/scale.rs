@@ -181,15 +181,7 @@ struct Beats {
 impl Beats {
     /// In milliseconds.
     fn quantile(&mut self, share: f64) -> f64 {
-        self.latencies.sort_unstable();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a length is a length"
-        )]
-        let rank = (self.latencies.len() as f64 * share) as usize;
-        let last = self.latencies.len().saturating_sub(1);
-        self.latencies.get(rank.min(last)).map_or(f64::NAN, |nanos| *nanos as f64 / 1e6)
+        load::quantile(&mut self.latencies, share) / 1e6
     }
 }
 

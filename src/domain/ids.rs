@@ -117,10 +117,15 @@ name!(
     InstanceId, NAME_CHARS_MAX
 );
 
+impl Namespace {
+    /// The namespace of those who name none.
+    pub const DEFAULT: &'static str = "default";
+}
+
 impl Default for Namespace {
-    /// `default`, the namespace of those who name none.
+    /// [`Namespace::DEFAULT`].
     fn default() -> Self {
-        Self(Arc::from("default"))
+        Self(Arc::from(Self::DEFAULT))
     }
 }
 

@@ -142,10 +142,13 @@ pub(super) fn held(headers: &HeaderMap, tag: &Bytes) -> Option<Bytes> {
             if item == "*" || item.as_bytes() == tag {
                 return Some(tag.clone());
             }
-            let taken = |coding: &Coding| Accepted::of(headers).takes(*coding);
-            let forms = Coding::ALL.into_iter().map(|coding| (coding, in_coding(tag, coding)));
-            let held = |(_, form): &(Coding, Bytes)| item.as_bytes() == form;
-            forms.into_iter().find(held).filter(|(coding, _)| taken(coding)).map(|(_, form)| form)
+            let is_form = |coding: &Coding| {
+                let inner =
+                    item.strip_suffix('"').and_then(|item| item.strip_suffix(coding.suffix()));
+                inner.is_some_and(|inner| tag.strip_suffix(b"\"") == Some(inner.as_bytes()))
+            };
+            let coding = Coding::ALL.into_iter().find(is_form)?;
+            Accepted::of(headers).takes(coding).then(|| in_coding(tag, coding))
         })
     })
 }

@@ -7,7 +7,7 @@
 //!
 //! Such a lookup waits for nothing, so that it needs no future; and its path can be told at a glance, so that it needs no
 //! router. What scope and lookup do for it is done here in one go, by their own parts: the same ids, event, metrics, span,
-//! headers and bytes. Whatever is not known by heart (a query, a name that has to be decoded, a body, a limit that is
+//! headers and bytes. (It is never seen among the requests in progress: between its beginning and its end nobody looks.) Whatever is not known by heart (a query, a name that has to be decoded, a body, a limit that is
 //! reached, a log that is full or slow, a coding that this answer was not asked for in before) goes the long way, and
 //! nothing has been counted or recorded for it here.
 //!
@@ -24,7 +24,7 @@ use hyper::body::Body;
 use super::caller::{self, Peer};
 use super::scope::{self, Kept, Seed};
 use super::{Shared, accept, lookup};
-use crate::domain::{Timestamp, TraceRef};
+use crate::domain::{Namespace, Timestamp, TraceRef};
 use crate::projection::ServiceView;
 use crate::registrar::QueuedTraffic;
 use crate::telemetry::keep::Outcome;
@@ -32,9 +32,6 @@ use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::names::{ErrorType, Method, RequestClass};
 use crate::telemetry::propagation::TraceContext;
 use crate::telemetry::signals::{self, Answered};
-
-/// The namespace of a request that names none.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// Answers plain lookups.
 #[derive(Debug)]
@@ -66,8 +63,8 @@ impl Express {
         }
         // The head before the view, so that the event never claims to have seen less than it did.
         let head = api.projection.head();
-        let (context, started) = (context_of(request), (api.clock.monotonic(), api.clock.wall()));
-        api.projection.with_service(DEFAULT_NAMESPACE, service, |cell| {
+        let (context, started) = (context_of(request), api.clock.monotonic());
+        api.projection.with_service(Namespace::DEFAULT, service, |cell| {
             let view = cell.guard();
             let found = lookup::default_answer(api, &view, request.headers());
             if !found.is_ready() {
@@ -78,6 +75,7 @@ impl Express {
             let ids = (context.trace_id.to_bytes(), context.span_id.to_bytes());
             let trace = TraceRef { trace_id: ids.0, span_id: ids.1 };
             let traffic = api.traffic(caller, trace, event);
+            let at = traffic.at;
             api.registrar.try_record(QueuedTraffic { traffic, lease: None }).ok()?;
             api.admission.passed(RequestClass::Lookup);
             api.metrics.trace_context.get(context.result).increment(1);
@@ -91,12 +89,12 @@ impl Express {
                 method: Method::Get,
                 status,
                 error: ErrorType::None,
-                elapsed: Duration::from_micros(now.micros_since(started.0)),
+                elapsed: Duration::from_micros(now.micros_since(started)),
             };
             signals::answered(&self.route, &answered, api.config.log_requests);
             if api.tracer.is_on() {
                 let now = Duration::from_micros(now.0);
-                self.keep(request, peer, &answered, (started.1, now), &view);
+                self.keep(request, peer, &answered, (at, now), &view);
             }
             Some(response)
         })?

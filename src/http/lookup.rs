@@ -26,7 +26,7 @@ use crate::domain::limits::{
 };
 use crate::domain::selection::{ANY, Filter, Tier};
 use crate::domain::traffic::Detail;
-use crate::domain::{InstanceId, Seq, ServiceKey};
+use crate::domain::{InstanceId, Namespace, Seq, ServiceKey};
 use crate::projection::{Answer, Entry, ServiceView};
 use crate::telemetry::names::LookupOutcome;
 
@@ -154,7 +154,7 @@ pub(super) async fn lookup(
     let head = api.projection.head();
     // Nearly every lookup has no query, and its service is known: no name has to be made or checked then.
     let plain = request.uri().query().is_none_or(str::is_empty);
-    if plain && let Some(view) = api.projection.service("default", path.get("service")) {
+    if plain && let Some(view) = api.projection.service(Namespace::DEFAULT, path.get("service")) {
         scope.about(&view.key.service, None);
         let found = default_answer(&api, &view, request.headers());
         return finish(&api, &scope, &view, head, (String::new(), None), found).await;

@@ -163,8 +163,7 @@ impl Lease {
     /// misses nothing, although no heartbeat moves its place in the queue. None if it never does.
     #[must_use]
     pub fn late_at_least(&self) -> Option<Millis> {
-        let least = |ttl: Millis| Millis::from_millis(ttl.millis().div_ceil(3));
-        if self.adaptive.is_some() { self.ttl.map(least) } else { self.late_after() }
+        if self.adaptive.is_some() { self.ttl.map(phi::least_late) } else { self.late_after() }
     }
 
     /// How long after a renewal the lease runs out: the ttl, or what φ has learned. None if it never does.
@@ -264,5 +263,37 @@ impl Lease {
     #[must_use]
     pub fn counts_from(&self, awake_since: Monotonic) -> Monotonic {
         Monotonic(self.word.read().renewed_at()).max(awake_since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+
+    /// A lease under the adaptive detector after ten regular heartbeats, the last one at 5 s.
+    fn learned() -> Lease {
+        let ttl = Some(Millis::from_millis(2_000));
+        let lease = Lease::granted(ttl, Monotonic(0), TraceRef::default());
+        let lease = lease.judged_by(Detector::phi(8.0).unwrap());
+        for beat in 1..=10 {
+            lease.renew(Monotonic(beat * SECOND / 2), Timestamp(1)).unwrap();
+        }
+        lease
+    }
+
+    /// Seed 862 of the simulation: how long the registrar took to answer was learned in the stead of the silence before.
+    #[test]
+    fn a_heartbeat_that_has_to_ask_is_learned_like_any_other() {
+        let (plain, asks) = (learned(), learned());
+        assert!(asks.late_after() < Some(Millis::from_millis(1_333)), "it has learned something");
+        let (came, answered) = (Monotonic(6 * SECOND), Monotonic(6 * SECOND + 5_000));
+        plain.renew(came, Timestamp(2)).unwrap();
+        assert!(asks.word().mark(asks.word().read(), Mark::Late));
+        assert_eq!(asks.renew(came, Timestamp(2)), Err(Mark::Late));
+        asks.revive(answered, Timestamp(2));
+        let bounds = |lease: &Lease| (lease.late_after(), lease.expires_after());
+        assert_eq!(bounds(&asks), bounds(&plain));
     }
 }

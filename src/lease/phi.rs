@@ -165,13 +165,18 @@ impl Estimate {
         let ttl = ttl.millis();
         let late = millis(self.mean + z * self.deviation).millis();
         let gone = late.saturating_add(self.mean_gap().millis());
-        let late_after = late.clamp(ttl.div_ceil(3), ttl);
+        let late_after = late.clamp(least_late(Millis::from_millis(ttl)).millis(), ttl);
         let gone_after = gone.clamp(ttl.div_ceil(2), ttl.saturating_mul(2)).max(late_after);
         Bounds {
             late_after: Millis::from_millis(late_after),
             gone_after: Millis::from_millis(gone_after),
         }
     }
+}
+
+/// The least silence at which an instance with this ttl is late, whatever its gaps were.
+pub(super) fn least_late(ttl: Millis) -> Millis {
+    Millis::from_millis(ttl.millis().div_ceil(3))
 }
 
 #[expect(

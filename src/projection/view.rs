@@ -106,13 +106,13 @@ impl ServiceView {
     /// The instance of this id.
     #[must_use]
     pub fn entry(&self, id: &str) -> Option<&Arc<Entry>> {
-        let id_of = |entry: &Arc<Entry>| entry.instance.key.instance.as_str().cmp(id);
+        let order = |entry: &Arc<Entry>| entry.instance.key.instance.as_str().cmp(id);
         if self.entries.len() > SCAN_MAX {
-            return Some(&self.entries[self.entries.binary_search_by(id_of).ok()?]);
+            return Some(&self.entries[self.entries.binary_search_by(order).ok()?]);
         }
         let hash = hash_of(id);
         let alike = self.hashes.iter().zip(&self.entries).filter(|(known, _)| **known == hash);
-        alike.map(|(_, entry)| entry).find(|entry| id_of(entry).is_eq())
+        alike.map(|(_, entry)| entry).find(|entry| order(entry).is_eq())
     }
 
     /// Those that a lookup with `filter` is answered, and the tier that they are of.

@@ -119,17 +119,18 @@ impl Telemetry {
             set_count(&log.head_seq, last.seq.0);
             set_count(&log.projection_seq, last.seq.0);
         }
+        // When it is durable, and told.
+        let now = clock.monotonic();
         for (change, before) in batch.iter().zip(before) {
             let durable_after = seconds(before.waited_since, timings.appended);
             log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
             log.append_seconds.get(Class::Change).record(durable_after);
             let elapsed = Duration::from_secs_f64(durable_after);
-            // Until now, when it is durable.
-            let delay = before.found.map_or(0, |found| clock.monotonic().micros_since(found));
+            let delay = before.found.map_or(0, |found| now.micros_since(found));
             self.counted_by_reason(change, before.guarded, Duration::from_micros(delay));
             self.counted(change, elapsed);
         }
-        self.insert_span(batch, timings, clock.monotonic());
+        self.insert_span(batch, timings, now);
     }
 
     /// Changes of the past have happened again, and `head` is the version that is shown. They are counted like new

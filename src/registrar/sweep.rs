@@ -190,8 +190,8 @@ pub(super) fn mark_ripe(
 }
 
 impl Due {
-    /// The command, with its arithmetic as of the instant at which it was found to be due. The traffic that was waiting has its numbers by then, so
-    /// that the last heartbeat can be named.
+    /// The command, with its arithmetic as of the instant at which it was found to be due. The traffic that was waiting
+    /// has its numbers when this is asked, so that the last heartbeat can be named.
     pub(super) fn command(&self, clock: &dyn Clock, registered_at: Timestamp) -> Command {
         let Tracked { key, incarnation, lease } = &*self.tracked;
         let found = self.found;

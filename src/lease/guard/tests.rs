@@ -125,6 +125,31 @@ fn it_lets_go_after_its_limit_and_begins_again_only_when_nobody_is_late() {
     assert!(enter(&mut guard, 3, at(78)).is_some(), "nobody was late in between");
 }
 
+/// Seed 813 of the simulation: who was held by two guards was looked at again only when the longer limit had passed.
+#[test]
+fn one_held_by_two_guards_is_looked_at_again_when_the_one_that_holds_lets_go() {
+    let mut guard = Guard::new(Policy::default());
+    for n in 1..=4 {
+        guard.shift(&service(1), None, Some(standing(n, true)));
+    }
+    for n in 5..=12 {
+        guard.shift(&service(2), None, Some(standing(n, true)));
+    }
+    // The registry's guard since 0 s, that of service 1 since 10 s.
+    for entered in guard.to_enter([(&service(2), 0)], at(0)) {
+        guard.entered(&entered, mark(1, at(0)));
+    }
+    for entered in guard.to_enter([(&service(1), 0)], at(10)) {
+        guard.entered(&entered, mark(2, at(10)));
+    }
+    assert!(matches!(judge(&mut guard, 4, at(15)), Sentence::Held(_)), "for 85 s at most");
+    (1..=3).for_each(|n| revive(&mut guard, n));
+    let left = guard.to_leave(at(20)).pop().unwrap();
+    assert_eq!((left.over.clone(), left.end), (Some(service(1)), GuardEnd::Recovered));
+    guard.left(&left, mark(3, at(20)));
+    assert_eq!(judge(&mut guard, 4, at(74)), Sentence::Held(at(75)));
+}
+
 /// Seed 2207 of the simulation: a slow log took its time for the note, and who was ripe and never held stayed a turn longer.
 #[test]
 fn a_limit_that_has_passed_spares_nobody_until_the_log_has_the_note_of_it() {
@@ -315,7 +340,7 @@ impl Model {
         });
         let pardon = pardon.max().unwrap_or(self.now);
         let end = match (until, held) {
-            (Some(_), Some(held)) => held,
+            (Some(until), Some(held)) => until.min(held),
             (None, Some(held)) => pardon.min(held),
             (_, None) => pardon,
         };
