@@ -81,8 +81,13 @@ pub(crate) struct Times {
 impl Times {
     /// A measurement of so many seconds that begins now.
     pub(crate) fn of(seconds: f64) -> Self {
+        Self::after(Duration::from_secs_f64(seconds * WARM_UP), seconds)
+    }
+
+    /// The same with another time before it that does not count.
+    pub(crate) fn after(warm_up: Duration, seconds: f64) -> Self {
         let begin = now();
-        let counts = begin + Duration::from_secs_f64(seconds * WARM_UP);
+        let counts = begin + warm_up;
         Self { begin, counts, end: counts + Duration::from_secs_f64(seconds) }
     }
 

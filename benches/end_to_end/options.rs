@@ -96,6 +96,10 @@ pub(crate) struct Options {
     /// Of that mix, the percentage of heartbeats.
     #[arg(long, default_value_t = 30.0, help_heading = "Modes")]
     pub(crate) heartbeats: f64,
+    /// Of that mix, the lookups look through so many instances of a service with a filter that none of them matches:
+    /// much work for the registry and little for the driver, which is to last longer. 0: the default answers.
+    #[arg(long, default_value_t = 2_000, value_name = "INSTANCES", help_heading = "Modes")]
+    pub(crate) searched: usize,
     /// Mode: so many instances are probed by the registry, by HTTP every 10 s.
     #[arg(long, default_value_t = 0, help_heading = "Modes")]
     pub(crate) checks: usize,
@@ -165,6 +169,7 @@ impl Options {
             self.crowds = 1;
             self.expiries = self.expiries.min(1_000);
             self.overload = self.overload.min(100);
+            self.searched = self.searched.min(100);
             self.checks = self.checks.min(200);
             // A machine that is far too busy refuses lookups, as it should: that is no reason to be red.
             self.serve.push("--shed-queue-time=off".to_owned());

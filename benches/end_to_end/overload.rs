@@ -5,6 +5,7 @@
 //! comes back, over many connections: with few of them the queue would be the driver's own. An answer counts from the
 //! instant at which its request should have been sent, a refusal from when it was.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::http1::Connection;
 use crate::load::{self, Times};
 use crate::options::Options;
-use crate::requests::Requests;
+use crate::requests::{Entrant, Requests, WIDE_SERVICES};
 use crate::servers::Server;
 use crate::work::Work;
 use crate::{Failure, fleet};
@@ -28,8 +29,14 @@ const LOADS: [u32; 3] = [50, 100, 200];
 /// Connections of the closed loop.
 const CLOSED: usize = 64;
 
+/// From the beginning of a load until it counts: how the door meets it is shown apart.
+const ONSET: Duration = Duration::from_secs(3);
+
 /// Pause between measurements: what was refused comes back in five seconds at most for each class.
 const PAUSE: Duration = Duration::from_secs(11);
+
+/// The filter of lookups that look through a whole service: nobody's environment.
+const NOBODY: &str = "tag=canary&zone=eu-1a&meta.env=none";
 
 /// Kinds of request, in the order of the table.
 const NAMES: [&str; 3] = ["heartbeat", "lookup", "past"];
@@ -43,20 +50,26 @@ struct Kind {
     refused: Vec<u64>,
 }
 
-/// What one measurement has seen, by kind.
+/// What one measurement has seen.
 #[derive(Debug, Default)]
-struct Seen([Kind; 3]);
+struct Seen {
+    /// By kind.
+    kinds: [Kind; 3],
+    /// Nanoseconds of each that was answered of what came in the [`ONSET`].
+    onset: Vec<u64>,
+}
 
 impl Seen {
     fn add(&mut self, other: Self) {
-        for (kind, other) in self.0.iter_mut().zip(other.0) {
+        self.onset.extend(other.onset);
+        for (kind, other) in self.kinds.iter_mut().zip(other.kinds) {
             kind.answered.extend(other.answered);
             kind.refused.extend(other.refused);
         }
     }
 
     fn answered(&self) -> usize {
-        self.0.iter().map(|kind| kind.answered.len()).sum()
+        self.kinds.iter().map(|kind| kind.answered.len()).sum()
     }
 }
 
@@ -69,6 +82,8 @@ struct Mix {
     /// Of a hundred.
     past: f64,
     beats: f64,
+    /// Whether lookups look through a whole service.
+    searched: bool,
     buffer: Vec<u8>,
 }
 
@@ -81,6 +96,7 @@ impl Mix {
             services: options.services,
             past: options.past,
             beats: options.heartbeats,
+            searched: options.searched > 0,
             buffer: Vec::new(),
         }
     }
@@ -89,18 +105,22 @@ impl Mix {
         let drawn = self.rng.f64() * 100.0;
         if drawn < self.past {
             let service = self.rng.usize(..self.services);
-            self.buffer.clear();
-            write!(
-                self.buffer,
-                "GET /v1/events?service=service-{service:05}&limit=50 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
-            )
-            .expect("a vector takes what it is given");
-            (2, &self.buffer)
+            (2, self.get(format_args!("/v1/events?service=service-{service:05}&limit=50")))
         } else if drawn < self.past + self.beats {
             (0, self.heartbeats.next())
+        } else if self.searched {
+            let service = self.rng.usize(..WIDE_SERVICES);
+            (1, self.get(format_args!("/v1/services/wide-{service:05}/instances?{NOBODY}")))
         } else {
             (1, self.lookups.next())
         }
+    }
+
+    fn get(&mut self, path: std::fmt::Arguments<'_>) -> &[u8] {
+        self.buffer.clear();
+        write!(self.buffer, "GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            .expect("a vector takes what it is given");
+        &self.buffer
     }
 }
 
@@ -109,6 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let dir = tempfile::tempdir_in(&options.dir)?;
     let server = Server::rollcall(dir.path(), options)?;
     fleet::register(server.address, options, options.services, options.instances)?;
+    fleet::register_each(server.address, options, WIDE_SERVICES, options.searched, Entrant::wide)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (mut rates, mut refused) = (Vec::new(), 0);
     for round in 0..options.rounds as u64 {
@@ -122,22 +143,32 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "mix: {} % heartbeats, {} % questions about the past, the rest lookups; {} connections, {} s each\n\
+        "mix: {} % heartbeats, {} % questions about the past, the rest lookups{}; {} connections, {} s each\n\
          carried in a closed loop of {CLOSED} connections: {capacity:.0}/s ({:.0} to {:.0}), {refused} refused\n\n\
          | load | kind | asked/s | answered/s | p50 ms | p99 ms | refused | p50 ms of a refusal | p99 ms |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         options.heartbeats,
         options.past,
+        match options.searched {
+            0 => String::new(),
+            count => format!(" that search {count} instances for nobody"),
+        },
         options.overload,
         options.seconds,
         rates[0],
         rates[rates.len() - 1],
     )?;
+    let mut onsets = String::new();
     for (turn, load) in LOADS.into_iter().enumerate() {
         std::thread::sleep(if options.quick { Duration::ZERO } else { PAUSE });
         let rate = capacity * f64::from(load) / 100.0;
         let mut seen = open(&runtime, server.address, rate, options, turn as u64 * 100_000)?;
-        for (kind, name) in seen.0.iter_mut().zip(NAMES) {
+        writeln!(
+            onsets,
+            "in the first {ONSET:?} of {load} %: p99 {:.0} ms",
+            quantile(&mut seen.onset, 0.99)
+        )?;
+        for (kind, name) in seen.kinds.iter_mut().zip(NAMES) {
             let asked = kind.answered.len() + kind.refused.len();
             writeln!(
                 out,
@@ -152,6 +183,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             )?;
         }
     }
+    writeln!(out, "\n{onsets}")?;
     server.end()
 }
 
@@ -184,7 +216,7 @@ fn closed(
         }
         gathered(connections).await
     })?;
-    let refused = seen.0.iter().map(|kind| kind.refused.len()).sum();
+    let refused = seen.kinds.iter().map(|kind| kind.refused.len()).sum();
     Ok((seen.answered() as f64 / options.seconds, refused))
 }
 
@@ -205,7 +237,8 @@ fn open(
         }
         Ok::<_, Failure>(opened)
     })?;
-    let times = Times::of(options.seconds);
+    let onset = if options.quick { Duration::ZERO } else { ONSET };
+    let times = Times::after(onset, options.seconds);
     for (number, mut connection) in opened.into_iter().enumerate() {
         let (queue, mut intended) = mpsc::channel::<Instant>(load::BEHIND_MAX);
         queues.push(queue);
@@ -252,9 +285,12 @@ async fn exchange(
     let answer = connection.exchange(request).await?;
     let done = load::now();
     let counts = (times.counts..times.end).contains(&from);
+    if answer.status == 200 && from < times.counts {
+        seen.onset.push(load::nanos(done - from));
+    }
     match answer.status {
-        200 if counts => seen.0[kind].answered.push(load::nanos(done - from)),
-        503 if counts => seen.0[kind].refused.push(load::nanos(done - sent)),
+        200 if counts => seen.kinds[kind].answered.push(load::nanos(done - from)),
+        503 if counts => seen.kinds[kind].refused.push(load::nanos(done - sent)),
         200 | 503 => {}
         status => return Err(format!("a {} was answered {status}", NAMES[kind]).into()),
     }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
+use super::stretch;
 use super::sweep::Due;
 use super::timers::Timer;
 use crate::domain::registry::PreImage;
@@ -89,7 +90,8 @@ impl Decided {
             timings: Timings { taken: now, ..Timings::default() },
             works: Vec::new(),
         };
-        for work in &works {
+        for (position, work) in works.iter().enumerate() {
+            stretch::step(position);
             let Request { command, caller, trace } = &work.request;
             let outcome = decide(registry, command, now).and_then(|decision| {
                 let Some(decision) = decision else { return Ok(None) };

@@ -25,6 +25,7 @@ pub mod observe;
 mod readiness;
 mod recovery;
 mod stepped;
+mod stretch;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handle::Timings;
+use super::stretch;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::command::Ground;
 use crate::domain::event::{
@@ -121,7 +122,8 @@ impl Telemetry {
         }
         // When it is durable, and told.
         let now = clock.monotonic();
-        for (change, before) in batch.iter().zip(before) {
+        for (position, (change, before)) in batch.iter().zip(before).enumerate() {
+            stretch::step(position);
             let durable_after = seconds(before.waited_since, timings.appended);
             log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
             log.append_seconds.get(Class::Change).record(durable_after);

@@ -105,6 +105,9 @@ fn cycles() -> usize {
     std::env::var("ROLLCALL_CRASH_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
 }
 
+/// Cycles on one log; then another begins, since each cycle reads the whole of it.
+const CYCLES_PER_LOG: usize = 50;
+
 /// What the clients know: the highest version acknowledged, how many requests were answered.
 #[derive(Default)]
 struct Known {
@@ -143,10 +146,14 @@ async fn client(url: String, number: usize, cycle: usize, known: Arc<Known>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_loses_nothing_that_was_acknowledged() {
-    let data = TempDir::new().unwrap();
+    let mut data = TempDir::new().unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     let (mut answered, mut loaded) = (0, Duration::ZERO);
     for cycle in 0..cycles() {
+        if cycle > 0 && cycle % CYCLES_PER_LOG == 0 {
+            println!("{cycle} kills, nothing lost");
+            data = TempDir::new().unwrap();
+        }
         let child = Child::serve(&data).ready().await;
         let known = Arc::new(Known::default());
         let mut clients = JoinSet::new();

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::pressure::{Pressure, Reading, Targets};
@@ -20,7 +21,7 @@ use crate::http::Shared;
 use crate::telemetry::names::RequestClass;
 use crate::telemetry::signals;
 
-/// How often it asks for its turn.
+/// How often it asks for a turn.
 const EVERY: Duration = Duration::from_millis(10);
 /// The same while hardly anything is asked of the registry.
 const EVERY_IDLE: Duration = Duration::from_millis(100);
@@ -30,6 +31,9 @@ const IDLE: u64 = 32;
 const WINDOW: Duration = Duration::from_millis(100);
 /// And how many turns it has: one alone would take a single pause of the process for a queue.
 const TURNS_MIN: u32 = 3;
+/// Turns that are waited for at once, so that windows stay short where turns have become long: what is to be met within
+/// a tenth of a second must be seen in it.
+const AT_ONCE: usize = 16;
 
 /// What was seen since the window began.
 #[derive(Debug, Clone, Copy)]
@@ -72,26 +76,41 @@ impl Echo {
 /// Measures, until it is dropped.
 pub(in crate::http) async fn sense(api: Shared) {
     let Some(targets) = api.admission.targets() else { return };
-    let measured = async { follow(&api, &targets, Echo::new()?).await };
+    let echoes = std::iter::repeat_with(Echo::new).take(AT_ONCE).collect::<Result<_, _>>();
+    let measured = async { follow(&api, &targets, echoes?).await };
     if let Err(error) = measured.await {
         signals::not_sensing(&error);
     }
 }
 
-async fn follow(api: &Shared, targets: &Targets, mut echo: Echo) -> std::io::Result<()> {
+async fn follow(api: &Shared, targets: &Targets, mut free: Vec<Echo>) -> std::io::Result<()> {
     let door = &api.admission;
     let mut pressure = Pressure::default();
     let mut window = Window::begin();
     let mut every = EVERY_IDLE;
+    let mut next = Instant::now() + every;
+    let mut turns = JoinSet::new();
     loop {
-        tokio::time::sleep(every).await;
-        let asked = Instant::now();
-        echo.turn().await?;
-        let waited = asked.elapsed();
-        api.metrics.door.turn_seconds.record(waited.as_secs_f64());
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {
+                next = Instant::now() + every;
+                if let Some(mut echo) = free.pop() {
+                    turns.spawn(async move {
+                        let asked = Instant::now();
+                        echo.turn().await?;
+                        std::io::Result::Ok((echo, asked.elapsed()))
+                    });
+                }
+            }
+            Some(turn) = turns.join_next() => {
+                let (echo, waited) = turn.map_err(std::io::Error::other)??;
+                free.push(echo);
+                api.metrics.door.turn_seconds.record(waited.as_secs_f64());
+                window.turns += 1;
+                window.waited = window.waited.min(waited);
+            }
+        }
         let (commands, most) = api.registrar.inbox_fill();
-        window.turns += 1;
-        window.waited = window.waited.min(waited);
         // Half of what fits: the other half is for bursts, which go away by themselves.
         window.log_fill = window.log_fill.min(ratio(commands, most / 2));
         window.past_fill = window.past_fill.min(door.past_fill());
