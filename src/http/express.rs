@@ -129,6 +129,7 @@ impl Express {
         };
         let seed = Seed::of(request, Some(Arc::clone(peer)), answered.context);
         api.tracer.emit(kept.record(&seed));
+        kept.exemplify(&api.metrics.exemplars);
     }
 }
 

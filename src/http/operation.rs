@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 
+use super::accept;
 use super::faults::Faults;
 use super::kept::{Kept, kept};
 use super::limits::{self, Limits};
@@ -41,8 +42,11 @@ pub(super) const READY: Operation = read(
     &[answer(200, "It is.", "Ready")],
 );
 /// `GET /metrics`
-pub(super) const METRICS: Operation =
-    read("metrics", "Metrics as Prometheus reads them.", &[answer(200, "The page.", "Text")]);
+pub(super) const METRICS: Operation = read(
+    "metrics",
+    "Metrics as Prometheus reads them; with exemplars for whoever accepts OpenMetrics.",
+    &[answer(200, "The page.", "Text")],
+);
 /// `GET /openapi.json`
 pub(super) const OPENAPI: Operation =
     read("openapi", "This document.", &[answer(200, "The document.", "OpenApi")]);
@@ -95,7 +99,11 @@ pub(super) async fn metrics(
     observe::gauges(&api.metrics, &api.projection, &api.registrar);
     limits::gauges(&api);
     // Rendering reads the process' figures from the system, some of them from files.
-    Ok(typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()))
+    let open = accept::prefers(request.headers(), "application/openmetrics-text", "text/plain");
+    Ok(match open {
+        true => typed(MetricsPage::OPEN_CONTENT_TYPE, api.metrics.open_page()),
+        false => typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()),
+    })
 }
 
 pub(super) async fn openapi(request: Request) -> Result<Response, Problem> {

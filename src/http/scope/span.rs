@@ -11,6 +11,7 @@ use crate::domain::{Change, InstanceId, ServiceName, Timestamp};
 use crate::http::caller::Peer;
 use crate::registrar::Timings;
 use crate::telemetry::keep::{KeepReason, Outcome};
+use crate::telemetry::metrics::Exemplars;
 use crate::telemetry::names::ErrorType;
 use crate::telemetry::propagation::{ContextResult, TraceContext, join_tracestate};
 use crate::telemetry::signals::Answered;
@@ -122,6 +123,16 @@ impl Exchange {
             reason,
         };
         api.tracer.emit(kept.record(seed));
+        // Streams and long polls are no latencies.
+        if facts.watch.is_none() {
+            kept.exemplify(&api.metrics.exemplars);
+        }
+        if let Some((_, timings)) = &facts.change {
+            let durable_after = timings.appended.micros().saturating_sub(timings.queued.micros());
+            let seconds =
+                Duration::from_micros(durable_after.try_into().unwrap_or(0)).as_secs_f64();
+            api.metrics.exemplars.change(answered.context, seconds, timings.appended);
+        }
         if let Some((_, timings)) = &facts.change
             && reason.with_children()
         {
@@ -151,6 +162,13 @@ pub(in crate::http) struct Kept<'a> {
 }
 
 impl Kept<'_> {
+    /// Makes it the exemplar of its latency.
+    pub(in crate::http) fn exemplify(&self, exemplars: &Exemplars) {
+        let elapsed = i64::try_from(self.answered.elapsed.as_micros()).unwrap_or(i64::MAX);
+        let ended = Timestamp(self.started.micros().saturating_add(elapsed));
+        exemplars.request(self.route, self.answered, ended);
+    }
+
     /// Its span.
     pub(in crate::http) fn record(&self, seed: &Seed) -> SpanRecord {
         let Self { route, answered, reason, .. } = *self;

@@ -9,7 +9,9 @@
 //! the page; a task of `app` runs [`MetricsPage::upkeep`] every second.
 
 mod door;
+mod exemplars;
 mod http;
+mod open;
 mod probe;
 mod process;
 mod registry;
@@ -23,6 +25,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::door::DoorMetrics;
+pub use self::exemplars::Exemplars;
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
 pub use self::probe::ProbeMetrics;
 use self::process::ProcessMetrics;
@@ -97,6 +100,8 @@ pub struct Metrics {
     pub trace_context: Family<ContextResult, Counter>,
     /// `rollcall_spans_total`.
     pub spans: Family<SpanResult, Counter>,
+    /// The last kept request in each bucket of the latencies.
+    pub exemplars: Exemplars,
     page: MetricsPage,
 }
 
@@ -139,6 +144,7 @@ impl Metrics {
             keeper: KeeperMetrics::new(&source),
             trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),
             spans: Family::counters(&source, names::SPANS, label::RESULT),
+            exemplars: Exemplars::default(),
             page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)) },
         })
     }
@@ -146,6 +152,11 @@ impl Metrics {
     /// Counts the log lines that `lines` knows to be lost.
     pub(super) fn count_lines(&self, lines: ErrorCounter) {
         self.page.process.count_lines(lines);
+    }
+
+    /// The page in the form of OpenMetrics, with the exemplars; else as [`MetricsPage::render`].
+    pub fn open_page(&self) -> String {
+        open::of(&self.page.render(), &self.exemplars)
     }
 
     /// The page that Prometheus scrapes.
@@ -162,6 +173,10 @@ pub struct MetricsPage {
 }
 
 impl MetricsPage {
+    /// The media type of [`Metrics::open_page`]'s text.
+    pub const OPEN_CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
     /// The media type of [`Self::render`]'s text.
     pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -258,6 +273,41 @@ mod tests {
         assert_eq!(value(&page, series), Some(1.0));
         drop(active);
         assert_eq!(value(&metrics.page().render(), series), Some(0.0));
+    }
+
+    #[test]
+    fn a_kept_request_is_the_exemplar_of_its_bucket_and_of_no_other() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let route = metrics.http.route("/v1/services");
+        let context = crate::telemetry::propagation::TraceContext::root().sampled();
+        for (micros, error, status) in [
+            (70, ErrorType::None, 200),
+            (80, ErrorType::None, 200),
+            (20_000_000, ErrorType::NotReady, 503),
+        ] {
+            let elapsed = std::time::Duration::from_micros(micros);
+            route.observe(Method::Get, status, error, elapsed.as_secs_f64());
+            let answered = crate::telemetry::signals::Answered {
+                context: &context,
+                method: Method::Get,
+                status,
+                error,
+                elapsed,
+            };
+            let at = crate::domain::Timestamp(1_795_248_000_000_001);
+            metrics.exemplars.request("/v1/services", &answered, at);
+        }
+        let page = metrics.open_page();
+        let ids = format!("trace_id=\"{}\",span_id=\"{}\"", context.trace_id, context.span_id);
+        let with: Vec<_> = page.lines().filter(|line| line.contains(" # {")).collect();
+        let [fast, slow] = with[..] else { panic!("{with:?}") };
+        assert!(fast.contains("le=\"0.0001\"} 2 # {"), "{fast}");
+        assert!(fast.ends_with(&format!("{{{ids}}} 0.00008 1795248000.000001")), "{fast}");
+        assert!(slow.contains(r#"error_type="not_ready",le="+Inf"} 1 # {"#), "{slow}");
+        // What another form has for the same is the same.
+        assert!(page.contains("\n# TYPE rollcall_lookups counter\n"), "{page}");
+        assert!(page.contains("\nrollcall_lookups_total{outcome=\"hit\"} 0\n"));
+        assert!(page.ends_with("\n# EOF\n") && !page.contains("\n\n"));
     }
 
     #[test]
