@@ -330,6 +330,7 @@ fn registrar_config(settings: &Settings) -> registrar::Config {
         checkpoint_every: u64::from(settings.checkpoint_every),
         flap_limit: settings.flap_limit,
         flap_window: settings.flap_window,
+        log_change_rate: settings.log_change_rate,
         quotas: quotas(settings),
         node: settings.node.as_str().to_owned(),
         guard: settings.guard.then(|| guard::Policy {

@@ -167,6 +167,8 @@ settings! {
     log_level: String = "info", "LEVEL", check::log_level;
     /// Write a log line for every request, lookups and heartbeats too.
     log_requests: bool = "false", "BOOL", check::any;
+    /// How many changes a second have a log line of their own, the rest being counted in one; 0 = all have.
+    log_change_rate: u32 = "1000", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
     /// Share of the traces begun here that is kept though nothing was remarkable about them, 0 to 1.
     trace_root_ratio: f64 = "0.01", "RATIO", check::ratio;
     /// How many requests a second are kept because the caller sampled them.

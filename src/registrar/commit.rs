@@ -246,7 +246,7 @@ impl Registrar {
             }
         }
         if !batch.is_empty() {
-            self.telemetry.appended(&batch, &before, &timings, &*clock);
+            self.telemetry.appended(&batch, &before, &timings, &*clock, &mut self.lines);
         }
         let mut expired = Vec::new();
         for (work, outcome) in works.into_iter().zip(outcomes) {

@@ -21,6 +21,7 @@ mod group;
 mod guard;
 mod handle;
 mod inbox;
+mod lines;
 pub mod observe;
 mod readiness;
 mod recovery;
@@ -78,6 +79,8 @@ pub struct Config {
     pub node: String,
     /// By which figures the guard against mass expiry decides; none if it is switched off.
     pub guard: Option<Policy>,
+    /// How many changes a second have a line of their own in the process' log; 0 for all.
+    pub log_change_rate: u32,
 }
 
 impl Default for Config {
@@ -93,6 +96,7 @@ impl Default for Config {
             quotas: Quotas::default(),
             node: "rollcall".to_owned(),
             guard: Some(Policy::default()),
+            log_change_rate: 1_000,
         }
     }
 }
@@ -165,6 +169,7 @@ fn build(
         },
         quotas: config.quotas,
         guard: config.guard,
+        log_change_rate: config.log_change_rate,
     };
     let handle = Handle { shared: Arc::clone(&shared) };
     let publisher = Publisher::new(projection);

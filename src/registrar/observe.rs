@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handle::Timings;
+use super::lines::Lines;
 use super::stretch;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::command::Ground;
@@ -109,6 +110,7 @@ impl Telemetry {
         before: &[Before],
         timings: &Timings,
         clock: &dyn Clock,
+        lines: &mut Lines,
     ) {
         let log = &self.metrics.log;
         log.db_operation_seconds
@@ -130,7 +132,7 @@ impl Telemetry {
             let elapsed = Duration::from_secs_f64(durable_after);
             let delay = before.found.map_or(0, |found| now.micros_since(found));
             self.counted_by_reason(change, before.guarded, Duration::from_micros(delay));
-            self.counted(change, elapsed);
+            self.counted(change, elapsed, lines.take(now));
         }
         self.insert_span(batch, timings, now);
     }
@@ -175,7 +177,7 @@ impl Telemetry {
         }
     }
 
-    fn counted(&self, change: &Change, elapsed: Duration) {
+    fn counted(&self, change: &Change, elapsed: Duration, with_line: bool) {
         guard_line(change);
         let key = change.event.key();
         signals::changed(
@@ -190,6 +192,7 @@ impl Telemetry {
                 context: &context_of(change.trace, None),
                 elapsed,
             },
+            with_line,
         );
     }
 

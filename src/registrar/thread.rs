@@ -14,6 +14,7 @@ use super::damping::{Damping, Limits};
 use super::flush::Pending;
 use super::group::Work;
 use super::handle::Shared;
+use super::lines::Lines;
 use super::observe::Telemetry;
 use super::sweep::Overrun;
 use super::timers::Timers;
@@ -24,6 +25,7 @@ use crate::lease::guard::{Guard, Policy};
 use crate::lease::queue::DeadlineQueue;
 use crate::log::{BATCH_MAX, Log};
 use crate::projection::Publisher;
+use crate::telemetry::signals;
 use crate::watch::Hub;
 
 /// Leases looked at between two commits, so that an expiry of many does not keep commands waiting.
@@ -42,6 +44,8 @@ pub(super) struct Pace {
     pub(super) quotas: Quotas,
     /// By which figures the guard decides; none if it is switched off.
     pub(super) guard: Option<Policy>,
+    /// How many changes a second have a line of their own in the process' log; 0 for all.
+    pub(super) log_change_rate: u32,
 }
 
 /// The registrar; lives on its thread.
@@ -70,6 +74,8 @@ pub(super) struct Registrar {
     pub(super) next_flush: Monotonic,
     pub(super) last_traffic_at: Timestamp,
     pub(super) since_checkpoint: u64,
+    /// Which changes have a line.
+    pub(super) lines: Lines,
     /// The turn before this one found nothing more to do.
     idle: bool,
 }
@@ -108,6 +114,7 @@ impl Registrar {
             guard_shown: (0, Monotonic::default()),
             shared,
             telemetry,
+            lines: Lines::new(pace.log_change_rate),
             pace,
             trouble: None,
             pending: Pending::default(),
@@ -115,6 +122,7 @@ impl Registrar {
             next_flush: Monotonic::default(),
             last_traffic_at: Timestamp::default(),
             since_checkpoint: 0,
+
             idle: false,
         }
     }
@@ -153,6 +161,9 @@ impl Registrar {
         let more = had_commands || (self.trouble.is_none() && !self.pending.is_empty());
         if self.shared.inbox.is_done() && !more && self.finish() {
             return Turn::Done;
+        }
+        if let Some(left_out) = self.lines.settle(clock.monotonic()) {
+            signals::lines_left_out(left_out);
         }
         self.idle = !more;
         if more { Turn::More } else { Turn::Rest(self.wake_at(clock.monotonic())) }

@@ -203,9 +203,20 @@ pub struct Change<'a> {
     pub elapsed: Duration,
 }
 
+/// So many changes had no line of their own in the second that is over, because very many came at once.
+pub fn lines_left_out(left_out: u64) {
+    info!(
+        left_out,
+        "{left_out} more changes came at once and have no line here (log_change_rate); GET /v1/events has them all"
+    );
+}
+
 /// A change is durable and can be seen.
-pub fn changed(metrics: &LogMetrics, change: &Change<'_>) {
+pub fn changed(metrics: &LogMetrics, change: &Change<'_>, with_line: bool) {
     metrics.events.get(change.kind, change.outcome).increment(1);
+    if !with_line {
+        return;
+    }
     let Change { seq, about, .. } = *change;
     let kind = change.kind.as_str();
     let [namespace, service, instance] = about.map_or([None; 3], |about| about.map(Some));
@@ -454,7 +465,7 @@ mod tests {
             context: &TraceContext::root(),
             elapsed: Duration::from_millis(2),
         };
-        changed(&metrics.log, &change);
+        changed(&metrics.log, &change, true);
         let page = metrics.page().render();
         assert!(
             page.contains("rollcall_events_total{kind=\"registered\",outcome=\"replaced\"} 1\n")
