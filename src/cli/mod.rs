@@ -18,6 +18,7 @@ mod past;
 mod progress;
 mod query;
 mod register;
+mod reload;
 mod replay;
 mod restore;
 mod serve;

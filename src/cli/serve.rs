@@ -7,6 +7,7 @@ use std::io::Write;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::reload::{self, Reload};
 use super::{Error, Exit, Interrupt};
 use crate::app;
 use crate::config::{Flags, Settings, process_variables};
@@ -23,6 +24,7 @@ A setting is taken from its flag, else from its variable, else from the file, el
 Durations are written 500ms, 15s, 2m or 24h; a bare number is seconds.
 
 The first line on standard output is the address that was bound; logs go to standard error.
+SIGHUP reads the settings again: log_level, trace_root_ratio and trace_caller_rate hold at once.
 Traces are exported when OTEL_EXPORTER_OTLP_ENDPOINT is set, such as http://localhost:4317.
 
 Examples:
@@ -46,14 +48,19 @@ pub(super) async fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Exit
         return Ok(Exit::Done);
     }
     // Boxed: it holds the whole server, which would otherwise make every command's future as large.
-    Box::pin(serve(effective.settings, out)).await
+    Box::pin(serve(&args.flags, effective.settings, out)).await
 }
 
 /// Runs a registry until it is told to stop.
-async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit, Error> {
+async fn serve(
+    flags: &Flags,
+    settings: Settings,
+    out: &mut (dyn Write + Send),
+) -> Result<Exit, Error> {
     let failed = |error: app::Error| Error::failed("run the registry", error);
     let mut interrupt =
         Interrupt::listen().map_err(|error| Error::failed("hear signals", error))?;
+    let hangups = reload::listen().map_err(|error| Error::failed("hear signals", error))?;
     // A limit on the size of files comes with a signal that would end the process; heard and left at that, the
     // write fails instead, as on a full disk.
     let _file_limit = signal(SignalKind::from_raw(SIGXFSZ));
@@ -61,14 +68,18 @@ async fn serve(settings: Settings, out: &mut (dyn Write + Send)) -> Result<Exit,
         .map_err(|error| Error::Usage(error.to_string()))?;
     let metrics = app::metrics(&settings);
     let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
-    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
+    let lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
         .map_err(|error| Error::failed("write log lines", error))?;
     config.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
     let shutdown = CancellationToken::new();
+    let (tracer_of_reload, of_reload) = (tracer.clone(), settings.clone());
+    let reload =
+        Reload { flags, lines: &lines, tracer: tracer_of_reload, settings: of_reload, hangups };
     let serving = app::serve(&settings, tracer, metrics, out, shutdown.clone());
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,
+        never = reload.follow() => match never {},
         () = interrupt.wait() => {
             shutdown.cancel();
             serving.await

@@ -64,6 +64,13 @@ macro_rules! settings {
                 Some(Self { $( $name: $name?, )+ })
             }
 
+            /// The names of those that differ from `other`'s.
+            #[must_use]
+            pub fn different_from(&self, other: &Self) -> Vec<&'static str> {
+                let pairs = self.values().into_iter().zip(other.values());
+                pairs.filter(|(own, others)| own != others).map(|((name, _), _)| name).collect()
+            }
+
             /// Name and value of each setting, in the order of the table.
             fn values(&self) -> Vec<(&'static str, toml::Value)> {
                 vec![ $( (stringify!($name), Value::to_toml(&self.$name)), )+ ]

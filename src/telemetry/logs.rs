@@ -13,8 +13,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::metrics::Metrics;
@@ -101,7 +102,22 @@ const LINES_MAX: usize = 65_536;
 /// Writes the lines that wait when it is dropped.
 #[derive(Debug)]
 #[must_use = "the last lines are lost without it"]
-pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+pub struct LogGuard {
+    _writer: WorkerGuard,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogGuard {
+    /// Writes lines by another filter from now on, in the form of `RUST_LOG`.
+    ///
+    /// # Errors
+    /// [`LogError::Filter`] if a directive does not parse; the filter stays what it was.
+    pub fn filter_by(&self, directives: &str) -> Result<(), LogError> {
+        // It fails only if the subscriber is gone, and it lives as long as the process.
+        let _ = self.filter.reload(filter(directives)?);
+        Ok(())
+    }
+}
 
 /// Sets up the process' logging on standard error, written by a thread of its own so that no caller waits for
 /// whoever reads it. Once a process, and not in tests. The guard is to be held until the end. `metrics` count the lines
@@ -121,8 +137,9 @@ pub fn init_logs(
         (chosen, _) => chosen,
     };
     let (writer, guard) = lossy(std::io::stderr(), LINES_MAX, metrics);
-    subscriber(format, filter(directives)?, writer, tracer).try_init().map_err(LogError::Twice)?;
-    Ok(LogGuard(guard))
+    let (lines, filter) = reload::Layer::new(filter(directives)?);
+    subscriber(format, lines, writer, tracer).try_init().map_err(LogError::Twice)?;
+    Ok(LogGuard { _writer: guard, filter })
 }
 
 /// A writer that drops what `output` does not take in time, beyond so many lines that wait, and counts it.
@@ -140,7 +157,7 @@ fn lossy(
 /// A subscriber that writes to `writer`; [`LogFormat::Auto`] means JSON here.
 pub fn subscriber<W>(
     format: LogFormat,
-    filter: EnvFilter,
+    filter: impl Filter<Registry> + Send + Sync + 'static,
     writer: W,
     tracer: &Tracer,
 ) -> impl Subscriber + Send + Sync + for<'a> LookupSpan<'a>
@@ -222,6 +239,30 @@ mod tests {
         assert_eq!(lines[0]["trace_id"], "0af7");
         assert_eq!(lines[0]["level"], "INFO");
         assert!(lines[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn another_filter_holds_at_once() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let (lines, filter_by) = reload::Layer::new(filter("info").unwrap());
+        let lines = subscriber(LogFormat::Json, lines, move || writer.clone(), &Tracer::off());
+        tracing::subscriber::with_default(lines, || {
+            let both = || {
+                tracing::debug!("detail");
+                tracing::info!("news");
+            };
+            both();
+            filter_by.reload(filter("debug").unwrap()).unwrap();
+            both();
+            filter_by.reload(filter("off").unwrap()).unwrap();
+            both();
+        });
+        let written = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        let told: Vec<serde_json::Value> =
+            written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = told.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(told, ["news", "detail", "news"]);
     }
 
     /// A reader that takes nothing until it is told to.

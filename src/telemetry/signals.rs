@@ -203,6 +203,28 @@ pub struct Change<'a> {
     pub elapsed: Duration,
 }
 
+/// The settings were read again, and these hold from now on.
+pub fn settings_taken(taken: &[&str]) {
+    match taken {
+        [] => info!("settings read again: nothing has changed"),
+        taken => {
+            let taken = taken.join(", ");
+            info!(taken, "settings read again: {taken} hold from now on");
+        }
+    }
+}
+
+/// The settings were read again, and these have changed but can't be changed while the server runs.
+pub fn settings_need_restart(changed: &[&str]) {
+    let changed = changed.join(", ");
+    warn!(changed, "settings read again: {changed} have changed, and hold from the next start on");
+}
+
+/// The settings were to be read again, and can't be.
+pub fn settings_refused(cause: &dyn Error) {
+    warn!("settings can't be read again, all stay as they were: {}", Chain(cause));
+}
+
 /// So many changes had no line of their own in the second that is over, because very many came at once.
 pub fn lines_left_out(left_out: u64) {
     info!(

@@ -36,6 +36,7 @@ mod outage;
 mod past;
 mod probes;
 mod readme;
+mod reload;
 mod replay;
 mod restart;
 mod retention;

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use opentelemetry::trace::{Event, Link, SpanContext, TraceFlags, TraceState, TracerProvider as _};
 use opentelemetry::{InstrumentationScope, trace};
 pub use opentelemetry::{
@@ -28,7 +29,7 @@ use opentelemetry_sdk::trace::{
 
 use super::config::TelemetryConfig;
 use super::export::{Delivery, Pipeline};
-use super::keep::{KeepPolicy, KeepReason, Outcome};
+use super::keep::{KeepConfig, KeepPolicy, KeepReason, Outcome};
 use super::metrics::Metrics;
 use super::propagation::{SpanId, TraceContext, TraceId};
 
@@ -121,9 +122,9 @@ pub struct Tracer(Option<Arc<Active>>);
 #[derive(Debug)]
 struct Active {
     pipeline: Arc<Pipeline>,
-    policy: KeepPolicy,
+    policy: ArcSwap<KeepPolicy>,
     /// The same rules with caps of their own.
-    probes: KeepPolicy,
+    probes: ArcSwap<KeepPolicy>,
     scope: InstrumentationScope,
     provider: SdkTracerProvider,
 }
@@ -174,8 +175,8 @@ impl Tracer {
             .build();
         Self(Some(Arc::new(Active {
             pipeline,
-            policy: KeepPolicy::new(&config.keep),
-            probes: KeepPolicy::new(&config.keep),
+            policy: ArcSwap::from_pointee(KeepPolicy::new(&config.keep)),
+            probes: ArcSwap::from_pointee(KeepPolicy::new(&config.keep)),
             scope,
             provider,
         })))
@@ -186,10 +187,19 @@ impl Tracer {
         self.0.is_some()
     }
 
+    /// Keeps by other rules from now on, their caps full. Spans of rare paths that are made through `tracing` go on being
+    /// sampled as at the start.
+    pub fn keep_by(&self, config: &KeepConfig) {
+        if let Some(active) = &self.0 {
+            active.policy.store(Arc::new(KeepPolicy::new(config)));
+            active.probes.store(Arc::new(KeepPolicy::new(config)));
+        }
+    }
+
     /// Whether to keep the span of a request that ended so, and why; counts it if not. `None` if tracing is off.
     pub fn keep(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
         let active = self.0.as_ref()?;
-        let kept = active.policy.keep(context, outcome);
+        let kept = active.policy.load().keep(context, outcome);
         if kept.is_none() {
             active.pipeline.count_unsampled();
         }
@@ -199,7 +209,7 @@ impl Tracer {
     /// The same for the registry's own probes, which take no place of a request.
     pub fn keep_probe(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
         let active = self.0.as_ref()?;
-        let kept = active.probes.keep(context, outcome);
+        let kept = active.probes.load().keep(context, outcome);
         if kept.is_none() {
             active.pipeline.count_unsampled();
         }
@@ -208,7 +218,7 @@ impl Tracer {
 
     /// Whether a trace that begins here will be kept whatever comes of it, so that those it reaches may know.
     pub fn samples(&self, context: &TraceContext) -> bool {
-        self.0.as_ref().is_some_and(|active| active.policy.samples(context))
+        self.0.as_ref().is_some_and(|active| active.policy.load().samples(context))
     }
 
     /// Queues a finished span for export; does nothing if tracing is off.
