@@ -22,6 +22,7 @@ mod reload;
 mod replay;
 mod restore;
 mod serve;
+mod top;
 mod verify;
 mod watch;
 
@@ -101,6 +102,8 @@ enum Command {
     Import(import::Args),
     /// Walk through the past: a read-only registry in which what was recorded happens again
     Replay(replay::Args),
+    /// Show what a registry is doing now: rates, latencies, who asks for whom, who flaps
+    Top(top::Args),
     /// Put a registry under load, and say what it answered how fast
     Bench(Box<bench::Args>),
     /// Ask whether a registry is ready; for the health check of a container
@@ -214,6 +217,7 @@ pub async fn run(cli: Cli, out: &mut (dyn Write + Send), errors: &mut (dyn Write
         Command::Export(args) => export::run(&args, out, errors),
         Command::Import(args) => import::run(&args, out, errors),
         Command::Replay(args) => replay::run(args, out, errors).await,
+        Command::Top(args) => top::run(args, out).await,
         Command::Bench(args) => bench::run(*args, out, errors).await,
         Command::Health(args) => query::health(args, out).await,
         Command::Completions { shell } => completions(shell, out),

@@ -196,6 +196,15 @@ impl Client {
         self.answer(self.request(Method::GET, &["readyz"])?).await.map(drop)
     }
 
+    /// The page of metrics, as Prometheus reads it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let body = self.bytes(self.answer(self.request(Method::GET, &["metrics"])?).await?).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Error> {
         let mut url = self.base.clone();
         for segment in path {

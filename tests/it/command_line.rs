@@ -626,3 +626,33 @@ fn every_shell_gets_completions() {
     assert_eq!((help.code, help.errors.as_str()), (0, ""));
     assert_eq!(run(rollcall(["lokup"])).code, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_shows_what_happens_and_is_no_caller_itself() {
+    let server = Server::start().await;
+    for instance in ["a", "b"] {
+        let body = json!({"address": "10.0.0.7", "port": 8080});
+        let path = format!("/v1/services/orders/instances/{instance}");
+        assert_eq!(server.send("PUT", &path, &[], Some(body)).await.status, 201);
+    }
+    let caller = [("rollcall-caller", "web")];
+    for _ in 0..3 {
+        let answer = server.send("GET", "/v1/services/orders/instances", &caller, None).await;
+        assert_eq!(answer.status, 200);
+    }
+    let look = async || ask(&server, "top --once --interval 0.1 --output json").json();
+    let looked = eventually("top", look, |look| look["busiest_services"][0]["times"] == 3).await;
+    assert_eq!(looked["busiest_services"], json!([{"name": "orders", "times": 3}]));
+    assert_eq!(looked["busiest_callers"], json!([{"name": "web", "times": 3}]));
+    assert_eq!((&looked["services"], &looked["healthy"]), (&json!(1.0), &json!(2.0)));
+    // What it asks in between is the only thing that happens now.
+    let routes = looked["routes"].as_array().unwrap();
+    assert!(routes.iter().any(|route| route["route"] == "GET /metrics"), "{looked}");
+    let table = ask(&server, "top --once --interval 0.1");
+    assert_eq!(table.code, 0, "{table:?}");
+    assert!(
+        table.out.contains("services: 1, instances: 2 healthy")
+            && table.out.contains("BUSIEST CALLERS")
+    );
+    assert_eq!(ask(&server, "top --interval 0").code, 2);
+}
