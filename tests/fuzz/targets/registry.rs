@@ -107,7 +107,12 @@ impl Registry {
             Arc::clone(&hub),
             Arc::clone(&clock),
             telemetry,
-            &registrar::Config { traffic_flush: Duration::from_millis(5), ..Default::default() },
+            &registrar::Config {
+                traffic_flush: Duration::from_millis(5),
+                // How long a change may wait for the disk would depend on what else the machine does, too.
+                write_timeout: Duration::from_secs(3_600),
+                ..Default::default()
+            },
         )
         .unwrap();
         assert_eq!(runtime.block_on(running.readiness.settled()), Phase::Ready);
