@@ -59,7 +59,8 @@ function drawing(graph, { ids, edges }) {
       svg("title", {}, words),
       svg("path", { d: path, "stroke-width": thick }),
       svg("path", { class: "tip", d: `M${x2} ${y2}l${tip * 9} -5v10z` }),
-      !back && svg("text", { x: (x1 + x2) / 2, y: (y1 + y2) / 2 - 6, "text-anchor": "middle" }, rate(edge.rate)),
+      // On the curve's last quarter, where the lines of one caller have parted.
+      !back && svg("text", { x: x1 + (x2 - x1) * 0.62, y: y1 + (y2 - y1) * 0.68 - 7 - Math.abs(y2 - y1) * 0.06, "text-anchor": "middle" }, rate(edge.rate)),
     );
   };
   const box = (id) => {

@@ -5,7 +5,7 @@ import { at, h, put } from "./dom.js";
 import { traceLink } from "./links.js";
 import { count, counted, instant, span } from "./words.js";
 
-const TRACES = 5;
+const TRACES = 3;
 /** The name in which this page's own stream is in the log. */
 const OURSELVES = "rollcall-ui";
 

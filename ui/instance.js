@@ -5,7 +5,7 @@ import { at, h, put, sign, trouble } from "./dom.js";
 import { view as impact } from "./impact.js";
 import { traceLink } from "./links.js";
 import { timeline } from "./timeline.js";
-import { instant, millis, span, tell } from "./words.js";
+import { instant, length, millis, tell } from "./words.js";
 
 function facts(instance) {
   const row = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
@@ -14,9 +14,10 @@ function facts(instance) {
   return h(
     "dl",
     { class: "facts" },
-    row("Address", h("code", {}, `${instance.protocol}://${instance.address}:${instance.port}`)),
+    row("Address", h("code", {}, `${instance.address}:${instance.port}`)),
+    row("Protocol", instance.protocol),
     row("Mode", instance.mode),
-    row("Ttl", instance.ttl),
+    row("Ttl", length(instance.ttl)),
     row("Weight", String(instance.weight)),
     row("Version", instance.version ?? none),
     row("Zone", instance.zone ?? none),
@@ -31,9 +32,11 @@ function facts(instance) {
 function arithmetic(why) {
   const sums = why.arithmetic;
   if (!sums) return null;
-  const part = (word, ms) => (ms > 0 ? [h("strong", {}, span(ms)), ` ${word}`] : null);
+  // To the millisecond, so that whoever adds it up finds it right.
+  const exact = (ms) => `${(ms / 1000).toFixed(3)} s`;
+  const part = (word, ms) => (ms > 0 ? [h("strong", {}, exact(ms)), ` ${word}`] : null);
   const parts = [part("allowed", sums.allowed_ms), part("found late", sums.late_ms), part("grace", sums.grace_ms)].filter(Boolean);
-  return h("p", { class: "small" }, "Silence of ", h("strong", {}, span(sums.gap_ms)), " = ", parts.map((one, index) => [index > 0 && " + ", one]), `; ttl ${sums.ttl}, ${sums.missed} beats missed.`);
+  return h("p", { class: "small" }, "Silence of ", h("strong", {}, exact(sums.gap_ms)), " = ", parts.map((one, index) => [index > 0 && " + ", one]), `; ttl ${length(sums.ttl)}, ${sums.missed} beats missed.`);
 }
 
 function because(why) {
@@ -94,7 +97,8 @@ export async function view({ root, names, query, titled, on, signal }) {
     ]);
     const newest = story.lives.at(-1);
     const lives = newest && newest.until === null;
-    const state = lives ? sign(why.life.until === null ? why.instance.status : "healthy") : sign("gone", "left");
+    const again = h("a", { href: at(["instances", namespace, service, instance]) }, "lives again");
+    const state = !lives ? sign("gone", "left") : why.life.until === null ? sign(why.instance.status) : sign("info", again);
     put(
       top,
       h("div", { class: "heading" }, h("h1", {}, instance), state,

@@ -21,17 +21,32 @@ const whom = (one) => [h("a", { href: link(["instances", one.namespace, one.serv
 
 const how = (event) => event && h("span", { class: "small" }, " ", h("a", { href: link(["events", event.id]) }, instant(event.at)), ` ${tell(event)}`);
 
+/** Those who left and came are neither gone nor new: they live anew. */
+function reborn(diff) {
+  const key = (one) => `${one.namespace}/${one.service}/${one.instance}`;
+  const left = new Set(diff.left.map(({ instance }) => key(instance)));
+  const anew = diff.came.filter((one) => left.has(key(one)));
+  const there = new Set(anew.map(key));
+  return {
+    anew,
+    came: diff.came.filter((one) => !there.has(key(one))),
+    left: diff.left.filter(({ instance }) => !there.has(key(instance))),
+  };
+}
+
 /** What is different now. */
 function difference(diff) {
   const value = (one) => (one === null ? "none" : Array.isArray(one) ? one.join(", ") || "none" : String(one));
   const change = ([field, [before, after]]) => h("div", { class: "small" }, `${field}: `, h("del", {}, value(before)), " → ", h("ins", {}, value(after)));
   const nothing = diff.came.length + diff.left.length + diff.changed.length === 0;
   if (nothing) return empty("Nothing is different now", diff.reverted + diff.passed > 0 ? `Between then and now ${counted(diff.passed, "instance")} came and left again, ${count(diff.reverted)} changed and changed back.` : "The registry stands as it stood then.");
+  const { anew, came, left } = reborn(diff);
   return h(
     "div",
     { class: "thirds" },
-    moved("left since", "gone", diff.left, ({ instance, event }) => h("li", {}, whom(instance), how(event))),
-    moved("came since", "healthy", diff.came, (instance) => h("li", {}, whom(instance), how(instance.event))),
+    moved("left since", "gone", left, ({ instance, event }) => h("li", {}, whom(instance), how(event))),
+    moved("came since", "healthy", came, (instance) => h("li", {}, whom(instance), how(instance.event))),
+    moved("began a new life", "info", anew, (instance) => h("li", {}, whom(instance), how(instance.event))),
     moved("changed since", "unstable", diff.changed, (one) => h("li", {}, whom(one), Object.entries(one.fields).map(change))),
   );
 }
@@ -45,9 +60,9 @@ export async function view({ root, query, titled, signal, on }) {
   const slider = h("input", { type: "range", min: 0, max: STEPS, step: 1, id: "moment", "aria-describedby": "ends" });
   const exact = h("input", { type: "text", "aria-label": "An instant: RFC 3339, an age such as -5m, or a version such as @42", size: 28, spellcheck: "false", autocomplete: "off" });
   const words = h("output", { class: "moment", for: "moment" });
-  const state = h("div");
-  const since = h("div");
-  const places = h("div", { class: "busy-able" });
+  const state = h("div", { class: "stack" });
+  const since = h("section", { class: "stack", "aria-label": "What is different now" });
+  const places = h("section", { class: "stack busy-able", "aria-label": "Services then" });
   let end = Date.now();
   let asked = "";
   let moment = null;
@@ -84,7 +99,7 @@ export async function view({ root, query, titled, signal, on }) {
       const { services } = answer.body;
       put(
         state,
-        event && h("p", { class: "small" }, "The last change before it: ", h("a", { href: link(["events", event.id]) }, `@${event.seq}`), ` ${event.instance ?? ""} ${tell(event)}`),
+        event && h("p", { class: "small" }, "Its newest change: ", h("a", { href: link(["events", event.id]) }, `@${event.seq}`), ` ${event.instance ?? ""} ${tell(event)}`),
         figures(services),
         diff.truncated && h("p", { class: "note" }, "Only the first thousand differences are shown."),
       );
@@ -119,7 +134,9 @@ export async function view({ root, query, titled, signal, on }) {
     root,
     h("h1", {}, "Past"),
     h("section", { class: "card machine", "aria-label": "Moment" }, h("label", { for: "moment" }, "What would the registry have answered at …"), words, slider, h("p", { class: "small ends", id: "ends" }, h("span", {}, `from ${instant(new Date(begin).toISOString())}`), h("span", {}, "to now")), form),
-    h("div", {}, state, since, places),
+    state,
+    since,
+    places,
   );
   put(places, h("h2", {}, "Services then"), table.element);
   // Opened without a moment, it shows the one before somebody last expired: that is what people look for.

@@ -8,9 +8,12 @@ import { at, empty, h, put, sign } from "./dom.js";
 import { live } from "./live.js";
 import { departures } from "./services.js";
 import { Table } from "./table.js";
-import { count, counted, instant, span } from "./words.js";
+import { ago, count, instant, length, millis } from "./words.js";
 
-const LEASES_MS = 3000;
+/** How often leases are asked for: a list that is long is long to tell. */
+const LEASES_MS = 1000;
+const LONG = 500;
+const LONG_LEASES_MS = 5000;
 
 const RANK = { failed: 2, unstable: 1, healthy: 0 };
 
@@ -28,17 +31,19 @@ function columns(link, lease) {
       title: "Last beat",
       numeric: true,
       value: (row) => lease(row)?.age ?? Number.MAX_SAFE_INTEGER,
-      facts: (row) => [lease(row)?.missed, lease(row)?.at],
+      facts: (row) => lease(row) && [ago(lease(row).age), lease(row).missed > 1],
       cell: (row) => {
         const known = lease(row);
         if (!known) return h("span", { class: "faint" }, "–");
-        return h("time", { class: known.missed > 1 ? "ink-unstable" : null, "data-since": known.at, "data-words": "ago" }, "");
+        // As of the last answer, and not counted up: the next beat may have come meanwhile.
+        const words = known.age < 1000 ? ago(known.age) : `${ago(known.age)} ago`;
+        return h("span", { class: known.missed > 1 ? "ink-unstable" : null }, words);
       },
     });
   }
   return [
     ...list,
-    { name: "ttl", title: "Ttl", numeric: true, wide: true, value: (row) => row.ttl, cell: (row) => row.ttl },
+    { name: "ttl", title: "Ttl", numeric: true, wide: true, value: (row) => millis(row.ttl) ?? 0, cell: (row) => length(row.ttl) },
     { name: "version", title: "Version", wide: true, value: (row) => row.version ?? "", cell: (row) => row.version ?? h("span", { class: "faint" }, "–") },
     { name: "tags", title: "Tags", wide: true, value: (row) => row.tags.join(" "), cell: (row) => row.tags.map((tag) => [h("span", { class: "tag" }, tag), " "]) },
   ];
@@ -89,19 +94,14 @@ export async function view({ root, names, query, titled, on, every, signal }) {
   };
   const beats = async () => {
     const { body } = await read(path`v1/services/${service}/leases`, { namespace }, signal);
-    const now = Date.now();
     leases.clear();
-    for (const lease of body.leases) {
-      // The registry's clock and this one may differ: what counts is how long ago it was, rounded so that it does not jitter.
-      const known = Math.round((now - lease.age_ms) / 250) * 250;
-      leases.set(lease.instance, { at: known, age: lease.age_ms, missed: lease.missed });
-    }
+    for (const lease of body.leases) leases.set(lease.instance, { age: lease.age_ms, missed: lease.missed });
   };
   const gone = async () => {
     const ask = (kind) => get("v1/events", { namespace, service, kind, order: "desc", limit: 6 }, signal);
     const [expired, goodbyes] = await Promise.all([ask("expired"), ask("deregistered")]);
-    const events = [...expired.events, ...goodbyes.events].sort((a, b) => b.seq - a.seq).slice(0, 8);
-    put(left, h("h2", {}, "Left"), events.length > 0 ? departures(events) : h("p", { class: "faint" }, "Nobody has left, as far as the log is kept."));
+    const events = [...expired.events, ...goodbyes.events].sort((a, b) => b.seq - a.seq).slice(0, 6);
+    put(left, h("h2", {}, "Left lately"), events.length > 0 ? departures(events) : h("p", { class: "faint" }, "Nobody has left, as far as the log is kept."));
   };
 
   search.addEventListener("input", () => draw(true));
@@ -140,5 +140,11 @@ export async function view({ root, names, query, titled, on, every, signal }) {
   };
   on("change", ({ detail }) => detail.service === service && detail.namespace === namespace && again());
   on("overview", () => (live.services.get(key)?.revision ?? 0) > version && again());
-  every(LEASES_MS, () => beats().then(() => draw(false)).catch(() => {}));
+  let rest = 0;
+  every(LEASES_MS, () => {
+    rest += LEASES_MS;
+    if (instances.length > LONG && rest < LONG_LEASES_MS) return;
+    rest = 0;
+    beats().then(() => draw(false)).catch(() => {});
+  });
 }

@@ -138,7 +138,7 @@ export async function view({ root, query, titled, on }) {
     put(tiles, figures([...live.services.values()]));
     table.show(filtered(), first);
     put(note, live.leftOut > 0 && h("p", { class: "note" }, `${counted(live.leftOut, "service")} more are not shown: there are too many for one page.`));
-    const recent = live.recent.slice(0, 8);
+    const recent = live.recent.slice(0, 6);
     const guards = live.status?.guard?.over ?? [];
     put(
       left,

@@ -52,7 +52,7 @@ export class Table {
       };
       const button =
         column.value &&
-        h("button", { type: "button", "data-column": column.name, on: { click: by } }, column.title, h("span", { class: "arrow", "aria-hidden": "true" }, is ? (descending ? "↓" : "↑") : ""));
+        h("button", { type: "button", "data-column": column.name, on: { click: by } }, column.title, is && h("span", { class: "arrow", "aria-hidden": "true" }, descending ? "↓" : "↑"));
       return h(
         "th",
         { scope: "col", class: style(column), "aria-sort": is ? (descending ? "descending" : "ascending") : null },

@@ -33,6 +33,9 @@ export function millis(text) {
   return found ? Number(found[1]) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[found[2]] : null;
 }
 
+/** A duration as the registry writes it, in the words of this page. */
+export const length = (text) => (millis(text) === null ? String(text ?? "none") : span(millis(text)).replace(".0 s", " s"));
+
 /** 2026-11-21 22:07:41.250 UTC, the date left out where it is today's. */
 export function instant(iso, now = new Date()) {
   if (!iso) return "unknown";
@@ -93,7 +96,7 @@ export function tell(event) {
       return `${done[data.outcome] ?? "registered"}${address ? ` at ${address}:${port}` : ""}${by}`;
     }
     case "expired":
-      return `expired: no heartbeat for ${span(data.gap_ms ?? 0)} (ttl ${data.ttl ?? "none"}, ${counted(data.missed ?? 0, "beat")} missed)`;
+      return `expired: no heartbeat for ${span(data.gap_ms ?? 0)}, ttl ${length(data.ttl)}`;
     case "deregistered":
       return `said goodbye${by}${data.reason ? `: ${data.reason}` : ""}`;
     case "status_changed":
