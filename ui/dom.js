@@ -1,6 +1,8 @@
 // Elements out of data. Everything that the registry tells is foreign text: it becomes text nodes and attribute values,
 // never markup. Nothing here knows what is shown.
 
+import { passed } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** An element: `h("a", {class: "x", href: "#/"}, "text", child, [more])`. What is null or false is left out. */
@@ -80,7 +82,8 @@ export function sign(status, word) {
 
 /** A moment that counts up: `3.2 s ago`. */
 export function since(iso, words) {
-  return h("time", { datetime: iso, "data-since": Date.parse(iso), "data-words": words ?? "ago" });
+  const [then, suffix] = [Date.parse(iso), words ?? "ago"];
+  return h("time", { datetime: iso, "data-since": then, "data-words": suffix }, passed(Date.now() - then, suffix));
 }
 
 /** What is shown instead of nothing, and what to do about it. */

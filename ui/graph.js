@@ -31,6 +31,11 @@ function chosen(graph, focus) {
   return { ids, edges: edges.filter((edge) => ids.has(edge.from) && ids.has(edge.to)) };
 }
 
+const degree = (edges, end, id) => edges.filter((edge) => edge[end] === id).length;
+
+/** How much of its height a line has risen at a share of its length: it leaves and arrives level. */
+const rise = (share) => share * share * (3 - 2 * share);
+
 function drawing(graph, { ids, edges }) {
   const nodes = new Map(graph.nodes.map((node) => [node.id, node]));
   const layers = layered([...ids].sort(), edges);
@@ -51,6 +56,8 @@ function drawing(graph, { ids, edges }) {
     const bend = back ? 46 : (x2 - x1) / 2;
     const tip = back ? 1 : -1;
     const path = `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - (back ? -bend : bend)} ${y2} ${x2 + tip * 7} ${y2}`;
+    // Where the lines of one caller have parted, or those to one service have not met yet.
+    const along = y1 === y2 ? 0.5 : degree(edges, "from", edge.from) > degree(edges, "to", edge.to) ? 0.7 : 0.3;
     const thick = 1.2 + 3 * Math.sqrt(edge.lookups / most);
     const words = `${edge.caller} → ${edge.service}: ${counted(edge.lookups, "lookup")}, ${rate(edge.rate)}, ${percent(edge.failed)} refused`;
     return svg(
@@ -59,8 +66,7 @@ function drawing(graph, { ids, edges }) {
       svg("title", {}, words),
       svg("path", { d: path, "stroke-width": thick }),
       svg("path", { class: "tip", d: `M${x2} ${y2}l${tip * 9} -5v10z` }),
-      // On the curve's last quarter, where the lines of one caller have parted.
-      !back && svg("text", { x: x1 + (x2 - x1) * 0.62, y: y1 + (y2 - y1) * 0.68 - 7 - Math.abs(y2 - y1) * 0.06, "text-anchor": "middle" }, rate(edge.rate)),
+      !back && svg("text", { x: x1 + (x2 - x1) * along, y: y1 + (y2 - y1) * rise(along) - 7, "text-anchor": "middle" }, rate(edge.rate)),
     );
   };
   const box = (id) => {

@@ -7,9 +7,9 @@
 //   #/graph  #/past?at=  #/events?...   who asks for whom; the registry then; the log
 //   #/events/{id}  #/traces/{id}        one event; all of a trace
 
-import { h, put, sign, trouble } from "./dom.js";
+import { h, put, sign, since, trouble } from "./dom.js";
 import { live } from "./live.js";
-import { ago, count } from "./words.js";
+import { count, passed } from "./words.js";
 import * as events from "./events.js";
 import * as graph from "./graph.js";
 import * as instance from "./instance.js";
@@ -98,14 +98,13 @@ function stream() {
     paused: () => sign("info", "paused"),
     broken: () =>
       live.loaded
-        ? [sign("failed", "stream broken"), " · picture of ", h("time", { "data-since": live.heardAt, "data-words": "ago" })]
+        ? [sign("failed", "stream broken"), " · picture of ", since(new Date(live.heardAt).toISOString())]
         : sign("failed", live.error?.title ?? "no connection"),
   };
   const element = document.getElementById("stream");
   element.className = `stream is-${live.state}`;
   element.title = live.error?.message ?? "";
   put(element, words[live.state]());
-  tick();
 }
 
 function about() {
@@ -117,9 +116,7 @@ function about() {
 function tick() {
   const now = Date.now();
   for (const element of document.querySelectorAll("[data-since]")) {
-    const passed = Math.max(0, now - Number(element.dataset.since));
-    const suffix = passed < 1000 ? "" : ` ${element.dataset.words}`;
-    const text = `${ago(passed)}${element.dataset.words ? suffix : ""}`;
+    const text = passed(Math.max(0, now - Number(element.dataset.since)), element.dataset.words);
     if (element.textContent !== text) element.textContent = text;
   }
 }

@@ -56,7 +56,8 @@ export async function view({ root, query, titled, signal, on }) {
   if (!live.loaded) await new Promise((resolve) => on("overview", resolve));
   const { oldest } = live.status.kept;
   const first = await get("v1/events", { order: "asc", limit: 1 }, signal);
-  const begin = Date.parse(oldest.at ?? first.events[0]?.at ?? new Date().toISOString());
+  // Rounded up: a browser's clock knows no microseconds, and a moment before the first one has no answer.
+  const begin = Date.parse(oldest.at ?? first.events[0]?.at ?? new Date().toISOString()) + 1;
   const slider = h("input", { type: "range", min: 0, max: STEPS, step: 1, id: "moment", "aria-describedby": "ends" });
   const exact = h("input", { type: "text", "aria-label": "An instant: RFC 3339, an age such as -5m, or a version such as @42", size: 28, spellcheck: "false", autocomplete: "off" });
   const words = h("output", { class: "moment", for: "moment" });
@@ -68,7 +69,7 @@ export async function view({ root, query, titled, signal, on }) {
   let moment = null;
 
   const table = new Table({
-    columns: columns((row) => link(["services", row.namespace, row.service], { at: moment ? `@${moment.seq}` : null }), true),
+    columns: columns((row) => link(["services", row.namespace, row.service], { at: moment ? `@${moment.seq}` : null })),
     key: (row) => `${row.namespace}/${row.service}@${moment?.seq}`,
     sort: ["service", false],
     caption: "Services at that moment",

@@ -26,7 +26,7 @@ const RANK = { failed: 3, unstable: 2, gone: 1, healthy: 0 };
 const WORD = { failed: "failing", unstable: "unstable", gone: "empty", healthy: "healthy" };
 
 /** The columns of a table of services; `link(row)` is where a name leads. */
-export function columns(link, several) {
+export function columns(link) {
   return [
     {
       name: "service",
@@ -35,7 +35,7 @@ export function columns(link, several) {
       facts: (row) => [row.namespace, row.service],
       cell: (row) => [
         h("a", { href: link(row) }, row.service),
-        several && h("span", { class: "faint" }, ` ${row.namespace}`),
+        row.namespace !== "default" && h("span", { class: "faint" }, ` ${row.namespace}`),
       ],
     },
     { name: "status", title: "Status", value: (row) => RANK[worst(row)], cell: (row) => sign(worst(row), WORD[worst(row)]), facts: worst },
@@ -92,7 +92,6 @@ export function departures(list) {
 
 export async function view({ root, query, titled, on }) {
   titled("Services");
-  const several = () => new Set([...live.services.values()].map((row) => row.namespace)).size > 1;
   const link = (row) => at(["services", row.namespace, row.service]);
   const search = h("input", { type: "search", placeholder: "Name of a service", "aria-label": "Search services", value: query.get("q") ?? "" });
   const only = h("select", { "aria-label": "Which services" }, [
@@ -112,7 +111,6 @@ export async function view({ root, query, titled, on }) {
         )
       : empty("No service is like that", "Search for another part of a name, or show all services.");
   let table = null;
-  let wasSeveral = null;
   const tiles = h("div");
   const place = h("div");
   const left = h("div");
@@ -130,9 +128,8 @@ export async function view({ root, query, titled, on }) {
       put(place, live.state === "broken" ? trouble(live.error ?? new Error("No connection to the registry yet.")) : h("p", { class: "loading" }, "Asking the registry …"));
       return;
     }
-    if (!table || wasSeveral !== several()) {
-      wasSeveral = several();
-      table = new Table({ columns: columns(link, wasSeveral), key: link, sort: ["status", true], caption: "All services", none });
+    if (!table) {
+      table = new Table({ columns: columns(link), key: link, sort: ["status", true], caption: "All services", none });
       put(place, table.element);
     }
     put(tiles, figures([...live.services.values()]));

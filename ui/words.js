@@ -27,6 +27,9 @@ function pair(number, base, big, small) {
 /** How long ago, in whole seconds: a picture that counts should not flicker. */
 export const ago = (ms) => (ms < 1000 ? "just now" : span(Math.floor(ms / 1000) * 1000).replace(".0 s", " s"));
 
+/** The same with a word behind it, where there is something to say: `3 s ago`. */
+export const passed = (ms, word) => (ms < 1000 ? ago(ms) : `${ago(ms)} ${word}`);
+
 /** Milliseconds of a duration as the registry writes it: 500ms, 3.75s, 2m, 24h; null for none. */
 export function millis(text) {
   const found = /^([0-9.]+)(ms|s|m|h)$/.exec(text ?? "");
