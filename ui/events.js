@@ -35,7 +35,7 @@ export async function view({ root, query, titled, every, signal }) {
   titled("Events");
   const kind = h("select", { name: "kind", "aria-label": "Kind" }, h("option", { value: "" }, "Every kind"), Object.entries(KINDS).map(([group, kinds]) => h("optgroup", { label: group }, kinds.map((one) => h("option", { value: one }, one.replaceAll("_", " "))))));
   kind.value = query.get("kind") ?? "";
-  const words = { service: "Service", instance: "Instance", caller: "Caller", trace_id: "Trace", namespace: "Namespace", since: "Since (-5m, @42)", until: "Until" };
+  const words = { service: "Service", instance: "Instance", caller: "Caller", trace_id: "Trace", namespace: "Namespace", since: "Since (-5m)", until: "Until" };
   const inputs = FILTERS.map((name) => h("input", { name, placeholder: words[name], "aria-label": words[name], value: query.get(name) ?? "", spellcheck: "false", autocomplete: "off", class: ["namespace", "since", "until"].includes(name) ? "few" : null }));
   const follow = h("input", { type: "checkbox", id: "follow", checked: query.get("follow") !== "no" });
   const list = h("ol", { class: "events" });
@@ -58,7 +58,7 @@ export async function view({ root, query, titled, every, signal }) {
     put(
       foot,
       pages > 1 && h("button", { type: "button", on: { click: () => turned(null) } }, "← Newest"),
-      h("span", { class: "faint", role: "status" }, pages > 1 ? `page ${count(pages)}` : page.events.length > 0 ? `the newest ${count(page.events.length)}` : ""),
+      h("span", { class: "faint", role: "status" }, pages > 1 ? `page ${count(pages)}` : next ? `the newest ${count(page.events.length)} events` : page.events.length > 0 ? counted(page.events.length, "event") : ""),
       next && h("button", { type: "button", on: { click: () => turned(next) } }, "Older →"),
     );
   };
@@ -90,7 +90,7 @@ export async function view({ root, query, titled, every, signal }) {
   };
   for (const input of [kind, ...inputs]) input.addEventListener("change", changed);
   follow.addEventListener("change", changed);
-  const form = h("form", { class: "tools filters", role: "search", on: { submit: (event) => (event.preventDefault(), changed()) } }, kind, inputs, h("label", { class: "check" }, follow, " follow"), h("button", { class: "hidden" }, "Search"));
+  const form = h("form", { class: "tools filters", role: "search", on: { submit: (event) => (event.preventDefault(), changed()) } }, kind, inputs, h("label", { class: "check" }, follow, " follow"), h("button", { class: "hidden", tabindex: "-1" }, "Search"));
   put(root, h("h1", {}, "Events"), form, note, list, foot);
   await load(null).catch(failed);
   every(FOLLOW_MS, () => follow.checked && pages === 1 && !list.contains(document.activeElement) && more().catch(() => {}));

@@ -96,7 +96,7 @@ function drawing(graph, { ids, edges }) {
 
 const COLUMNS = [
   { name: "caller", title: "Caller", value: (edge) => edge.caller, cell: (edge) => edge.caller },
-  { name: "service", title: "asks for", value: (edge) => edge.service, cell: (edge) => (edge.namespace ? h("a", { href: at(["services", edge.namespace, edge.service]) }, edge.service) : edge.service) },
+  { name: "service", title: "Asks for", value: (edge) => edge.service, cell: (edge) => (edge.namespace ? h("a", { href: at(["services", edge.namespace, edge.service]) }, edge.service) : edge.service) },
   { name: "lookups", title: "Lookups", numeric: true, value: (edge) => edge.lookups, cell: (edge) => count(edge.lookups) },
   { name: "rate", title: "Rate", numeric: true, wide: true, value: (edge) => edge.rate, cell: (edge) => rate(edge.rate) },
   { name: "failed", title: "Refused", numeric: true, value: (edge) => edge.failed, cell: (edge) => h("span", { class: edge.failed > 0 ? "ink-failed" : "faint" }, percent(edge.failed)) },

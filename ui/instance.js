@@ -7,6 +7,8 @@ import { traceLink } from "./links.js";
 import { timeline } from "./timeline.js";
 import { instant, length, millis, tell } from "./words.js";
 
+const REFRESH_MS = 3000;
+
 function facts(instance) {
   const row = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
   const none = h("span", { class: "faint" }, "none");
@@ -61,23 +63,27 @@ function because(why) {
   );
 }
 
-/** The same as the drawing, for whoever reads. */
-function transitions(life) {
-  return h(
+/** The same as the drawing, for whoever reads; `state.open` is kept when it is drawn again. */
+function transitions(life, state) {
+  state.open ??= life.transitions.length <= 12;
+  const list = h(
     "ol",
     { class: "rows told" },
     life.transitions.map((event) =>
       h("li", {}, h("time", { class: "mono", datetime: event.at }, instant(event.at)), " ", h("a", { href: at(["events", event.id]) }, event.kind.replaceAll("_", " ")), h("span", { class: "small" }, ` ${tell(event)} `), traceLink(event.trace_id, event.span_id)),
     ),
   );
+  const details = h("details", { open: state.open }, h("summary", {}, `What happened in it, in words (${life.transitions.length})`), list);
+  details.addEventListener("toggle", () => (state.open = details.open));
+  return details;
 }
 
-export async function view({ root, names, query, titled, on, signal }) {
+export async function view({ root, names, query, titled, on, every, signal }) {
   const [namespace, service, instance] = names;
   const seq = query.get("seq");
   titled(instance);
   const base = path`v1/services/${service}/instances/${instance}`;
-  const top = h("div");
+  const top = h("div", {}, h("h1", {}, instance));
   const reason = h("div");
   const drawn = h("section", { class: "card", "aria-label": "Timeline" });
   const hit = h("div");
@@ -89,6 +95,8 @@ export async function view({ root, names, query, titled, on, signal }) {
     h("div", { class: "columns" }, h("div", { class: "stack" }, reason, hit, drawn), about),
   );
 
+  const told = {};
+  let living = false;
   let chosen = seq ? Number(seq) : null;
   const load = async () => {
     const [story, why] = await Promise.all([
@@ -97,6 +105,7 @@ export async function view({ root, names, query, titled, on, signal }) {
     ]);
     const newest = story.lives.at(-1);
     const lives = newest && newest.until === null;
+    living = why.life.until === null;
     const again = h("a", { href: at(["instances", namespace, service, instance]) }, "lives again");
     const state = !lives ? sign("gone", "left") : why.life.until === null ? sign(why.instance.status) : sign("info", again);
     put(
@@ -121,7 +130,7 @@ export async function view({ root, names, query, titled, on, signal }) {
       drawn,
       h("h2", {}, "Timeline"),
       timeline({ lives: story.lives, leftOut: story.left_out.lives, life, beats: beats.events.map((event) => event.at).reverse(), more: beats.next !== null, ttl: millis(why.instance.ttl), choose }),
-      h("details", { open: life.transitions.length <= 12 }, h("summary", {}, `What happened in it, in words (${life.transitions.length})`), transitions(life)),
+      transitions(life, told),
     );
   };
   const hits = async (why) => {
@@ -135,6 +144,8 @@ export async function view({ root, names, query, titled, on, signal }) {
     }
   };
   await load();
+  // Who lives goes on beating. What somebody stands in with the keyboard is left alone.
+  every(REFRESH_MS, () => living && !root.contains(document.activeElement) && load().catch(() => {}));
   let due = null;
   on("change", ({ detail }) => {
     if (seq || detail.service !== service || detail.instance !== instance || detail.namespace !== namespace) return;

@@ -22,6 +22,8 @@ export class Live extends EventTarget {
   /** "connecting", "live", "broken" or "paused". */
   state = "connecting";
   error = null;
+  /** Of which log all this is. */
+  logId = null;
   /** When something was last heard. */
   heardAt = 0;
   loaded = false;
@@ -83,7 +85,10 @@ export class Live extends EventTarget {
     this.status = status;
     this.seq = seq;
     this.heardAt = Date.now();
-    if (!this.loaded) {
+    if (this.logId !== status.log_id) {
+      // The first answer, or another log at the same address: nothing of before belongs to it.
+      this.logId = status.log_id;
+      this.#toldUntil = null;
       const changes = await get("v1/events", { order: "desc", limit: 20, kind: "expired" }, signal);
       this.recent = changes.events;
     }
@@ -117,6 +122,11 @@ export class Live extends EventTarget {
     this.state = state;
     this.error = error instanceof Refused || error?.title ? error : null;
     this.dispatchEvent(new Event("state"));
+  }
+
+  /** The newest version that was heard of: the stream is ahead of the overview. */
+  get newest() {
+    return Math.max(this.seq, this.#toldUntil ?? 0);
   }
 
   /** The link to a trace where traces are kept; null if nobody said where that is. */

@@ -82,7 +82,8 @@ async function show() {
   } catch (error) {
     if (!stop.signal.aborted) {
       if (!error.title) console.error(error);
-      root.append(trouble(error, show));
+      // What had been made by then is half a view: only where it is stays.
+      put(root, root.querySelector(".crumbs"), root.querySelector("h1"), trouble(error, show));
     }
   }
 }

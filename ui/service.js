@@ -86,7 +86,7 @@ export async function view({ root, names, query, titled, on, every, signal }) {
   };
   let answered = -1;
   const load = async () => {
-    const wanted = then ?? `@${live.seq}`;
+    const wanted = then ?? `@${live.newest}`;
     const answer = await read(base, { namespace, status: "any", at: wanted }, signal);
     if (answer.seq < answered) return;
     answered = answer.seq;
@@ -113,7 +113,7 @@ export async function view({ root, names, query, titled, on, every, signal }) {
       h("a", { href: at(["events"], { namespace, service }) }, "Events"),
       h("a", { href: at(["graph"], { focus: key }) }, "Who asks for it"),
       then ? h("a", { href: at(["services", namespace, service]) }, "Now") : h("a", { href: at(["services", namespace, service], { at: "-5m" }) }, "5 minutes ago"))),
-    then && h("p", { class: "note" }, sign("info", "The past"), ` This is what the registry would have answered at ${then.startsWith("@") ? `change ${then.slice(1)}` : then.startsWith("-") ? `${then.slice(1)} ago` : instant(then)}. Leases are not remembered.`),
+    then && h("p", { class: "note" }, sign("info", "The past."), ` This is what the registry would have answered at ${then.startsWith("@") ? `change ${then.slice(1)}` : then.startsWith("-") ? `${then.slice(1)} ago` : instant(then)}. Leases are not remembered.`),
     summary,
     h("div", { class: "columns" }, h("section", { "aria-label": "Instances" }, h("div", { class: "tools" }, search, only), table.element), h("aside", { "aria-label": "Who left" }, left)),
   );
