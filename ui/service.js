@@ -30,6 +30,7 @@ function columns(link, lease) {
       name: "beat",
       title: "Last beat",
       numeric: true,
+      moves: true,
       value: (row) => lease(row)?.age ?? Number.MAX_SAFE_INTEGER,
       facts: (row) => lease(row) && [ago(lease(row).age), lease(row).missed > 1],
       cell: (row) => {
@@ -78,8 +79,8 @@ export async function view({ root, names, query, titled, on, every, signal }) {
 
   const draw = (first) => {
     const text = search.value.trim().toLowerCase();
-    const rows = instances.filter((row) => (!only.value || row.status === only.value) && (!text || has(row, text)));
-    table.show(rows, first);
+    const wanted = only.value;
+    table.show(instances, first, (row) => (!wanted || row.status === wanted) && (!text || has(row, text)));
     const by = (status) => instances.filter((row) => row.status === status).length;
     const parts = ["healthy", "unstable", "failed"].filter((status) => by(status) > 0).map((status) => [sign(status, `${count(by(status))} ${status}`), " "]);
     put(summary, parts.length > 0 ? parts : "no instances", h("span", { class: "faint" }, `revision @${version}`));

@@ -7,7 +7,8 @@ import { h, put } from "./dom.js";
 const PAGE = 50;
 
 /**
- * `columns`: `{name, title, value(row), cell(row), numeric, wide}`; `value` sorts (and tells changes), `cell` shows. `key(row)` is
+ * `columns`: `{name, title, value(row), cell(row), facts(row), numeric, wide, moves}`; `value` sorts, `cell` shows, `facts` (or else
+ * `value`) tell whether a cell is still right; one that `moves` has other values though its rows are the same. `key(row)` is
  * unique. `sort`: `[column name, descending]`.
  */
 export class Table {
@@ -16,6 +17,9 @@ export class Table {
   #sort;
   #page = 0;
   #rows = [];
+  #keep = () => true;
+  /** All rows in their order; null once that is no longer theirs. */
+  #ordered = null;
   #none;
   #kept = new Map();
   #head = h("tr");
@@ -33,11 +37,25 @@ export class Table {
     this.element = h("div", { class: "table" }, h("div", { class: "scroll" }, table), this.#noneAt, this.#foot);
   }
 
-  /** Shows these rows; `first` goes back to the first page. */
-  show(rows, first) {
+  /** Shows those of these rows that `keep` keeps; `first` goes back to the first page. */
+  show(rows, first, keep) {
+    // To order thousands takes longer than all else here: the same rows are not ordered again for every key that is typed.
+    if (rows !== this.#rows || this.#column().moves) this.#ordered = null;
     this.#rows = rows;
+    this.#keep = keep ?? (() => true);
     if (first) this.#page = 0;
     this.#draw();
+  }
+
+  #column() {
+    return this.#columns.find((one) => one.name === this.#sort[0]);
+  }
+
+  #order() {
+    const column = this.#column();
+    const way = this.#sort[1] ? -1 : 1;
+    const rows = this.#rows.map((row) => [column.value(row), this.#key(row), row]);
+    return rows.sort((a, b) => way * compare(a[0], b[0]) || compare(a[1], b[1]));
   }
 
   #heads() {
@@ -46,6 +64,7 @@ export class Table {
       const is = column.name === sorted;
       const by = () => {
         this.#sort = [column.name, is ? !descending : Boolean(column.numeric)];
+        this.#ordered = null;
         this.#heads();
         this.#draw();
         this.#head.querySelector(`[data-column="${CSS.escape(column.name)}"]`)?.focus();
@@ -63,11 +82,8 @@ export class Table {
   }
 
   #draw() {
-    const [sorted, descending] = this.#sort;
-    const column = this.#columns.find((one) => one.name === sorted);
-    const rows = this.#rows.map((row) => [column.value(row), this.#key(row), row]);
-    const way = descending ? -1 : 1;
-    rows.sort((a, b) => way * compare(a[0], b[0]) || compare(a[1], b[1]));
+    this.#ordered ??= this.#order();
+    const rows = this.#ordered.filter(([, , row]) => this.#keep(row));
     this.#page = Math.max(0, Math.min(this.#page, Math.ceil(rows.length / PAGE) - 1));
     const from = this.#page * PAGE;
     const kept = new Map();
@@ -117,6 +133,7 @@ const style = (column) => [column.numeric && "number", column.wide && "wide"].fi
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
 function compare(a, b) {
+  if (a === b) return 0;
   if (typeof a === "number" && typeof b === "number") return a - b;
   return COLLATOR.compare(String(a ?? ""), String(b ?? ""));
 }
