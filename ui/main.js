@@ -106,6 +106,12 @@ function stream() {
   element.className = `stream is-${live.state}`;
   element.title = live.error?.message ?? "";
   put(element, words[live.state]());
+  // Read aloud when it breaks and when it is back, and not at every change.
+  const said = document.getElementById("said");
+  if (said.dataset.state !== live.state) {
+    said.dataset.state = live.state;
+    put(said, { live: "The stream of changes is live.", broken: "The stream of changes is broken.", paused: "", connecting: "" }[live.state]);
+  }
 }
 
 function about() {

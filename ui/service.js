@@ -72,7 +72,7 @@ export async function view({ root, names, query, titled, on, every, signal }) {
       ? empty("Nobody is registered here", then ? "Go back further: " : "Who left is still in the log: ", h("a", { href: at(["past"], { at: then }) }, "the past"), ", ", h("a", { href: at(["events"], { namespace, service }) }, "its events"), ".")
       : empty("No instance is like that", "Search for something else.");
   const table = new Table({ columns: columns(link, then ? null : (row) => leases.get(row.instance)), key: (row) => row.instance, sort: ["status", true], caption: `Instances of ${service}`, none });
-  const summary = h("p", { class: "lead", role: "status" });
+  const summary = h("p", { class: "lead" });
   const left = h("div");
   let instances = [];
   let version = 0;
