@@ -3,6 +3,7 @@
 import { get, path } from "./api.js";
 import { at, empty, h, put, sign, trouble } from "./dom.js";
 import { about, traceLink } from "./links.js";
+import { live } from "./live.js";
 import { count, counted, instant, signOf, tell } from "./words.js";
 
 const PAGE = 50;
@@ -102,7 +103,7 @@ export async function one({ root, names, titled, signal }) {
   titled(`Event ${event.id}`);
   const fact = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
   const led = /^\d+$/.test(event.id) ? Number(event.id) : null;
-  const around = led !== null && [led > 1 && h("a", { href: at(["events", led - 1]) }, `← @${led - 1}`), h("a", { href: at(["events", led + 1]) }, `@${led + 1} →`), led > 1 && h("a", { href: at(["past"], { at: `@${led - 1}` }) }, "The registry just before")];
+  const around = led !== null && [led > 1 && h("a", { href: at(["events", led - 1]) }, `← @${led - 1}`), (!live.loaded || led < live.newest) && h("a", { href: at(["events", led + 1]) }, `@${led + 1} →`), led > 1 && h("a", { href: at(["past"], { at: `@${led - 1}` }) }, "The registry just before")];
   put(
     root,
     h("p", { class: "crumbs" }, h("a", { href: at(["events"]) }, "Events"), " / ", event.id),

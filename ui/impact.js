@@ -29,9 +29,9 @@ function caller(one, departed) {
   );
 }
 
-/** Fills `root`; throws what the registry refuses with, 404 if it never left. */
-export async function view({ root, namespace, service, instance, seq, signal }) {
-  const found = await get("v1/impact", seq ? { seq } : { namespace, service, instance }, signal);
+/** Fills `root` with whom the departure `seq` hit; throws what the registry refuses with, 404 if the log has forgotten it. */
+export async function view({ root, seq, signal }) {
+  const found = await get("v1/impact", { seq }, signal);
   const departed = Date.parse(found.departure.at);
   const callers = found.callers.toSorted((a, b) => b.lookups - a.lookups);
   const streams = found.streams.filter((stream) => stream.caller !== OURSELVES);

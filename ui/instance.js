@@ -11,7 +11,7 @@ const REFRESH_MS = 3000;
 
 function facts(instance) {
   const row = (name, ...value) => [h("dt", {}, name), h("dd", {}, value)];
-  const none = h("span", { class: "faint" }, "none");
+  const none = () => h("span", { class: "faint" }, "none");
   const keys = Object.entries(instance.metadata ?? {});
   return h(
     "dl",
@@ -21,10 +21,10 @@ function facts(instance) {
     row("Mode", instance.mode),
     row("Ttl", length(instance.ttl)),
     row("Weight", String(instance.weight)),
-    row("Version", instance.version ?? none),
-    row("Zone", instance.zone ?? none),
-    row("Tags", instance.tags.length > 0 ? instance.tags.map((tag) => [h("span", { class: "tag" }, tag), " "]) : none.cloneNode(true)),
-    row("Metadata", keys.length > 0 ? keys.map(([key, value]) => h("div", {}, h("span", { class: "faint" }, `${key} = `), h("span", { class: "value" }, value))) : none.cloneNode(true)),
+    row("Version", instance.version ?? none()),
+    row("Zone", instance.zone ?? none()),
+    row("Tags", instance.tags.length > 0 ? instance.tags.map((tag) => [h("span", { class: "tag" }, tag), " "]) : none()),
+    row("Metadata", keys.length > 0 ? keys.map(([key, value]) => h("div", {}, h("span", { class: "faint" }, `${key} = `), h("span", { class: "value" }, value))) : none()),
     row("Registered", instant(instance.registered_at)),
     row("Incarnation", h("a", { href: at(["events", instance.incarnation]) }, `@${instance.incarnation}`)),
   );
@@ -116,7 +116,7 @@ export async function view({ root, names, query, titled, on, every, signal }) {
     put(reason, because(why));
     put(about, h("section", { class: "card", "aria-label": "What it registered" }, h("h2", {}, why.life.until ? "As it was" : "As it is"), facts(why.instance), story.flap_score > 0 && h("p", { class: "small" }, `Flap score ${story.flap_score.toFixed(1)}`)));
     await draw(story, why);
-    await hits(why);
+    await hits(story, why);
   };
   const draw = async (story, why) => {
     const lifeOf = (life) => life.ended_by?.seq === chosen || life.incarnation === chosen;
@@ -133,11 +133,14 @@ export async function view({ root, names, query, titled, on, every, signal }) {
       transitions(life, told),
     );
   };
-  const hits = async (why) => {
-    // Who still lives has hit nobody; its last departure is looked into if it had one.
-    const departure = why.life.until === null ? null : why.event?.seq;
+  let asked = null;
+  const hits = async (story, why) => {
+    // Who still lives has hit nobody; its last departure is looked into if it had one, and once.
+    const departure = why.life.until === null ? story.lives.findLast((life) => life.ended_by)?.ended_by.seq : why.event?.seq;
+    if (!departure || departure === asked) return;
     try {
-      await impact({ root: hit, namespace, service, instance, seq: departure, signal });
+      await impact({ root: hit, seq: departure, signal });
+      asked = departure;
     } catch (error) {
       if (!(error instanceof Refused && error.status === 404)) throw error;
       put(hit);

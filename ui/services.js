@@ -107,7 +107,7 @@ export async function view({ root, query, titled, on }) {
           "Try ",
           h("code", {}, "rollcall demo"),
           ", or register a first instance: ",
-          h("code", {}, `curl -X PUT ${new URL("v1/services/orders/instances/orders-1", document.baseURI)} -H 'content-type: application/json' -d '{"address":"127.0.0.1","port":8080,"ttl":"1h"}'`),
+          h("code", { class: "command" }, `curl -X PUT ${new URL("v1/services/orders/instances/orders-1", document.baseURI)} -H 'content-type: application/json' -d '{"address":"127.0.0.1","port":8080,"ttl":"1h"}'`),
         )
       : empty("No service is like that", "Search for another part of a name, or show all services.");
   let table = null;
