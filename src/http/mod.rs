@@ -41,6 +41,7 @@ mod lookup;
 mod names;
 mod openapi;
 mod operation;
+mod overview;
 mod past;
 mod problem;
 mod query;
@@ -54,6 +55,7 @@ mod services;
 mod spec;
 mod stream;
 mod streams;
+mod ui;
 mod watch;
 mod wire;
 

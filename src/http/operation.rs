@@ -133,6 +133,8 @@ struct Status {
     replay: Option<Replay>,
     /// None if it is switched off.
     guard: Option<Guard>,
+    /// Where a trace can be seen, with `{trace_id}` and `{span_id}` to be replaced; none if spans are not exported.
+    trace_url: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -223,6 +225,7 @@ pub(super) async fn status(
         limits: limits::of(&api),
         replay: api.readiness.figures().as_ref().map(replay_of),
         guard: api.registrar.guards().as_deref().map(guard_of),
+        trace_url: api.config.trace_url.clone(),
     });
     Ok(json_response(StatusCode::OK, body, head))
 }

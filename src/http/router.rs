@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::routing::{MethodRouter, any};
+use axum::routing::{MethodRouter, any, get};
 
 use super::admission::Classes;
 use super::problem::Problem;
 use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
-    Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, registration,
-    replay, sd, services, watch,
+    Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, overview,
+    registration, replay, sd, services, ui, watch,
 };
 use crate::telemetry::names;
 
@@ -84,10 +84,12 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/v1/services/{service}/instances/{instance}/history")
             .on(&life::HISTORY, life::history),
         Resource::at("/v1/services/{service}/instances/{instance}/why").on(&life::WHY, life::why),
+        Resource::at("/v1/services/{service}/leases").on(&overview::LEASES, overview::leases),
         Resource::at("/v1/heartbeats").on(&heartbeat::HEARTBEATS, heartbeat::heartbeats),
         Resource::at("/v1/register")
             .on(&registration::REGISTER_SHORT, registration::register_short),
         Resource::at("/v1/services").on(&services::SERVICES, services::services),
+        Resource::at("/v1/overview").on(&overview::OVERVIEW, overview::overview),
         Resource::at("/v1/namespaces").on(&services::NAMESPACES, services::namespaces),
         Resource::at("/v1/sd/prometheus").on(&sd::PROMETHEUS, sd::prometheus),
         Resource::at("/v1/events").on(&events::EVENTS, events::events),
@@ -109,6 +111,16 @@ pub(super) fn resources() -> Vec<Resource> {
     ]
 }
 
+/// The paths of the page for people, which are no part of the API: nothing that programs may rely on is there.
+fn pages() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
+        ("/", get(ui::front)),
+        ("/ui", get(ui::page)),
+        ("/ui/", get(ui::front)),
+        ("/ui/{file}", get(ui::file)),
+    ]
+}
+
 /// The router over this API. Every path of it, and every path that is not there, answers within a scope.
 pub fn router(api: Arc<Api>) -> Router {
     let scope = |template, produces, needs_state, steers| ScopeLayer {
@@ -126,6 +138,10 @@ pub fn router(api: Arc<Api>) -> Router {
         let layer =
             scope(resource.path, resource.produces, resource.needs_state(), resource.steers);
         router = router.route(resource.path, resource.methods.layer(layer));
+    }
+    for (path, methods) in pages() {
+        // A page that says why it has nothing to show is better than none while replay is running.
+        router = router.route(path, methods.layer(scope(path, None, false, false)));
     }
     let nothing = any(async || Problem::UnknownPath);
     let layer = scope(names::ROUTE_UNMATCHED, None, false, false);

@@ -189,6 +189,38 @@ fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock, signals:
     out.put_u8(b'}');
 }
 
+/// A lease of a list of them.
+#[derive(Serialize)]
+struct LeaseOf<'a> {
+    instance: &'a str,
+    #[serde(flatten)]
+    lease: LeaseText,
+}
+
+/// The leases of a service.
+#[derive(Serialize)]
+struct LeasesText<'a> {
+    namespace: &'a str,
+    service: &'a str,
+    revision: u64,
+    leases: Vec<LeaseOf<'a>>,
+}
+
+/// The leases of a service, without those that are for show: where the past is replayed, nobody knows how they stood.
+pub(super) fn leases(view: &ServiceView, clock: &dyn Clock) -> Bytes {
+    let entries = view.entries.iter().filter(|entry| !entry.lease.is_for_show());
+    let leases = entries.map(|entry| LeaseOf {
+        instance: entry.instance.key.instance.as_str(),
+        lease: lease(&entry.lease, clock, None),
+    });
+    json(&LeasesText {
+        namespace: view.key.namespace.as_str(),
+        service: view.key.service.as_str(),
+        revision: view.revision.0,
+        leases: leases.collect(),
+    })
+}
+
 /// The list of a service: who of it is handed out, and whether only for want of better ones.
 pub(super) fn list<'a>(
     view: &ServiceView,

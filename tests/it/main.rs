@@ -33,6 +33,7 @@ mod lines;
 mod load;
 mod metrics;
 mod outage;
+mod page;
 mod past;
 mod probes;
 mod readme;

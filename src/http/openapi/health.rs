@@ -34,7 +34,16 @@ pub(super) fn schemas() -> Value {
         "mean_gap_ms": count,
         "signals": reference("Signals"),
     });
+    let mut named = lease.clone();
+    named["properties"]["instance"] = json!({"type": "string"});
+    if let Some(required) = named["required"].as_array_mut() {
+        required.push("instance".into());
+    }
     json!({
+        "Leases": full(json!({
+            "namespace": {"type": "string"}, "service": {"type": "string"}, "revision": count,
+            "leases": {"type": "array", "items": with_optional(named, sometimes.clone())},
+        })),
         "Lease": with_optional(lease, sometimes),
         "PhiThreshold": {
             "type": "number", "minimum": 1, "maximum": 16, "default": 8,

@@ -4,6 +4,7 @@
 mod check;
 mod health;
 mod limits;
+mod overview;
 mod past;
 
 use std::sync::LazyLock;
@@ -203,6 +204,7 @@ fn schemas() -> Value {
     merge(&mut all, &past);
     merge(&mut all, &health::schemas());
     limits::add(&mut all);
+    overview::add(&mut all);
     all
 }
 

@@ -1,0 +1,24 @@
+//! The schema of what people look at, and what the status says for them. Called by [`super`].
+
+use serde_json::{Value, json};
+
+use super::{full, list};
+
+/// Adds to `schemas`.
+pub(super) fn add(schemas: &mut Value) {
+    let (text, count) = (json!({"type": "string"}), json!({"type": "integer", "minimum": 0}));
+    schemas["Overview"] = full(json!({
+        "services": list(full(json!({
+            "namespace": text, "service": text, "revision": count, "instances": count, "healthy": count,
+            "unstable": count, "failed": count, "standby": count, "draining": count,
+        }))),
+        "left_out": count,
+    }));
+    schemas["Status"]["properties"]["trace_url"] = json!({
+        "type": ["string", "null"],
+        "description": "Where a trace can be seen, with {trace_id} and {span_id} in it; null if spans are not exported.",
+    });
+    if let Some(required) = schemas["Status"]["required"].as_array_mut() {
+        required.push("trace_url".into());
+    }
+}

@@ -1,0 +1,22 @@
+// Links that several views have: to a trace, and to whom an event is about.
+
+import { at, h } from "./dom.js";
+import { live } from "./live.js";
+
+/** The place where a trace can be seen, or where its events are told if there is none. */
+export function traceLink(traceId, spanId, url) {
+  if (!traceId) return null;
+  const outside = url ?? live.trace(traceId, spanId);
+  const short = `${traceId.slice(0, 8)}…`;
+  const inside = h("a", { class: "mono", href: at(["traces", traceId]), title: `Events of trace ${traceId}` }, short);
+  if (!outside) return inside;
+  return h("span", { class: "trace" }, inside, " ", h("a", { class: "out", href: outside, target: "_blank", rel: "noopener", "aria-label": `Trace ${traceId} in Jaeger`, title: "Open in Jaeger" }, "Jaeger ↗"));
+}
+
+/** Whom an event is about, as links to where more is told of them. */
+export function about(event) {
+  if (!event.service) return h("span", { class: "faint" }, event.namespace ?? "the registry");
+  const service = h("a", { href: at(["services", event.namespace, event.service]) }, event.service);
+  if (!event.instance) return service;
+  return [service, h("span", { class: "faint" }, " / "), h("a", { href: at(["instances", event.namespace, event.service, event.instance]) }, event.instance)];
+}
