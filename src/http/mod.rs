@@ -45,6 +45,7 @@ mod past;
 mod problem;
 mod query;
 mod registration;
+mod renewed;
 mod replay;
 mod router;
 mod scope;
