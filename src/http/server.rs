@@ -17,6 +17,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::aside::Aside;
 use super::caller::Peer;
 use super::express::{Beat, Express, Found};
 use super::router::router;
@@ -256,15 +258,32 @@ impl Server {
         let mut quiet = idle(self.config.header_timeout);
         let (mut waiting, mut finishing, mut leaving) = (true, false, false);
         loop {
-            tokio::select! {
-                ended = connection.as_mut() => return ended.map_err(Into::into),
-                () = self.cut.cancelled() => return Ok(()),
-                () = own_cut.as_mut() => return Ok(()),
-                () = self.stop.cancelled(), if !finishing => {
+            let happened = {
+                let beside = pin!(async {
+                    tokio::select! {
+                        biased;
+                        () = self.cut.cancelled() => Beside::Cut,
+                        () = own_cut.as_mut() => Beside::Cut,
+                        () = self.stop.cancelled(), if !finishing => Beside::Stop,
+                        () = or_never(&mut quiet) => Beside::Quiet,
+                        () = first_request.as_mut(), if waiting => Beside::FirstRequestIsDue,
+                    }
+                });
+                let mut beside = Aside::new(beside);
+                let either = poll_fn(|context| match connection.as_mut().poll(context) {
+                    Poll::Ready(ended) => Poll::Ready(Err(ended)),
+                    Poll::Pending => Pin::new(&mut beside).poll(context).map(Ok),
+                });
+                either.await
+            };
+            match happened {
+                Err(ended) => return ended.map_err(Into::into),
+                Ok(Beside::Cut) => return Ok(()),
+                Ok(Beside::Stop) => {
                     finishing = true;
                     finish(connection.as_mut());
                 }
-                () = or_never(&mut quiet) => {
+                Ok(Beside::Quiet) => {
                     // A client that does not even read would never answer the farewell.
                     if leaving {
                         return Ok(());
@@ -273,7 +292,7 @@ impl Server {
                     finish(connection.as_mut());
                     quiet = idle(GOODBYE);
                 }
-                () = first_request.as_mut(), if waiting => {
+                Ok(Beside::FirstRequestIsDue) => {
                     waiting = false;
                     if !asked.load(Ordering::Relaxed) {
                         return Ok(());
@@ -282,6 +301,18 @@ impl Server {
             }
         }
     }
+}
+
+/// What happens beside the requests of a connection.
+enum Beside {
+    /// It is to end at once.
+    Cut,
+    /// The server stops.
+    Stop,
+    /// Nothing was asked for a while.
+    Quiet,
+    /// By now it has had time for its first request.
+    FirstRequestIsDue,
 }
 
 /// Waits for what is there.
@@ -338,7 +369,10 @@ impl Requests {
 }
 
 /// An answer on its way. Without a box, which most of them would not need.
-#[expect(clippy::large_enum_variant, reason = "each connection has room for one; most are a beat or done")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each connection has room for one; most are a beat or done"
+)]
 pub(super) enum Answering {
     /// It is there, once.
     Done(Option<Response>),

@@ -157,7 +157,9 @@ fn to_json(detail: &impl Serialize) -> String {
 #[derive(Default)]
 struct Names<'a> {
     positions: HashMap<&'a str, u64, RandomState>,
-    /// Texts made here, which nobody else owns; rare enough to stand once each.
+    /// Where the texts stand that are made of what heartbeats said: the bits of a load, and a health. Loads are measured
+    /// in hundredths or so, so that many say the same.
+    said: HashMap<(Option<u64>, Option<Health>), u64, RandomState>,
     json: String,
     count: u64,
 }
@@ -173,6 +175,29 @@ impl<'a> Names<'a> {
         position
     }
 
+    /// What a heartbeat said beyond its life.
+    fn said(&mut self, load: Option<f64>, health: Option<Health>, note: Option<&str>) -> u64 {
+        let key = (load.map(f64::to_bits), health);
+        let make = || {
+            let health = health.map(|health| health.to_string());
+            to_json(&Said { load, health, note: note.map(Box::from) })
+        };
+        match (key, note) {
+            ((None, None), None) => 0,
+            // Notes are rare enough to stand once each.
+            (_, Some(_)) => self.append(&make()),
+            (key, None) => {
+                if let Some(position) = self.said.get(&key) {
+                    return *position;
+                }
+                let position = self.append(&make());
+                self.said.insert(key, position);
+                position
+            }
+        }
+    }
+
+    /// Texts made here, which nobody else owns.
     fn append(&mut self, text: &str) -> u64 {
         self.count += 1;
         self.json.push(',');
@@ -214,16 +239,7 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
         block.kinds.push(Form::of(&event.detail).digit());
         let (detail, revision, returned, status) = match &event.detail {
             Detail::Heartbeat { incarnation, load, health, note } => {
-                let said = Said {
-                    load: *load,
-                    health: health.map(|health| health.to_string()),
-                    note: note.clone(),
-                };
-                let detail = match said == Said::default() {
-                    true => 0,
-                    false => names.append(&to_json(&said)),
-                };
-                (detail, *incarnation, 0, 200)
+                (names.said(*load, *health, note.as_deref()), *incarnation, 0, 200)
             }
             Detail::Lookup { filter, revision, returned, status, held } => {
                 let detail = match held {

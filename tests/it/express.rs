@@ -35,8 +35,7 @@ async fn ask(server: &Server, path: &str, headers: &[(&str, &str)]) -> Same {
 
 /// The events of a kind in the log, without numbers, ids and times, oldest first.
 async fn events(server: &Server, kind: &str) -> Vec<Value> {
-    let (_, json) =
-        server.call("GET", &format!("/v1/events?kind={kind}&limit=1000"), None).await;
+    let (_, json) = server.call("GET", &format!("/v1/events?kind={kind}&limit=1000"), None).await;
     let mut events = json["events"].as_array().unwrap().clone();
     for event in &mut events {
         for own in ["id", "at", "trace_id", "span_id", "trace_url"] {
@@ -119,8 +118,7 @@ async fn traced_alike(collector: &Collector) {
         let spans = collector.spans().into_iter();
         spans.filter(|span| span.parent_span_id == parent).collect()
     };
-    let spans =
-        eventually("both are kept", async || of_caller(), |spans| spans.len() == 2).await;
+    let spans = eventually("both are kept", async || of_caller(), |spans| spans.len() == 2).await;
     let told = |span: &Span| {
         let attributes = span
             .attributes
@@ -168,7 +166,8 @@ async fn heartbeats_renew_answer_record_count_and_trace_alike() {
     let collector = Collector::start(Behaviour::Takes).await;
     let otlp = Some(collector.url.clone());
     let server = Server::start_with(Options { otlp, ..Options::default() }).await;
-    let living = server.register("orders", "orders-1", "15s").await["incarnation"].as_u64().unwrap();
+    let living =
+        server.register("orders", "orders-1", "15s").await["incarnation"].as_u64().unwrap();
     let json = "content-type: application/json\r\n";
     let passing = format!("{{\"incarnation\":{living},\"health\":\"passing\",\"load\":null}}");
     let other = format!("{{\"incarnation\":{}}}", living + 1);

@@ -112,12 +112,8 @@ impl Express {
     }
 
     fn begin<B>(&self, request: &Request<B>) -> Begun {
-        let traceparent = request.headers().get_all("traceparent").iter();
-        let traceparent = traceparent.map(axum::http::HeaderValue::as_bytes);
-        Begun {
-            context: TraceContext::from_headers(traceparent),
-            started: self.api.clock.monotonic(),
-        }
+        let context = scope::context_of(request.headers());
+        Begun { context, started: self.api.clock.monotonic() }
     }
 
     /// The event of a request: about whom, which version it saw, and what it was.
