@@ -368,11 +368,7 @@ impl Requests {
     }
 }
 
-/// An answer on its way. Without a box, which most of them would not need.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "each connection has room for one; most are a beat or done"
-)]
+/// An answer on its way. Without a box: each connection has room for one.
 pub(super) enum Answering {
     /// It is there, once.
     Done(Option<Response>),

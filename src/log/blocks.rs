@@ -449,3 +449,52 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
         | Kind::Compacted => return Err(format!("{kind} is a change, not traffic")),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::columns::Columns;
+    use super::*;
+    use crate::domain::{Timestamp, TraceRef};
+
+    #[test]
+    fn heartbeats_that_say_the_same_share_a_text_and_no_others_do() {
+        let beat = |load, health, note: Option<&str>| Traffic {
+            at: Timestamp(1),
+            seen: Seq(1),
+            namespace: Some(Namespace::default()),
+            service: Some(ServiceName::new("orders").unwrap()),
+            instance: Some(InstanceId::new("orders-1").unwrap()),
+            caller: Arc::from("web"),
+            trace: TraceRef::default(),
+            detail: Detail::Heartbeat {
+                incarnation: Seq(1),
+                load,
+                health,
+                note: note.map(Box::from),
+            },
+        };
+        let events = [
+            beat(None, None, None),
+            beat(Some(0.42), None, None),
+            beat(Some(0.42), None, None),
+            beat(Some(0.42), Some(Health::Passing), None),
+            beat(Some(0.42), Some(Health::Failing), None),
+            beat(Some(0.42), Some(Health::Failing), None),
+            beat(Some(0.42), None, Some("warm")),
+            beat(Some(0.42), None, Some("warm")),
+            beat(None, Some(Health::Passing), None),
+            beat(Some(0.25), None, None),
+            beat(None, None, None),
+        ];
+        let block = encode(7, &events);
+        let columns = Columns::open(&block).unwrap();
+        for (n, event) in events.iter().enumerate() {
+            assert_eq!(columns.event(n).unwrap().traffic, *event, "{n}");
+        }
+        // Four names, and what was said: five different ones, and each note by itself.
+        let texts: Vec<Option<String>> = serde_json::from_str(&block.names).unwrap();
+        assert_eq!(texts.len() - 1, 4 + 5 + 2, "{texts:?}");
+    }
+}

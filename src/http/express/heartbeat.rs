@@ -147,6 +147,10 @@ fn read<B>(request: &Request<B>, body: &[u8]) -> Option<heartbeat::Plain> {
 
 impl Beat {
     /// Reads the body of `request` and answers it; or gives the request back as it came, for the long way.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the request itself goes back, for the long way; boxing would cost each that has to wait"
+    )]
     pub(in crate::http) fn answer(
         &self,
         express: &Express,
