@@ -47,7 +47,7 @@ use crate::{http, keeper, probe};
 
 pub use replay::{Replay, ReplayError, ReplayParts};
 
-/// How often the metrics' samples are folded.
+/// How often the progress of a replay is told.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// How often the sizes of the log are read, in turns of the upkeep.
@@ -296,7 +296,7 @@ async fn step<T>(name: &str, limit: Duration, work: impl Future<Output = T>) -> 
     done
 }
 
-/// What is done once a second: the folding of samples, the progress of a replay, the sizes of the log.
+/// What is done once a second: the progress of a replay, the sizes of the log.
 async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn Archive>) {
     let mut ticks = tokio::time::interval(UPKEEP);
     for turn in 0_u32.. {
@@ -317,7 +317,6 @@ async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn Ar
                 set_count(sizes.get(LogPart::Snapshots), figures.snapshots_bytes);
             }
         }
-        telemetry.metrics.page().upkeep();
     }
 }
 

@@ -69,7 +69,10 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Problem> {
 }
 
 /// A body without a type is taken for what it has to be; one that says something else is refused.
-fn check_media_type(headers: &HeaderMap, spec: &BodySpec) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Problem::UnsupportedMediaType`].
+pub(super) fn check_media_type(headers: &HeaderMap, spec: &BodySpec) -> Result<(), Problem> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let text = value.to_str().unwrap_or("");
     let mut parts = text.split(';').map(str::trim);

@@ -26,7 +26,7 @@ use super::query::Query;
 use super::registration::json_response;
 use super::scope::Scope;
 use super::spec::{BodySpec, JSON, Method, NAMESPACE, Operation, answer};
-use super::{About, Api, Shared, body, wire};
+use super::{About, Api, Shared, body, renewed, wire};
 use crate::domain::command::Heartbeat;
 use crate::domain::instance::Health;
 use crate::domain::limits::{HEARTBEATS_PER_BATCH_MAX, NOTE_CHARS_MAX};
@@ -38,6 +38,9 @@ use crate::lease::Lease;
 use crate::lease::word::Mark;
 use crate::projection::Entry;
 use crate::registrar::Refused;
+
+/// The route of single heartbeats.
+pub(super) const PATH: &str = "/v1/services/{service}/instances/{instance}/heartbeat";
 
 /// `PUT /v1/services/{service}/instances/{instance}/heartbeat`
 pub(super) const HEARTBEAT: Operation = Operation {
@@ -70,6 +73,39 @@ struct Beat {
     note: Option<Box<str>>,
 }
 
+/// A heartbeat that may be answered without asking anybody, for [`super::express`].
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub(super) struct Plain {
+    pub(super) incarnation: Option<Seq>,
+    pub(super) load: Option<f64>,
+    pub(super) health: Option<Health>,
+}
+
+impl Plain {
+    /// Its event, if `living` is whom it means and believes what it says.
+    pub(super) fn event(&self, head: Seq, living: &Instance) -> Option<(About, Seq, Detail)> {
+        let Self { incarnation, load, health } = *self;
+        let means = incarnation.is_none_or(|given| given == living.incarnation);
+        let flips = health.is_some_and(|health| health.contradicts(living.signals));
+        (means && !flips).then(|| {
+            let seen = head.max(living.revision);
+            let detail =
+                Detail::Heartbeat { incarnation: living.incarnation, load, health, note: None };
+            (about(living), seen, detail)
+        })
+    }
+}
+
+/// The instance's own names and not those of the request: what waits for the log is then no second copy of them.
+fn about(living: &Instance) -> About {
+    let key = &living.key;
+    About {
+        namespace: Some(key.service.namespace.clone()),
+        service: Some(key.service.service.clone()),
+        instance: Some(key.instance.clone()),
+    }
+}
+
 pub(super) async fn heartbeat(
     State(api): State<Shared>,
     scope: Scope,
@@ -88,7 +124,7 @@ pub(super) async fn heartbeat(
     let beat = beat.ok_or(Problem::Internal)?;
     scope.about(&beat.key.service.service, Some(&beat.key.instance));
     let (instance, seen) = renew(&api, &scope, beat).await?;
-    Ok(json_response(StatusCode::OK, wire::json(&wire::Renewed::of(&instance)), seen))
+    Ok(json_response(StatusCode::OK, renewed::text(&instance), seen))
 }
 
 /// What a beat says, given whom it is for.
@@ -176,8 +212,9 @@ async fn renew_through_registrar(
     }
 }
 
+/// Measures how long it was silent, as a share of its ttl.
 #[expect(clippy::cast_precision_loss, reason = "a ttl is at most a day, 86,400,000 ms")]
-fn observe_gap(api: &Api, gap: Option<Millis>, lease: &Lease) {
+pub(super) fn observe_gap(api: &Api, gap: Option<Millis>, lease: &Lease) {
     if let (Some(gap), Some(ttl)) = (gap, lease.ttl()) {
         let ratio = gap.millis() as f64 / ttl.millis().max(1) as f64;
         api.metrics.registry.heartbeat_gap_ratio.record(ratio);
@@ -196,15 +233,8 @@ async fn record(
     if let Some(load) = load {
         lease.says_load(load);
     }
-    // The instance's own names and not those of the request: what waits for the log is then no second copy of them.
-    let key = &living.key;
-    let about = About {
-        namespace: Some(key.service.namespace.clone()),
-        service: Some(key.service.service.clone()),
-        instance: Some(key.instance.clone()),
-    };
     let detail = Detail::Heartbeat { incarnation: living.incarnation, load, health, note };
-    api.record(scope, about, seen, detail, Some(Arc::clone(lease))).await
+    api.record(scope, about(living), seen, detail, Some(Arc::clone(lease))).await
 }
 
 /// The answer to a batch.

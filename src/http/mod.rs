@@ -16,6 +16,7 @@
 
 mod accept;
 mod admission;
+mod aside;
 mod body;
 mod caller;
 mod check;
@@ -46,6 +47,7 @@ mod past;
 mod problem;
 mod query;
 mod registration;
+mod renewed;
 mod replay;
 mod router;
 mod scope;
@@ -207,8 +209,10 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         let log_id = parts.log_id;
-        let log_header = HeaderValue::try_from(log_id.to_string())
-            .expect("a UUID is written in hexadecimal digits and dashes");
+        // Never given back, once a registry: every answer would otherwise count its reference, on a number that all
+        // threads share.
+        let log_id_text: &'static str = String::leak(log_id.to_string());
+        let log_header = HeaderValue::from_static(log_id_text);
         Arc::new(Self {
             started_at: parts.clock.monotonic(),
             admission: Admission::new(parts.config.admission.clone()),

@@ -79,8 +79,7 @@ pub(super) fn resources() -> Vec<Resource> {
             .on(&registration::REGISTER, registration::register)
             .on(&registration::UPDATE, registration::update)
             .on(&registration::DEREGISTER, registration::deregister),
-        Resource::at("/v1/services/{service}/instances/{instance}/heartbeat")
-            .on(&heartbeat::HEARTBEAT, heartbeat::heartbeat),
+        Resource::at(heartbeat::PATH).on(&heartbeat::HEARTBEAT, heartbeat::heartbeat),
         Resource::at("/v1/services/{service}/instances/{instance}/history")
             .on(&life::HISTORY, life::history),
         Resource::at("/v1/services/{service}/instances/{instance}/why").on(&life::WHY, life::why),

@@ -17,11 +17,12 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{Ready, ready};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -37,13 +38,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
-use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::aside::Aside;
 use super::caller::Peer;
-use super::express::Express;
+use super::express::{Beat, Express, Found};
 use super::router::router;
 use super::streams::{Activity, Streams};
 use super::{Api, Config, admission};
@@ -202,7 +203,8 @@ impl Server {
         let peer = Arc::new(Peer::at(address));
         let own_cut = Arc::clone(&peer.cut);
         let (router, express) = (self.router.clone(), Arc::clone(&self.express));
-        let requests = Requests { router, express, peer, asked: Arc::clone(&asked) };
+        let asked_too = Arc::clone(&asked);
+        let requests = Requests(Arc::new(Asking { router, express, peer, asked: asked_too }));
         // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
         // one here, for both versions.
         let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
@@ -256,15 +258,32 @@ impl Server {
         let mut quiet = idle(self.config.header_timeout);
         let (mut waiting, mut finishing, mut leaving) = (true, false, false);
         loop {
-            tokio::select! {
-                ended = connection.as_mut() => return ended.map_err(Into::into),
-                () = self.cut.cancelled() => return Ok(()),
-                () = own_cut.as_mut() => return Ok(()),
-                () = self.stop.cancelled(), if !finishing => {
+            let happened = {
+                let beside = pin!(async {
+                    tokio::select! {
+                        biased;
+                        () = self.cut.cancelled() => Beside::Cut,
+                        () = own_cut.as_mut() => Beside::Cut,
+                        () = self.stop.cancelled(), if !finishing => Beside::Stop,
+                        () = or_never(&mut quiet) => Beside::Quiet,
+                        () = first_request.as_mut(), if waiting => Beside::FirstRequestIsDue,
+                    }
+                });
+                let mut beside = Aside::new(beside);
+                let either = poll_fn(|context| match connection.as_mut().poll(context) {
+                    Poll::Ready(ended) => Poll::Ready(Err(ended)),
+                    Poll::Pending => Pin::new(&mut beside).poll(context).map(Ok),
+                });
+                either.await
+            };
+            match happened {
+                Err(ended) => return ended.map_err(Into::into),
+                Ok(Beside::Cut) => return Ok(()),
+                Ok(Beside::Stop) => {
                     finishing = true;
                     finish(connection.as_mut());
                 }
-                () = or_never(&mut quiet) => {
+                Ok(Beside::Quiet) => {
                     // A client that does not even read would never answer the farewell.
                     if leaving {
                         return Ok(());
@@ -273,7 +292,7 @@ impl Server {
                     finish(connection.as_mut());
                     quiet = idle(GOODBYE);
                 }
-                () = first_request.as_mut(), if waiting => {
+                Ok(Beside::FirstRequestIsDue) => {
                     waiting = false;
                     if !asked.load(Ordering::Relaxed) {
                         return Ok(());
@@ -282,6 +301,18 @@ impl Server {
             }
         }
     }
+}
+
+/// What happens beside the requests of a connection.
+enum Beside {
+    /// It is to end at once.
+    Cut,
+    /// The server stops.
+    Stop,
+    /// Nothing was asked for a while.
+    Quiet,
+    /// By now it has had time for its first request.
+    FirstRequestIsDue,
 }
 
 /// Waits for what is there.
@@ -301,7 +332,11 @@ struct Limits<'a> {
 
 /// The requests of one connection.
 #[derive(Debug, Clone)]
-pub(super) struct Requests {
+pub(super) struct Requests(Arc<Asking>);
+
+/// What all requests of a connection need.
+#[derive(Debug)]
+struct Asking {
     router: Router,
     express: Arc<Express>,
     peer: Arc<Peer>,
@@ -311,16 +346,61 @@ pub(super) struct Requests {
 impl hyper::service::Service<Request<Incoming>> for Requests {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+    type Future = Answering;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
-        if let Some(response) = self.express.answer(&request, &self.peer) {
-            return Either::Left(ready(Ok(response)));
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let asking = &*self.0;
+        asking.asked.store(true, Ordering::Relaxed);
+        match asking.express.answer(&request, &asking.peer) {
+            Found::Answered(response) => Answering::Done(Some(response)),
+            Found::Beat(beat) => Answering::Beat(Some((beat, request)), self.clone()),
+            Found::Unusual => self.the_long_way(request.map(Body::new)),
         }
-        request.extensions_mut().insert(Arc::clone(&self.peer));
+    }
+}
+
+impl Requests {
+    fn the_long_way(&self, mut request: Request) -> Answering {
+        let Asking { router, peer, .. } = &*self.0;
+        request.extensions_mut().insert(Arc::clone(peer));
         // A router is always ready; calling one borrows it mutably for no reason but the trait.
-        Either::Right(self.router.clone().call(request.map(Body::new)))
+        Answering::Routed(router.clone().call(request))
+    }
+}
+
+/// An answer on its way. Without a box: each connection has room for one.
+pub(super) enum Answering {
+    /// It is there, once.
+    Done(Option<Response>),
+    /// Its body is still to be read, at the first poll: hyper puts it there after it has called.
+    Beat(Option<(Beat, Request<Incoming>)>, Requests),
+    /// The router makes it.
+    Routed(RouteFuture<Infallible>),
+}
+
+impl Future for Answering {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Self::Beat(beat, requests) = this
+            && let Some((beat, request)) = beat.take()
+        {
+            let Asking { express, peer, .. } = &*requests.0;
+            match beat.answer(express, peer, request, context) {
+                Ok(response) => return Poll::Ready(Ok(response)),
+                Err(request) => *this = requests.the_long_way(request.map(Body::new)),
+            }
+        }
+        match this {
+            Self::Routed(routed) => Pin::new(routed).poll(context),
+            Self::Done(response) => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                // Nobody polls what has ended.
+                None => Poll::Pending,
+            },
+            Self::Beat(..) => Poll::Pending,
+        }
     }
 }
 

@@ -395,3 +395,43 @@ async fn a_past_that_is_not_kept_is_gone_and_says_since_when() {
     assert_eq!(fixture.get("/v1/diff?from=@1").await.status, 410);
     assert_eq!(fixture.stop().await.traffic().len(), 0, "reading the past is no event");
 }
+
+/// Which way a request goes shows only in its price: here is who must not be sent the long way.
+#[tokio::test]
+async fn what_is_plain_needs_no_router() {
+    use super::caller::Peer;
+    use super::express::{Express, Found};
+
+    let fixture = Fixture::start().await;
+    assert_eq!(fixture.ask("PUT", ORDERS_1, &[], registration()).await.status, 201);
+    let express = Express::new(Api::new(fixture.parts.clone()));
+    let peer = Arc::new(Peer::at("127.0.0.1:5000".parse().unwrap()));
+    let way = |method: &str, path: &str, length: usize| {
+        let body = Body::from(" ".repeat(length));
+        let request = Request::builder().method(method).uri(path).body(body).unwrap();
+        match express.answer(&request, &peer) {
+            Found::Answered(response) => {
+                assert_eq!(response.status(), 200);
+                "answered"
+            }
+            Found::Beat(_) => "read first",
+            Found::Unusual => "the long way",
+        }
+    };
+    assert_eq!((way("GET", ORDERS, 0), way("PUT", BEAT, 0)), ("answered", "answered"));
+    assert_eq!((way("PUT", BEAT, 256), way("PUT", BEAT, 257)), ("read first", "the long way"));
+    for (method, path, length) in [
+        ("GET", ORDERS, 1),
+        ("HEAD", ORDERS, 0),
+        ("GET", ORDERS_1, 0),
+        ("PUT", ORDERS_1, 0),
+        ("POST", BEAT, 0),
+        ("GET", "/v1/services/nobody/instances", 0),
+        ("PUT", "/v1/services/orders/instances/orders-2/heartbeat", 0),
+        ("PUT", "/v1/services/orders/instances/orders-1/heartbeat?namespace=default", 0),
+        ("GET", "/v1/services/orders/instances?", 0),
+    ] {
+        assert_eq!(way(method, path, length), "the long way", "{method} {path} {length}");
+    }
+    fixture.stop().await;
+}

@@ -192,18 +192,25 @@ impl Lease {
     /// registrar's. A late lease is renewed all the same and stays marked: its command may wait for a slow log for
     /// longer than the lease lasts, and who was heard of must not expire meanwhile.
     pub fn renew(&self, now: Monotonic, wall: Timestamp) -> Result<Option<Millis>, Mark> {
-        let previous = match self.word.renew(now.0) {
-            Ok(previous) => Monotonic(previous),
-            Err(mark) => {
-                if let Ok(previous) = self.word.renew_unless_closed(now.0) {
-                    self.last_wall.store(wall.micros(), Relaxed);
-                    self.learn(now, Monotonic(previous));
-                }
-                return Err(mark);
-            }
-        };
+        let renewed = self.renew_open(now, wall);
+        if renewed.is_err()
+            && let Ok(previous) = self.word.renew_unless_closed(now.0)
+        {
+            self.last_wall.store(wall.micros(), Relaxed);
+            self.learn(now, Monotonic(previous));
+        }
+        renewed
+    }
+
+    /// Renews the lease only if it bears no mark. Returns the gap since the renewal before, or none if that was in
+    /// another run.
+    ///
+    /// # Errors
+    /// The mark; nothing was changed then.
+    pub fn renew_open(&self, now: Monotonic, wall: Timestamp) -> Result<Option<Millis>, Mark> {
+        let previous = self.word.renew(now.0)?;
         self.last_wall.store(wall.micros(), Relaxed);
-        Ok(self.learn(now, previous))
+        Ok(self.learn(now, Monotonic(previous)))
     }
 
     /// Opens the lease for a heartbeat that went through the registrar, which alone calls this. Its gap was learned when it

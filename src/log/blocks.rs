@@ -157,7 +157,9 @@ fn to_json(detail: &impl Serialize) -> String {
 #[derive(Default)]
 struct Names<'a> {
     positions: HashMap<&'a str, u64, RandomState>,
-    /// Texts made here, which nobody else owns; rare enough to stand once each.
+    /// Where the texts stand that are made of what heartbeats said: the bits of a load, and a health. Loads are measured
+    /// in hundredths or so, so that many say the same.
+    said: HashMap<(Option<u64>, Option<Health>), u64, RandomState>,
     json: String,
     count: u64,
 }
@@ -173,6 +175,29 @@ impl<'a> Names<'a> {
         position
     }
 
+    /// What a heartbeat said beyond its life.
+    fn said(&mut self, load: Option<f64>, health: Option<Health>, note: Option<&str>) -> u64 {
+        let key = (load.map(f64::to_bits), health);
+        let make = || {
+            let health = health.map(|health| health.to_string());
+            to_json(&Said { load, health, note: note.map(Box::from) })
+        };
+        match (key, note) {
+            ((None, None), None) => 0,
+            // Notes are rare enough to stand once each.
+            (_, Some(_)) => self.append(&make()),
+            (key, None) => {
+                if let Some(position) = self.said.get(&key) {
+                    return *position;
+                }
+                let position = self.append(&make());
+                self.said.insert(key, position);
+                position
+            }
+        }
+    }
+
+    /// Texts made here, which nobody else owns.
     fn append(&mut self, text: &str) -> u64 {
         self.count += 1;
         self.json.push(',');
@@ -214,16 +239,7 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
         block.kinds.push(Form::of(&event.detail).digit());
         let (detail, revision, returned, status) = match &event.detail {
             Detail::Heartbeat { incarnation, load, health, note } => {
-                let said = Said {
-                    load: *load,
-                    health: health.map(|health| health.to_string()),
-                    note: note.clone(),
-                };
-                let detail = match said == Said::default() {
-                    true => 0,
-                    false => names.append(&to_json(&said)),
-                };
-                (detail, *incarnation, 0, 200)
+                (names.said(*load, *health, note.as_deref()), *incarnation, 0, 200)
             }
             Detail::Lookup { filter, revision, returned, status, held } => {
                 let detail = match held {
@@ -432,4 +448,53 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
         | Kind::GuardLeft
         | Kind::Compacted => return Err(format!("{kind} is a change, not traffic")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::columns::Columns;
+    use super::*;
+    use crate::domain::{Timestamp, TraceRef};
+
+    #[test]
+    fn heartbeats_that_say_the_same_share_a_text_and_no_others_do() {
+        let beat = |load, health, note: Option<&str>| Traffic {
+            at: Timestamp(1),
+            seen: Seq(1),
+            namespace: Some(Namespace::default()),
+            service: Some(ServiceName::new("orders").unwrap()),
+            instance: Some(InstanceId::new("orders-1").unwrap()),
+            caller: Arc::from("web"),
+            trace: TraceRef::default(),
+            detail: Detail::Heartbeat {
+                incarnation: Seq(1),
+                load,
+                health,
+                note: note.map(Box::from),
+            },
+        };
+        let events = [
+            beat(None, None, None),
+            beat(Some(0.42), None, None),
+            beat(Some(0.42), None, None),
+            beat(Some(0.42), Some(Health::Passing), None),
+            beat(Some(0.42), Some(Health::Failing), None),
+            beat(Some(0.42), Some(Health::Failing), None),
+            beat(Some(0.42), None, Some("warm")),
+            beat(Some(0.42), None, Some("warm")),
+            beat(None, Some(Health::Passing), None),
+            beat(Some(0.25), None, None),
+            beat(None, None, None),
+        ];
+        let block = encode(7, &events);
+        let columns = Columns::open(&block).unwrap();
+        for (n, event) in events.iter().enumerate() {
+            assert_eq!(columns.event(n).unwrap().traffic, *event, "{n}");
+        }
+        // Four names, and what was said: five different ones, and each note by itself.
+        let texts: Vec<Option<String>> = serde_json::from_str(&block.names).unwrap();
+        assert_eq!(texts.len() - 1, 4 + 5 + 2, "{texts:?}");
+    }
 }

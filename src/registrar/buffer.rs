@@ -66,8 +66,22 @@ impl Buffer {
     )]
     /// Takes a place if there is one; gives the event back if there is none.
     pub(super) fn try_push(&self, event: QueuedTraffic) -> Result<(), QueuedTraffic> {
+        self.try_push_if(event, || true)
+    }
+
+    #[expect(
+        clippy::result_large_err,
+        reason = "the event itself goes back, for another try; boxing would cost every push"
+    )]
+    /// The same if `happens` says that the event takes place after all, which is asked only once there is a place. The
+    /// others wait meanwhile: it must be quick, and never come back here.
+    pub(super) fn try_push_if(
+        &self,
+        event: QueuedTraffic,
+        happens: impl FnOnce() -> bool,
+    ) -> Result<(), QueuedTraffic> {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= self.capacity {
+        if waiting.len() >= self.capacity || !happens() {
             return Err(event);
         }
         waiting.push(event);

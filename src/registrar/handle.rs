@@ -216,6 +216,26 @@ impl Handle {
         if self.shared.read_only { Ok(()) } else { self.shared.buffer.try_push(event) }
     }
 
+    /// The same if `happens` says that the event takes place after all, which is asked only once there is a place for it.
+    /// It must be quick and must not come back here: other events wait meanwhile.
+    ///
+    /// # Errors
+    /// The event itself, if there is no place or it did not happen.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the event itself goes back, for another try; boxing would cost every heartbeat"
+    )]
+    pub fn try_record_if(
+        &self,
+        event: QueuedTraffic,
+        happens: impl FnOnce() -> bool,
+    ) -> Result<(), QueuedTraffic> {
+        if self.shared.read_only {
+            return if happens() { Ok(()) } else { Err(event) };
+        }
+        self.shared.buffer.try_push_if(event, happens)
+    }
+
     /// Gives a traffic event its place on the way to the log. Waits while the log is slow; while it has
     /// failed, what does not fit is counted and the caller goes on.
     ///

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method as HttpMethod, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use parking_lot::Mutex;
 use tower::{Layer, Service};
@@ -36,6 +36,8 @@ use crate::telemetry::signals::{self, Answered};
 use remainder::Remainder;
 pub(super) use span::{Kept, Seed};
 
+/// The trace that the request is part of. A constant, as a name that is given as a text is read anew each time.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The log's id, in every answer.
 const LOG: HeaderName = HeaderName::from_static("rollcall-log");
 /// The trace that the request was part of, in every answer.
@@ -288,8 +290,7 @@ impl Exchange {
     fn begin(layer: &ScopeLayer, request: &mut Request) -> Self {
         let api = &layer.api;
         let headers = request.headers();
-        let traceparent = headers.get_all("traceparent").iter().map(HeaderValue::as_bytes);
-        let context = TraceContext::from_headers(traceparent);
+        let context = context_of(headers);
         api.metrics.trace_context.get(context.result).increment(1);
         let method = method_of(request.method());
         let peer = request.extensions().get::<Arc<Peer>>();
@@ -380,6 +381,12 @@ impl Drop for Exchange {
             self.layer.api.admission.leave(class);
         }
     }
+}
+
+/// The ids of a request with these headers.
+pub(super) fn context_of(headers: &HeaderMap) -> TraceContext {
+    let traceparent = headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    TraceContext::from_headers(traceparent)
 }
 
 /// Puts what every answer says into this one: of which log it is, and in which trace it was given.

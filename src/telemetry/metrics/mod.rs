@@ -6,7 +6,7 @@
 //!
 //! All series with closed labels exist from the start, counters at 0: a rate over them is never "no data".
 //! Callers: `app` builds it; every part holds the group of handles that is its own; the `/metrics` route renders
-//! the page; a task of `app` runs [`MetricsPage::upkeep`] every second.
+//! the page.
 
 mod door;
 mod exemplars;
@@ -15,13 +15,14 @@ mod open;
 mod probe;
 mod process;
 mod registry;
+mod shards;
 mod source;
 mod watch;
 
 use std::sync::Arc;
 
 use ::metrics::Gauge;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::door::DoorMetrics;
@@ -35,7 +36,7 @@ pub use self::registry::{
 use self::source::Source;
 pub use self::source::{Family, Grid};
 pub use self::watch::{WatchMetrics, Watching};
-use super::names::{self, ContextResult, Kind, SpanResult, label};
+use super::names::{self, ContextResult, SpanResult, label};
 /// The handles that the groups hand out, so that other modules need not name the crate.
 pub use ::metrics::{Counter, Histogram};
 
@@ -108,16 +109,7 @@ pub struct Metrics {
 impl Metrics {
     /// Builds a recorder of its own and resolves all handles.
     pub fn new(config: &MetricsConfig) -> Arc<Self> {
-        let mut builder = PrometheusBuilder::new();
-        for metric in names::METRICS {
-            if let Kind::Histogram(buckets) = metric.kind {
-                // Without buckets the exporter would make a summary of it.
-                builder = builder
-                    .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)
-                    .expect("a list of buckets in names.rs is not empty");
-            }
-        }
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let source = Source::new(recorder);
 
@@ -142,10 +134,10 @@ impl Metrics {
             probe: ProbeMetrics::new(&source),
             replay: ReplayMetrics::new(&source),
             keeper: KeeperMetrics::new(&source),
-            trace_context: Family::counters(&source, names::TRACE_CONTEXT, label::RESULT),
+            trace_context: Family::busy_counters(&source, names::TRACE_CONTEXT, label::RESULT),
             spans: Family::counters(&source, names::SPANS, label::RESULT),
             exemplars: Exemplars::default(),
-            page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)) },
+            page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)), source },
         })
     }
 
@@ -165,11 +157,12 @@ impl Metrics {
     }
 }
 
-/// The page of `/metrics`, and the upkeep behind it.
+/// The page of `/metrics`.
 #[derive(Debug, Clone)]
 pub struct MetricsPage {
     handle: PrometheusHandle,
     process: Arc<ProcessMetrics>,
+    source: Source,
 }
 
 impl MetricsPage {
@@ -184,15 +177,11 @@ impl MetricsPage {
     /// millisecond; called inside a tokio runtime, it shows that runtime's figures too.
     pub fn render(&self) -> String {
         self.process.sample();
+        self.source.settle();
         let mut text = self.handle.render();
+        self.source.append_to(&mut text);
         self.process.append_to(&mut text);
         text
-    }
-
-    /// Moves the observations made since the last call into their buckets. To be called every second: until
-    /// then each is kept on its own, at 16 bytes (5 million unscraped ones were 77 MiB, measured).
-    pub fn upkeep(&self) {
-        self.handle.run_upkeep();
     }
 }
 
@@ -205,7 +194,9 @@ pub fn set_count(gauge: &Gauge, count: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::names::{Class, ErrorType, LookupOutcome, METRICS, Method, Mode, Status};
+    use crate::telemetry::names::{
+        Class, ErrorType, Kind, LookupOutcome, METRICS, Method, Mode, Status,
+    };
 
     fn value(page: &str, series: &str) -> Option<f64> {
         let line = page

@@ -141,7 +141,7 @@ pub struct RegistryMetrics {
 impl RegistryMetrics {
     pub(super) fn new(source: &Source, service_series_max: usize) -> Self {
         Self {
-            lookups: Family::counters(source, names::LOOKUPS, label::OUTCOME),
+            lookups: Family::busy_counters(source, names::LOOKUPS, label::OUTCOME),
             instances: Grid::new(|status: Status, mode: Mode| {
                 source.gauge(
                     names::INSTANCES,

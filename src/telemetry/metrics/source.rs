@@ -1,21 +1,40 @@
 //! Where handles come from: the recorder of one instance, and families of handles by closed labels.
 //!
+//! Histograms are not the recorder's: it keeps each observation, with its time, until somebody moves it into its bucket,
+//! which costs a request as much as finding its service. They are [`super::shards`], and write themselves on the page.
+//!
 //! Only this file speaks to the recorder. A handle is described when it is first asked for, from the table in
 //! [`crate::telemetry::names`], so no series can be on the page without its help. Callers: the groups of
 //! [`super`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::PrometheusRecorder;
+use parking_lot::Mutex;
 
+use super::shards::{Buckets, Tally};
 use crate::telemetry::names::{self, Kind, LabelValue};
 
 /// A recorder, cheap to clone.
 #[derive(Clone)]
-pub(super) struct Source(Arc<PrometheusRecorder>);
+pub(super) struct Source(Arc<Inner>);
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    histograms: Mutex<Vec<Series>>,
+    /// Counters that count for themselves, each with the recorder's, which shows what they have counted.
+    tallies: Mutex<Vec<(Arc<Tally>, Counter)>>,
+}
+
+/// A histogram with its name and labels.
+struct Series {
+    name: &'static str,
+    labels: Vec<(&'static str, SharedString)>,
+    buckets: Arc<Buckets>,
+}
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,10 +52,11 @@ impl Source {
             match metric.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
                 Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+                Kind::Histogram(_) => {}
             }
         }
-        Self(Arc::new(recorder))
+        let (histograms, tallies) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { recorder, histograms, tallies }))
     }
 
     pub(super) fn counter<V: Into<SharedString>>(
@@ -44,7 +64,18 @@ impl Source {
         name: &'static str,
         labels: impl IntoIterator<Item = (&'static str, V)>,
     ) -> Counter {
-        self.0.register_counter(&key(name, labels), &METADATA)
+        self.0.recorder.register_counter(&key(name, labels), &METADATA)
+    }
+
+    /// A counter that every request moves.
+    fn busy_counter<V: Into<SharedString>>(
+        &self,
+        name: &'static str,
+        labels: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> Counter {
+        let tally = Arc::<Tally>::default();
+        self.0.tallies.lock().push((Arc::clone(&tally), self.counter(name, labels)));
+        Counter::from_arc(tally)
     }
 
     pub(super) fn gauge<V: Into<SharedString>>(
@@ -52,7 +83,7 @@ impl Source {
         name: &'static str,
         labels: impl IntoIterator<Item = (&'static str, V)>,
     ) -> Gauge {
-        self.0.register_gauge(&key(name, labels), &METADATA)
+        self.0.recorder.register_gauge(&key(name, labels), &METADATA)
     }
 
     pub(super) fn histogram<V: Into<SharedString>>(
@@ -60,7 +91,20 @@ impl Source {
         name: &'static str,
         labels: impl IntoIterator<Item = (&'static str, V)>,
     ) -> Histogram {
-        self.0.register_histogram(&key(name, labels), &METADATA)
+        let labels: Vec<_> = labels.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let mut histograms = self.0.histograms.lock();
+        let known = histograms.iter().find(|known| known.name == name && known.labels == labels);
+        if let Some(known) = known {
+            return Histogram::from_arc(Arc::clone(&known.buckets));
+        }
+        let metric = names::METRICS.iter().find(|metric| metric.name == name);
+        let bounds = match metric.map(|metric| metric.kind) {
+            Some(Kind::Histogram(bounds)) => bounds,
+            Some(Kind::Counter | Kind::Gauge) | None => &[],
+        };
+        let buckets = Arc::new(Buckets::new(bounds));
+        histograms.push(Series { name, labels, buckets: Arc::clone(&buckets) });
+        Histogram::from_arc(buckets)
     }
 
     /// A gauge without labels.
@@ -71,6 +115,55 @@ impl Source {
     /// A histogram without labels.
     pub(super) fn plain_histogram(&self, name: &'static str) -> Histogram {
         self.histogram::<&'static str>(name, [])
+    }
+
+    /// Lets the recorder know what the busy counters have counted, before it is asked.
+    pub(super) fn settle(&self) {
+        for (tally, counter) in self.0.tallies.lock().iter() {
+            counter.absolute(tally.sum());
+        }
+    }
+
+    /// Appends the histograms to a page.
+    pub(super) fn append_to(&self, page: &mut String) {
+        let histograms = self.0.histograms.lock();
+        for metric in names::METRICS {
+            let mut series = histograms.iter().filter(|series| series.name == metric.name);
+            let mut next = series.next();
+            if next.is_some() {
+                let (name, help) = (metric.name, metric.help);
+                // Writing to a String cannot fail.
+                let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+            }
+            while let Some(series_of_it) = next {
+                series_of_it.append_to(page);
+                next = series.next();
+                if next.is_none() {
+                    page.push('\n');
+                }
+            }
+        }
+    }
+}
+
+impl Series {
+    fn append_to(&self, page: &mut String) {
+        let mut labels = String::new();
+        for (key, value) in &self.labels {
+            // Closed words and templates: none of them has a character that would need an escape.
+            let _ = write!(labels, "{key}=\"{value}\",");
+        }
+        let (name, shown) = (self.name, self.buckets.show());
+        for (bound, count) in &shown.below {
+            let _ = writeln!(page, "{name}_bucket{{{labels}le=\"{bound}\"}} {count}");
+        }
+        let count = shown.count;
+        let _ = writeln!(page, "{name}_bucket{{{labels}le=\"+Inf\"}} {count}");
+        let labels = match labels.strip_suffix(',') {
+            Some(labels) => format!("{{{labels}}}"),
+            None => String::new(),
+        };
+        let _ = writeln!(page, "{name}_sum{labels} {}\n{name}_count{labels} {count}", shown.sum);
     }
 }
 
@@ -104,6 +197,11 @@ impl<L: LabelValue, H> Family<L, H> {
 impl<L: LabelValue> Family<L, Counter> {
     pub(super) fn counters(source: &Source, name: &'static str, label: &'static str) -> Self {
         Self::new(|value: L| source.counter(name, [(label, value.text())]))
+    }
+
+    /// Of counters that every request moves.
+    pub(super) fn busy_counters(source: &Source, name: &'static str, label: &'static str) -> Self {
+        Self::new(|value: L| source.busy_counter(name, [(label, value.text())]))
     }
 }
 
