@@ -396,7 +396,7 @@ fn join(services: &mut Vec<(ServiceKey, Service)>, state: ServiceState) {
     }
     if let Some((_, service)) = services.last_mut() {
         let living = instances.into_iter().map(|living| living.instance);
-        service.instances.extend(living.map(|living| (living.key.instance.clone(), living)));
+        service.instances.extend(living);
     }
 }
 

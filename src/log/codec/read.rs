@@ -20,8 +20,8 @@ use crate::domain::event::{
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health, Metadata, Mode, NO_TTL, Status};
 use crate::domain::{
-    Change, Check, Detector, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey,
-    ServiceName, Signals, Timestamp, TraceRef,
+    Change, Check, Detector, Instance, InstanceId, InstanceKey, Labels, Millis, Namespace, Seq,
+    ServiceKey, ServiceName, Signals, Timestamp, TraceRef,
 };
 use crate::rfc3339;
 /// Decodes a row.
@@ -229,15 +229,17 @@ pub(in crate::log) fn load_instance(stored: StoredInstance) -> Result<Instance, 
         key: key(&stored.namespace, &stored.service, &stored.instance)?,
         incarnation: Seq(stored.incarnation),
         endpoint: Endpoint {
-            address: stored.address,
+            address: stored.address.into(),
             port: stored.port,
-            protocol: stored.protocol,
+            protocol: stored.protocol.into(),
         },
-        version: stored.version,
-        zone: stored.zone,
+        labels: Labels::new(
+            stored.version.as_deref(),
+            stored.zone.as_deref(),
+            &stored.tags,
+            &stored.metadata.into_iter().collect::<Metadata>(),
+        ),
         weight: stored.weight,
-        tags: stored.tags,
-        metadata: stored.metadata.into_iter().collect::<Metadata>(),
         mode: word(Mode::parse, &stored.mode)?,
         drain_until: stored.drain_until.map(|text| instant(&text)).transpose()?,
         status,
