@@ -246,7 +246,12 @@ impl Instance {
     #[must_use]
     pub fn shared_with(&self, other: &Self) -> Option<Self> {
         let mut shared = self.clone();
-        let Self { key, endpoint, labels, .. } = &mut shared;
+        shared.share(other).then_some(shared)
+    }
+
+    /// Takes the texts of `other` that are the same and stand elsewhere; whether there were any.
+    pub fn share(&mut self, other: &Self) -> bool {
+        let Self { key, endpoint, labels, .. } = self;
         let gains = [
             key.service.share(&other.key.service),
             key.instance.share(&other.key.instance),
@@ -254,7 +259,7 @@ impl Instance {
             share(&mut endpoint.protocol, &other.endpoint.protocol),
             labels.share(&other.labels),
         ];
-        gains.contains(&true).then_some(shared)
+        gains.contains(&true)
     }
 
     /// The recommended interval between heartbeats: a quarter of the ttl, so that a single lost one

@@ -20,6 +20,8 @@ use super::instance::Metadata;
 
 /// A number is written in digits of so many bits, one ASCII character each, the lowest first.
 const DIGIT_BITS: u32 = 6;
+/// What a block is long, about: room to write it in before it is copied to where it stays.
+const BLOCK_BYTES: usize = 128;
 /// Set in every digit but the last one.
 const MORE: u8 = 1 << DIGIT_BITS;
 
@@ -36,7 +38,18 @@ impl Labels {
         tags: &[T],
         metadata: &Metadata,
     ) -> Self {
-        let mut block = String::new();
+        Self::from_sorted(version, zone, tags.iter().map(AsRef::as_ref), metadata.iter())
+    }
+
+    /// The same of pairs that are in the order of their keys, each key once.
+    #[must_use]
+    pub fn from_sorted<'a>(
+        version: Option<&str>,
+        zone: Option<&str>,
+        tags: impl ExactSizeIterator<Item = &'a str>,
+        metadata: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let mut block = String::with_capacity(BLOCK_BYTES);
         for label in [version, zone] {
             match label {
                 None => put_number(&mut block, 0),
@@ -47,9 +60,9 @@ impl Labels {
             }
         }
         put_number(&mut block, tags.len());
-        tags.iter().for_each(|tag| put_text(&mut block, tag.as_ref()));
+        tags.for_each(|tag| put_text(&mut block, tag));
         put_number(&mut block, metadata.len());
-        for (key, value) in metadata.iter() {
+        for (key, value) in metadata {
             put_text(&mut block, key);
             put_text(&mut block, value);
         }

@@ -68,10 +68,22 @@ impl Registry {
         at: Timestamp,
         services: impl IntoIterator<Item = (ServiceKey, Service)>,
     ) -> Self {
+        let mut registry = Self::from_digested(head, at, services, 0);
+        let living = registry.services.values().flat_map(|service| service.instances.values());
+        registry.digest = living.fold(0, |sum: u64, one| sum.wrapping_add(digest_of(one)));
+        registry
+    }
+
+    /// The same for whoever has added up [`digest_of`] of all these instances, on several threads perhaps.
+    #[must_use]
+    pub fn from_digested(
+        head: Seq,
+        at: Timestamp,
+        services: impl IntoIterator<Item = (ServiceKey, Service)>,
+        digest: u64,
+    ) -> Self {
         let services: BTreeMap<ServiceKey, Service> = services.into_iter().collect();
         let instances = services.values().map(|service| service.instances.len()).sum();
-        let living = services.values().flat_map(|service| service.instances.values());
-        let digest = living.fold(0, |sum: u64, living| sum.wrapping_add(digest_of(living)));
         let mut namespaces = BTreeMap::new();
         for (key, service) in &services {
             count(&mut namespaces, &key.namespace, 0, service.instances.len());

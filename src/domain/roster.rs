@@ -162,9 +162,31 @@ impl FromIterator<Arc<Instance>> for Roster {
 }
 
 impl Extend<Arc<Instance>> for Roster {
+    /// Those that come in the order of their ids and after all others are not looked for: a whole state is put together so.
     fn extend<I: IntoIterator<Item = Arc<Instance>>>(&mut self, instances: I) {
-        for instance in instances {
-            self.insert(instance);
+        let mut instances = instances.into_iter();
+        while let Some(instance) = instances.next() {
+            let expected = instances.size_hint().0.saturating_add(1).min(LEAF_MAX);
+            let last = self.leaves.last().and_then(|leaf| leaf.last());
+            if last.is_some_and(|last| last.key.instance >= instance.key.instance) {
+                self.insert(instance);
+                continue;
+            }
+            let room = self.leaves.last_mut().filter(|leaf| leaf.len() < LEAF_MAX);
+            match room.map(Arc::make_mut) {
+                Some(leaf) => {
+                    if leaf.len() == leaf.capacity() {
+                        leaf.reserve_exact(expected.min(LEAF_MAX - leaf.len()));
+                    }
+                    leaf.push(instance);
+                }
+                None => {
+                    let mut leaf = Vec::with_capacity(expected);
+                    leaf.push(instance);
+                    self.leaves.push(Arc::new(leaf));
+                }
+            }
+            self.len += 1;
         }
     }
 }

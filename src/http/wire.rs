@@ -340,6 +340,7 @@ pub(super) fn seq_header(seq: Seq) -> HeaderValue {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::domain::Command;
     use crate::domain::TraceRef;
     use crate::domain::instance::{Endpoint, Metadata};
     use crate::domain::{
@@ -347,6 +348,8 @@ mod tests {
         Signals, Status, Timestamp,
     };
     use crate::projection::{Entries, Sheet};
+    use crate::testing::archive::Past;
+    use crate::testing::{key, register};
 
     fn orders(status: Status) -> Instance {
         let service = ServiceKey {
@@ -405,6 +408,35 @@ mod tests {
         );
         let nobody = default_answer(&view(orders(Status::Failed), &clock));
         assert_eq!(nobody.body.joined(), format!("{head},\"instances\":[]}}"));
+    }
+
+    #[test]
+    fn the_answer_of_a_large_service_is_the_same_list_in_pieces() {
+        let (tags, encoder) = (Tags::of(uuid::Uuid::nil()), Encoder::of(Some(4_096)));
+        // Everybody, all but some of each sheet, one sheet of several, nobody.
+        let modes: [fn(usize) -> (Mode, u16); 4] = [
+            |_| (Mode::Active, 100),
+            |n| (Mode::Active, u16::from(n % 7 > 0)),
+            |n| (if n < 128 { Mode::Standby } else { Mode::Draining }, 1),
+            |_| (Mode::Draining, 1),
+        ];
+        for mode in modes {
+            let mut past = Past::new();
+            for n in 0..300 {
+                let (mode, weight) = mode(n);
+                let mut one = register(&key("orders", &format!("o-{n:03}")));
+                (one.mode, one.weight) = (Some(mode), Some(weight));
+                past.happens(&Command::Register(one));
+            }
+            let key = key("orders", "o").service;
+            let view = ServiceView::of_the_past(key.clone(), past.present().service(&key).unwrap());
+            let answer = default_answer(&view, &tags, &encoder);
+            assert!(matches!(answer.body, Content::Pieces(_)));
+            let offered = view.select(&Filter::default()).0;
+            let whole = list(&view, false, offered.iter().copied(), None, Texts::Used);
+            assert_eq!((answer.body.joined(), answer.body.len()), (whole.clone(), whole.len()));
+            assert_eq!(answer.returned as usize, offered.len());
+        }
     }
 
     #[test]
