@@ -156,6 +156,7 @@ fn put_text(block: &mut String, text: &str) {
 
 fn put_number(block: &mut String, mut number: usize) {
     loop {
+        #[expect(clippy::cast_possible_truncation, reason = "six bits are left")]
         let digit = (number % usize::from(MORE)) as u8;
         number >>= DIGIT_BITS;
         if number == 0 {
