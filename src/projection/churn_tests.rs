@@ -109,7 +109,8 @@ fn publish(past: &Past, projection: &Arc<Projection>, publisher: &Publisher, liv
     let told: Vec<_> = published.granted.iter().map(|grant| Arc::as_ptr(&grant.lease)).collect();
     assert_eq!(told, granted);
     let mut told: Vec<_> = published.ended.iter().map(|end| Arc::as_ptr(&end.lease)).collect();
-    (told.sort(), ended.sort());
+    told.sort();
+    ended.sort();
     assert_eq!(told, ended);
     *lives = now;
 
