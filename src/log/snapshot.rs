@@ -387,8 +387,17 @@ impl Builder {
         Self { header, list, services, lives, digest: 0 }
     }
 
-    /// Takes the next part; one that is not the next is found out by [`Builder::finish`].
-    pub fn add(&mut self, part: Decoded) {
+    /// Takes the next part.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: it is not what was written.
+    pub fn add(&mut self, part: &Part) -> Result<(), DecodeError> {
+        self.put(Decoded::of(part)?);
+        Ok(())
+    }
+
+    /// The same, taken apart. One that is not the next is found out by [`Builder::finish`].
+    pub fn put(&mut self, part: Decoded) {
         let Decoded { state, checksum, digest } = part;
         let ServiceKey { namespace, service } = &state.key;
         self.list.add(namespace.as_str(), service.as_str(), checksum);

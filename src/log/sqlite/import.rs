@@ -20,7 +20,7 @@ use crate::domain::traffic::Traffic;
 use crate::history::EventId;
 use crate::log::blocks::{self, BLOCK};
 use crate::log::codec;
-use crate::log::snapshot::{Builder, Decoded, Snapshot};
+use crate::log::snapshot::{Builder, Snapshot};
 
 /// The longest line: far beyond the largest event and the largest part of a state.
 const LINE_MAX: u64 = 16 * 1_024 * 1_024;
@@ -172,7 +172,7 @@ fn base(
         };
         let part: Result<PartLine, _> = serde_json::from_str(text);
         let part = part.map_err(|error| lines.wrong(error))?.part(base.seq);
-        builder.add(Decoded::of(&part).map_err(|error| lines.wrong(error))?);
+        builder.add(&part).map_err(|error| lines.wrong(error))?;
     }
     let state = builder.finish();
     let state =

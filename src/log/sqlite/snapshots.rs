@@ -398,7 +398,7 @@ pub(super) fn load(connection: &Connection, seq: Seq) -> Result<Option<Snapshot>
     let mut builder = Builder::new(header);
     for batch in decode_all(connection, seq, workers)? {
         for part in batch {
-            builder.add(part.map_err(|what| damaged(seq, what))?);
+            builder.put(part.map_err(|what| damaged(seq, what))?);
         }
     }
     let loaded = builder.finish();
