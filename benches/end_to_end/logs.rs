@@ -107,7 +107,7 @@ fn register(entrant: &Entrant, rng: &mut Rng) -> Result<Register, Failure> {
         |value: &serde_json::Value| -> Box<str> { value.as_str().unwrap_or_default().into() };
     let ttl = u64::try_from(entrant.ttl.as_millis())?;
     Ok(Register {
-        endpoint: Endpoint { address: text("address"), port: 8080, protocol: "http".into() },
+        endpoint: Endpoint { address: text("address").into(), port: 8080, protocol: "http".into() },
         version: Some(text("version")),
         zone: Some(text("zone")),
         tags: tags.map(value).collect(),

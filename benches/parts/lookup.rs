@@ -10,7 +10,7 @@ use rollcall::clock::Monotonic;
 use rollcall::domain::selection::Filter;
 use rollcall::domain::{Instance, ServiceKey, TraceRef};
 use rollcall::lease::Lease;
-use rollcall::projection::{Answer, Entry, Projection, Publisher, ServiceView};
+use rollcall::projection::{Answer, Content, EntryRef, Projection, Publisher, ServiceView};
 
 use crate::history;
 
@@ -19,19 +19,19 @@ const LOOKUPS: usize = 100;
 
 /// About the text of an instance as the API gives it. The API's own writer is private to it; what is measured
 /// here is how often a text is made, not how.
-fn text(instance: &Instance) -> Bytes {
+fn text(instance: &Instance, out: &mut Vec<u8>) {
     let value = serde_json::json!({
         "service": instance.key.service.service.as_str(),
         "instance": instance.key.instance.as_str(),
-        "address": instance.endpoint.address,
+        "address": instance.endpoint.address.as_str(),
         "port": instance.endpoint.port,
-        "tags": instance.tags,
-        "metadata": instance.metadata.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "tags": instance.labels.tags().collect::<Vec<_>>(),
+        "metadata": instance.labels.metadata().collect::<std::collections::BTreeMap<_, _>>(),
     });
-    Bytes::from(value.to_string())
+    out.extend_from_slice(value.to_string().as_bytes());
 }
 
-fn list<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Bytes {
+fn list<'a>(entries: impl Iterator<Item = EntryRef<'a>>) -> Bytes {
     let mut body = BytesMut::new();
     for entry in entries {
         body.put_slice(entry.text(text));
@@ -43,7 +43,7 @@ fn list<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Bytes {
 fn answer(view: &ServiceView) -> Answer {
     let (offered, _) = view.select(&Filter::default());
     Answer {
-        body: list(offered.iter().copied()),
+        body: Content::Whole(list(offered.iter().copied())),
         etag: Bytes::from_static(b"\"1\""),
         forms: None,
         returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),

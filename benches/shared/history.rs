@@ -60,7 +60,7 @@ pub(crate) fn register(key: InstanceKey, rng: &mut Rng) -> Register {
         endpoint: Endpoint {
             address: format!("10.0.{}.{}", rng.u8(..), rng.u8(..)).into(),
             port: 8080,
-            protocol: text("http"),
+            protocol: "http".into(),
         },
         version: Some(format!("1.4.{}", rng.u8(..)).into()),
         zone: Some(text(if rng.bool() { "eu-1a" } else { "eu-1b" })),

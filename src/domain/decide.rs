@@ -10,6 +10,7 @@ use super::event::{Change, Event, Note, Outcome, Overdue, StatusReason};
 use super::health::{ProbeVerdict, Signals};
 use super::ids::{InstanceKey, Seq};
 use super::instance::{Health, Instance, Metadata, Mode};
+use super::labels::Labels;
 use super::limits::{METADATA_KEYS_MAX, WEIGHT_DEFAULT};
 use super::quotas::Quota;
 use super::registry::Registry;
@@ -185,11 +186,13 @@ fn decide_register(
         key: register.key.clone(),
         incarnation: same_life.map_or(seq, |living| living.incarnation),
         endpoint: register.endpoint.clone(),
-        version: register.version.clone(),
-        zone: register.zone.clone(),
+        labels: Labels::new(
+            register.version.as_deref(),
+            register.zone.as_deref(),
+            &register.tags,
+            &register.metadata,
+        ),
         weight: register.weight.or(living.map(|l| l.weight)).unwrap_or(WEIGHT_DEFAULT),
-        tags: register.tags.clone(),
-        metadata: register.metadata.clone(),
         mode,
         drain_until: living.filter(|_| mode == Mode::Draining).and_then(|l| l.drain_until),
         status: signals.status(),
@@ -223,21 +226,18 @@ fn decide_update(registry: &Registry, update: &Update) -> Result<Decision, Rejec
     next.mode = update.mode.unwrap_or(next.mode);
     next.drain_until = drain_until(living, next.mode, update.drain_until);
     next.weight = update.weight.unwrap_or(next.weight);
-    next.tags = update.tags.clone().unwrap_or(next.tags);
-    next.metadata = match &update.metadata {
-        None => next.metadata,
-        Some(MetadataPatch::Clear) => Metadata::default(),
-        Some(MetadataPatch::Merge(patch)) => next.metadata.patched(patch),
-    };
-    if next.metadata.len() > METADATA_KEYS_MAX {
-        return Err(Rejection::TooMuchMetadata { was: next.metadata.len() });
+    if update.tags.is_some() || update.metadata.is_some() {
+        next.labels = relabelled(&living.labels, update)?;
     }
+    let labels = [&next.labels, &living.labels];
+    let [tags, were] = labels.map(Labels::tags);
+    let [metadata, was] = labels.map(Labels::metadata);
     let fields: Vec<&'static str> = [
         ("mode", next.mode != living.mode),
         ("drain_until", next.drain_until != living.drain_until),
         ("weight", next.weight != living.weight),
-        ("tags", next.tags != living.tags),
-        ("metadata", next.metadata != living.metadata),
+        ("tags", !tags.eq(were)),
+        ("metadata", !metadata.eq(was)),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
@@ -248,6 +248,22 @@ fn decide_update(registry: &Registry, update: &Update) -> Result<Decision, Rejec
         next.revision = registry.head().next();
         Event::Updated { outcome: Outcome::Replaced, fields, instance: Arc::new(next) }
     }))
+}
+
+/// These labels as the update wants them.
+fn relabelled(labels: &Labels, update: &Update) -> Result<Labels, Rejection> {
+    let metadata: Metadata = match &update.metadata {
+        Some(MetadataPatch::Clear) => Metadata::default(),
+        None => labels.metadata().map(|(key, value)| (key.into(), value.into())).collect(),
+        Some(MetadataPatch::Merge(patch)) => Metadata::patched(labels.metadata(), patch),
+    };
+    if metadata.len() > METADATA_KEYS_MAX {
+        return Err(Rejection::TooMuchMetadata { was: metadata.len() });
+    }
+    Ok(match &update.tags {
+        Some(tags) => labels.with(tags, &metadata),
+        None => labels.with(&labels.tags().collect::<Vec<_>>(), &metadata),
+    })
 }
 
 fn decide_deregister(registry: &Registry, deregister: &Deregister) -> Result<Decision, Rejection> {

@@ -342,7 +342,7 @@ pub struct LogGap {
 }
 
 /// A heartbeat, as those that it concerns refer to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct HeartbeatRef {
     /// When.
     pub at: Timestamp,

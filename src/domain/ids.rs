@@ -3,8 +3,10 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
+
+use super::labels::share;
 use super::limits::{NAME_CHARS_MAX, NAMESPACE_CHARS_MAX};
 
 /// Why a name was refused. The text is written for the person who sent it.
@@ -58,8 +60,10 @@ pub fn check_name(text: &str, max: usize) -> Result<(), InvalidName> {
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $max:expr) => {
         $(#[$doc])*
+        ///
+        /// One word wide, and clones share the text: instances, leases and indexes all hold names.
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $type(Arc<str>);
+        pub struct $type(ArcStr);
 
         impl $type {
             /// Takes `text` if it keeps the rule of names.
@@ -68,7 +72,7 @@ macro_rules! name {
             /// [`InvalidName`] otherwise.
             pub fn new(text: &str) -> Result<Self, InvalidName> {
                 check_name(text, $max)?;
-                Ok(Self(Arc::from(text)))
+                Ok(Self(ArcStr::from(text)))
             }
 
             /// The name as text.
@@ -77,10 +81,9 @@ macro_rules! name {
                 &self.0
             }
 
-            /// The shared text itself, for those who keep many copies.
-            #[must_use]
-            pub fn shared(&self) -> &Arc<str> {
-                &self.0
+            /// Takes the text of `other`, if that is the same and stands elsewhere; whether it did.
+            pub(super) fn share(&mut self, other: &Self) -> bool {
+                share(&mut self.0, &other.0)
             }
         }
 
@@ -125,7 +128,7 @@ impl Namespace {
 impl Default for Namespace {
     /// [`Namespace::DEFAULT`].
     fn default() -> Self {
-        Self(Arc::from(Self::DEFAULT))
+        Self(ArcStr::from(Self::DEFAULT))
     }
 }
 
@@ -136,6 +139,14 @@ pub struct ServiceKey {
     pub namespace: Namespace,
     /// The service.
     pub service: ServiceName,
+}
+
+impl ServiceKey {
+    /// Takes the texts of `other` that are the same and stand elsewhere; whether it did.
+    pub(super) fn share(&mut self, other: &Self) -> bool {
+        let namespace = self.namespace.share(&other.namespace);
+        self.service.share(&other.service) || namespace
+    }
 }
 
 impl fmt::Display for ServiceKey {

@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
+
 use super::check::{Check, Detector};
 use super::health::Signals;
 use super::ids::{InstanceKey, Seq};
+use super::labels::{Labels, share};
 use super::limits::{ADDRESS_CHARS_MAX, DNS_LABEL_CHARS_MAX, PROTOCOL_CHARS_MAX};
 use super::time::{Millis, Timestamp};
 
@@ -93,11 +96,11 @@ pub const NO_TTL: &str = "none";
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Endpoint {
     /// An IPv4 or IPv6 address, or a DNS name, as it was given.
-    pub address: Box<str>,
+    pub address: ArcStr,
     /// 1 to 65535.
     pub port: u16,
     /// `http`, `grpc`, ... a short lower-case name.
-    pub protocol: Box<str>,
+    pub protocol: ArcStr,
 }
 
 /// Why an address or a protocol was refused.
@@ -179,10 +182,13 @@ impl Metadata {
         self.0.is_empty()
     }
 
-    /// This metadata after a merge patch (RFC 7396): a value sets its key, none removes it.
+    /// The metadata of these pairs after a merge patch (RFC 7396): a value sets its key, none removes it.
     #[must_use]
-    pub fn patched(&self, patch: &[(Box<str>, Option<Box<str>>)]) -> Self {
-        let mut map: std::collections::BTreeMap<&str, &str> = self.iter().collect();
+    pub fn patched<'a>(
+        pairs: impl Iterator<Item = (&'a str, &'a str)>,
+        patch: &'a [(Box<str>, Option<Box<str>>)],
+    ) -> Self {
+        let mut map: std::collections::BTreeMap<&str, &str> = pairs.collect();
         for (key, value) in patch {
             match value {
                 Some(value) => map.insert(key, value),
@@ -210,16 +216,10 @@ pub struct Instance {
     pub incarnation: Seq,
     /// Where it is called.
     pub endpoint: Endpoint,
-    /// The version of the software it runs.
-    pub version: Option<Box<str>>,
-    /// Where it stands.
-    pub zone: Option<Box<str>>,
+    /// Version, zone, tags and metadata.
+    pub labels: Labels,
     /// Its share of the calls, 0 to 10000.
     pub weight: u16,
-    /// Labels, in the order they were given.
-    pub tags: Box<[Box<str>]>,
-    /// Key and value.
-    pub metadata: Metadata,
     /// What is wanted of it.
     pub mode: Mode,
     /// When the drain ends and it is taken out; none unless it drains with a deadline.
@@ -241,6 +241,27 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The same instance with those texts from `other` that it has in common with it: of a service's instances, all but
+    /// the id and the address is nearly always the same. None if it has them already, or has none in common.
+    #[must_use]
+    pub fn shared_with(&self, other: &Self) -> Option<Self> {
+        let mut shared = self.clone();
+        shared.share(other).then_some(shared)
+    }
+
+    /// Takes the texts of `other` that are the same and stand elsewhere; whether there were any.
+    pub fn share(&mut self, other: &Self) -> bool {
+        let Self { key, endpoint, labels, .. } = self;
+        let gains = [
+            key.service.share(&other.key.service),
+            key.instance.share(&other.key.instance),
+            share(&mut endpoint.address, &other.endpoint.address),
+            share(&mut endpoint.protocol, &other.endpoint.protocol),
+            labels.share(&other.labels),
+        ];
+        gains.contains(&true)
+    }
+
     /// The recommended interval between heartbeats: a quarter of the ttl, so that a single lost one
     /// changes nothing; none for an instance that is only probed.
     #[must_use]
@@ -290,7 +311,8 @@ mod tests {
     fn a_merge_patch_sets_and_removes() {
         let base: Metadata =
             [("a", "1"), ("b", "2")].map(|(k, v)| (k.into(), v.into())).into_iter().collect();
-        let patched = base.patched(&[("a".into(), None), ("c".into(), Some("3".into()))]);
+        let patch = [("a".into(), None), ("c".into(), Some("3".into()))];
+        let patched = Metadata::patched(base.iter(), &patch);
         assert_eq!(patched.iter().collect::<Vec<_>>(), [("b", "2"), ("c", "3")]);
         assert_eq!((patched.get("c"), patched.get("a")), (Some("3"), None));
     }

@@ -103,11 +103,14 @@ pub fn check_registry(registry: &Registry) -> Result<(), Violation> {
         ensure(service.revision > Seq::ZERO && service.revision <= head, || {
             format!("service {key} has revision {} at head {head}", service.revision)
         })?;
-        for (id, instance) in &service.instances {
+        let mut before = None;
+        for instance in service.instances.values() {
             count += 1;
-            ensure(&instance.key.service == key && &instance.key.instance == id, || {
-                format!("instance {} stands under {key}/{id}", instance.key)
+            let id = &instance.key.instance;
+            ensure(&instance.key.service == key && before < Some(id), || {
+                format!("instance {} stands under {key}, or not in its place", instance.key)
             })?;
+            before = Some(id);
             ensure(instance.signals.status() == instance.status, || {
                 format!("instance {}: its status does not follow from its signals", instance.key)
             })?;

@@ -8,8 +8,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::check::{Check, Detector};
 use super::health::{ProbeVerdict, Signals};
-use super::ids::{InstanceId, InstanceKey, Namespace, Seq, ServiceKey};
+use super::ids::{InstanceKey, Namespace, Seq, ServiceKey};
 use super::instance::Instance;
+use super::roster::Roster;
 use super::time::{Millis, Timestamp};
 
 /// One service: it stays, once it was registered, also when nobody is left.
@@ -18,7 +19,7 @@ pub struct Service {
     /// The `seq` of the last change of what a lookup of it can answer.
     pub revision: Seq,
     /// Who lives there, in the order of their ids.
-    pub instances: BTreeMap<InstanceId, Arc<Instance>>,
+    pub instances: Roster,
 }
 
 /// The state after a change. Equal histories make equal registries.
@@ -67,10 +68,22 @@ impl Registry {
         at: Timestamp,
         services: impl IntoIterator<Item = (ServiceKey, Service)>,
     ) -> Self {
+        let mut registry = Self::from_digested(head, at, services, 0);
+        let living = registry.services.values().flat_map(|service| service.instances.values());
+        registry.digest = living.fold(0, |sum: u64, one| sum.wrapping_add(digest_of(one)));
+        registry
+    }
+
+    /// The same for whoever has added up [`digest_of`] of all these instances, on several threads perhaps.
+    #[must_use]
+    pub fn from_digested(
+        head: Seq,
+        at: Timestamp,
+        services: impl IntoIterator<Item = (ServiceKey, Service)>,
+        digest: u64,
+    ) -> Self {
         let services: BTreeMap<ServiceKey, Service> = services.into_iter().collect();
         let instances = services.values().map(|service| service.instances.len()).sum();
-        let living = services.values().flat_map(|service| service.instances.values());
-        let digest = living.fold(0, |sum: u64, living| sum.wrapping_add(digest_of(living)));
         let mut namespaces = BTreeMap::new();
         for (key, service) in &services {
             count(&mut namespaces, &key.namespace, 0, service.instances.len());
@@ -181,7 +194,7 @@ impl Registry {
         let after = instance.as_deref().map_or(0, digest_of);
         let living = instance.is_some();
         let old = match instance {
-            Some(instance) => service.instances.insert(key.instance.clone(), instance),
+            Some(instance) => service.instances.insert(sharing(service, instance)),
             None => service.instances.remove(&key.instance),
         };
         let before = old.as_deref().map_or(0, digest_of);
@@ -193,6 +206,16 @@ impl Registry {
         }
         old
     }
+}
+
+/// This instance with the texts that it has in common with one that stands around its place, as all of a service often
+/// have: it is what is kept for long. Which texts lie where is no part of an instance's value.
+fn sharing(service: &Service, instance: Arc<Instance>) -> Arc<Instance> {
+    let around = service.instances.around(&instance.key.instance);
+    let alike = around.clone().find(|other| other.labels == instance.labels);
+    let shared = alike.or(around.clone().next()).and_then(|other| instance.shared_with(other));
+    drop(around);
+    shared.map_or(instance, Arc::new)
 }
 
 /// Moves the count of a namespace. An empty one is forgotten, so that equal states are equal whatever came before.
@@ -231,15 +254,16 @@ pub fn digest_of(instance: &Instance) -> u64 {
     text(h, &instance.endpoint.address);
     number(h, u64::from(instance.endpoint.port));
     text(h, &instance.endpoint.protocol);
-    text(h, instance.version.as_deref().unwrap_or(""));
-    text(h, instance.zone.as_deref().unwrap_or(""));
+    text(h, instance.labels.version().unwrap_or(""));
+    text(h, instance.labels.zone().unwrap_or(""));
     number(h, u64::from(instance.weight));
-    number(h, instance.tags.len() as u64);
-    for tag in &instance.tags {
+    let (tags, metadata) = (instance.labels.tags(), instance.labels.metadata());
+    number(h, tags.len() as u64);
+    for tag in tags {
         text(h, tag);
     }
-    number(h, instance.metadata.len() as u64);
-    for (key, value) in instance.metadata.iter() {
+    number(h, metadata.len() as u64);
+    for (key, value) in metadata {
         text(h, key);
         text(h, value);
     }

@@ -28,6 +28,10 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// All of them, best first.
+    pub const ALL: [Self; 4] =
+        [Self::Active, Self::Standby, Self::ActiveUnstable, Self::StandbyUnstable];
+
     /// The tier of an instance; none for those who are offered to nobody.
     #[must_use]
     pub fn of(instance: &Instance) -> Option<Self> {
@@ -96,10 +100,10 @@ impl Filter {
     pub fn lets_through(&self, instance: &Instance) -> bool {
         self.status.flatten().is_none_or(|status| instance.status == status)
             && self.mode.is_none_or(|mode| instance.mode == mode)
-            && self.tags.iter().all(|tag| instance.tags.iter().any(|own| **own == **tag))
-            && self.zone.as_deref().is_none_or(|zone| instance.zone.as_deref() == Some(zone))
-            && self.version.as_deref().is_none_or(|v| instance.version.as_deref() == Some(v))
-            && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+            && self.tags.iter().all(|tag| instance.labels.tags().any(|own| own == tag))
+            && self.zone.as_deref().is_none_or(|zone| instance.labels.zone() == Some(zone))
+            && self.version.as_deref().is_none_or(|v| instance.labels.version() == Some(v))
+            && self.metadata.iter().all(|(key, value)| instance.labels.get(key) == Some(value))
     }
 
     /// Whether the filter asks for a status or a mode, which switches the tiers off.

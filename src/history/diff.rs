@@ -205,19 +205,20 @@ impl Diff {
 /// with everything, are not among them.
 fn different(before: &Instance, after: &Instance) -> Vec<(String, [Value; 2])> {
     let text = |text: &str| Value::Text(text.into());
-    let maybe = |value: &Option<Box<str>>| value.as_deref().map_or(Value::Absent, text);
+    let maybe = |value: Option<&str>| value.map_or(Value::Absent, text);
+    let tags = |instance: &Instance| Value::Texts(instance.labels.tags().map(Into::into).collect());
     let [b, a] = [before, after];
     let mut fields = vec![
         ("protocol".to_owned(), [text(&b.endpoint.protocol), text(&a.endpoint.protocol)]),
-        ("version".to_owned(), [maybe(&b.version), maybe(&a.version)]),
-        ("zone".to_owned(), [maybe(&b.zone), maybe(&a.zone)]),
+        ("version".to_owned(), [maybe(b.labels.version()), maybe(a.labels.version())]),
+        ("zone".to_owned(), [maybe(b.labels.zone()), maybe(a.labels.zone())]),
         ("weight".to_owned(), [b.weight, a.weight].map(|weight| Value::Number(weight.into()))),
-        ("tags".to_owned(), [&b.tags, &a.tags].map(|tags| Value::Texts(tags.clone()))),
+        ("tags".to_owned(), [tags(b), tags(a)]),
     ];
     let keys: BTreeSet<&str> =
-        [b, a].into_iter().flat_map(|i| i.metadata.iter().map(|(key, _)| key)).collect();
+        [b, a].into_iter().flat_map(|i| i.labels.metadata().map(|(key, _)| key)).collect();
     fields.extend(keys.into_iter().map(|key| {
-        let value = |instance: &Instance| instance.metadata.get(key).map_or(Value::Absent, text);
+        let value = |instance: &Instance| instance.labels.get(key).map_or(Value::Absent, text);
         (format!("metadata.{key}"), [value(b), value(a)])
     }));
     fields.extend([

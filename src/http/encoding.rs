@@ -28,6 +28,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use super::etag;
 use super::problem::Problem;
+use crate::projection::Content;
 
 /// Up to here an answer is encoded where it is made, in less than a millisecond; what is longer goes to a thread that
 /// may block, so that nobody else waits for it.
@@ -190,10 +191,15 @@ impl Encoder {
     }
 
     /// The form of a kept answer in `coding`; whoever asks while it is made waits for it.
-    pub(super) async fn kept(&self, forms: &Forms, coding: Coding, plain: &Bytes) -> Option<Bytes> {
+    pub(super) async fn kept(
+        &self,
+        forms: &Forms,
+        coding: Coding,
+        plain: &Content,
+    ) -> Option<Bytes> {
         let make = async || {
             if plain.len() <= AT_ONCE_BYTES_MAX {
-                return coding.encode(plain);
+                return coding.encode(&plain.joined());
             }
             // Never closed.
             let _turn = self.long.acquire().await.ok()?;
@@ -233,12 +239,12 @@ impl Encoder {
             return coding.encode(plain);
         }
         let _turn = self.long.try_acquire().ok()?;
-        encode_apart(coding, plain.clone()).await
+        encode_apart(coding, Content::Whole(plain.clone())).await
     }
 }
 
-async fn encode_apart(coding: Coding, plain: Bytes) -> Option<Bytes> {
-    tokio::task::spawn_blocking(move || coding.encode(&plain)).await.ok()?
+async fn encode_apart(coding: Coding, plain: Content) -> Option<Bytes> {
+    tokio::task::spawn_blocking(move || coding.encode(&plain.joined())).await.ok()?
 }
 
 /// Says of an answer which coding it is in, in its tag too: a tag stands for bytes.
@@ -321,7 +327,7 @@ mod tests {
     #[tokio::test]
     async fn a_kept_form_is_made_once_however_many_ask() {
         let encoder = Encoder::of(Some(1));
-        let plain = Bytes::from(b"0123456789".repeat(AT_ONCE_BYTES_MAX / 5));
+        let plain = Content::Whole(b"0123456789".repeat(AT_ONCE_BYTES_MAX / 5).into());
         let forms = Forms::default();
         let asked = [(); 3].map(|()| encoder.kept(&forms, Coding::Zstd, &plain));
         let [one, two, three] = asked;

@@ -4,8 +4,6 @@
 //! together. Either way the event of the lookup has its place in the log's queue before the answer goes out.
 //! The head is read before the view, so that the event never claims to have seen less than it did.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,6 +13,7 @@ use bytes::Bytes;
 use super::encoding::{Accepted, Coding};
 use super::faults::Faults;
 use super::names::Path;
+use super::pieces::Pieces;
 use super::problem::Problem;
 use super::query::Query;
 use super::registration::json_response;
@@ -27,7 +26,7 @@ use crate::domain::limits::{
 use crate::domain::selection::{ANY, Filter, Tier};
 use crate::domain::traffic::Detail;
 use crate::domain::{InstanceId, Namespace, Seq, ServiceKey};
-use crate::projection::{Answer, Entry, ServiceView};
+use crate::projection::{Answer, Content, EntryRef, ServiceView};
 use crate::telemetry::names::LookupOutcome;
 
 /// The route of lookups.
@@ -127,7 +126,7 @@ fn read_filter(query: &Query<'_>, faults: &mut Faults) -> Filter {
 /// What a lookup answers, before its event is recorded.
 pub(super) struct Found {
     /// None is 304.
-    body: Option<Bytes>,
+    body: Option<Content>,
     etag: Option<Bytes>,
     returned: u32,
     outcome: LookupOutcome,
@@ -279,16 +278,15 @@ fn filtered(
         return Found { body: None, etag: Some(held), returned: 0, outcome, form };
     }
     let clock = shown.leases.then_some(&*api.clock);
-    let entries = entries.iter().map(|entry| &***entry);
-    let body = wire::list(view, degraded, entries, clock, wire::Texts::Kept);
+    let body = wire::list(view, degraded, entries.iter().copied(), clock, wire::Texts::Kept);
     let outcome = outcome(false, returned, degraded);
-    Found { body: Some(body), etag, returned, outcome, form: Form::default() }
+    Found { body: Some(Content::Whole(body)), etag, returned, outcome, form: Form::default() }
 }
 
 /// The least loaded first, those of which nothing is known last; equal ones stay in the order of their ids.
-fn sort_by_load(entries: &mut Vec<&Arc<Entry>>) {
+fn sort_by_load(entries: &mut Vec<EntryRef<'_>>) {
     // Loads move while this sorts: each is read once.
-    let mut loaded: Vec<(f64, &Arc<Entry>)> =
+    let mut loaded: Vec<(f64, EntryRef<'_>)> =
         entries.iter().map(|entry| (entry.lease.load().unwrap_or(f64::INFINITY), *entry)).collect();
     loaded.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     *entries = loaded.into_iter().map(|(_, entry)| entry).collect();
@@ -359,7 +357,7 @@ impl Found {
         let held = etag::held(headers, &etag);
         let is_held = held.is_some();
         Self {
-            body: (!is_held).then_some(body),
+            body: (!is_held).then_some(Content::Whole(body)),
             etag: held.or(Some(etag)),
             returned: u32::from(!is_held),
             outcome: outcome(is_held, 1, false),
@@ -373,7 +371,7 @@ impl Found {
     }
 
     fn comes_in(&mut self, coding: Coding, form: Bytes) {
-        self.body = Some(form);
+        self.body = Some(Content::Whole(form));
         self.form.coding = Some(coding);
     }
 
@@ -391,7 +389,12 @@ impl Found {
     /// The response, of a service at `revision`.
     pub(super) fn answer(self, revision: Seq) -> Response {
         let mut response = match self.body {
-            Some(body) => json_response(StatusCode::OK, body, revision),
+            Some(Content::Whole(body)) => json_response(StatusCode::OK, body, revision),
+            Some(Content::Pieces(pieces)) => {
+                let mut response = json_response(StatusCode::OK, Bytes::new(), revision);
+                *response.body_mut() = Body::new(Pieces::new(pieces));
+                response
+            }
             None => not_modified(revision),
         };
         if let Some(etag) = &self.etag {
@@ -485,7 +488,7 @@ pub(super) async fn instance(
         let known = Some((&*view, key.instance));
         return Err(unknown(&api, &scope, key.service, known, head, String::new(), None).await);
     };
-    let body = wire::with_lease(entry, &*api.clock);
+    let body = wire::with_lease(entry.instance, entry.lease, &*api.clock);
     let detail = Detail::Lookup {
         filter: Box::default(),
         revision: view.revision,

@@ -44,6 +44,7 @@ mod openapi;
 mod operation;
 mod overview;
 mod past;
+mod pieces;
 mod problem;
 mod query;
 mod registration;
@@ -79,7 +80,7 @@ use crate::domain::{
 use crate::history::{self, Archive, Policy};
 use crate::lease::Lease;
 use crate::probe::allowed::Networks;
-use crate::projection::{Entry, Projection};
+use crate::projection::{Entry, EntryRef, Projection};
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
@@ -245,11 +246,11 @@ impl Api {
     }
 
     /// An instance that lives, with its lease.
-    fn living(&self, key: &InstanceKey) -> Result<Arc<Entry>, Problem> {
+    fn living(&self, key: &InstanceKey) -> Result<Entry, Problem> {
         let ServiceKey { namespace, service } = &key.service;
         let (namespace, service) = (namespace.as_str(), service.as_str());
         let found = self.projection.with_service(namespace, service, |cell| {
-            cell.guard().entry(key.instance.as_str()).cloned()
+            cell.guard().entry(key.instance.as_str()).map(EntryRef::owned)
         });
         found.ok_or(Problem::UnknownService)?.ok_or(Problem::UnknownInstance)
     }

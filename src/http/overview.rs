@@ -143,7 +143,7 @@ fn row(view: &ServiceView) -> ServiceText<'_> {
         service: view.key.service.as_str(),
         revision: view.revision.0,
         instances: view.entries.len(),
-        counts: Counts::of(view.entries.iter().map(|entry| &*entry.instance)),
+        counts: Counts::of(view.entries.iter().map(|entry| &**entry.instance)),
     }
 }
 

@@ -351,7 +351,7 @@ fn complete(
     let protocol = form.protocol.unwrap_or_else(|| PROTOCOL_DEFAULT.into());
     Ok(Register {
         key,
-        endpoint: Endpoint { address, port, protocol },
+        endpoint: Endpoint { address: address.into(), port, protocol: protocol.into() },
         version: form.version,
         zone: form.zone,
         weight: form.weight,

@@ -66,8 +66,8 @@ pub(super) async fn prometheus(
         .iter()
         .filter(|view| service.as_ref().is_none_or(|service| view.key.service == *service))
         .flat_map(|view| view.entries.iter())
-        .map(|entry| &*entry.instance)
-        .filter(|instance| tags.iter().all(|tag| instance.tags.iter().any(|own| **own == **tag)))
+        .map(|entry| &**entry.instance)
+        .filter(|instance| tags.iter().all(|tag| instance.labels.tags().any(|own| own == *tag)))
         .map(group)
         .collect();
 
@@ -97,15 +97,15 @@ fn group(instance: &Instance) -> TargetGroup {
     label("namespace", instance.key.service.namespace.as_str());
     label("service", instance.key.service.service.as_str());
     label("instance", instance.key.instance.as_str());
-    label("zone", instance.zone.as_deref().unwrap_or(""));
-    label("version", instance.version.as_deref().unwrap_or(""));
+    label("zone", instance.labels.zone().unwrap_or(""));
+    label("version", instance.labels.version().unwrap_or(""));
     label("protocol", &instance.endpoint.protocol);
     label("mode", instance.mode.as_str());
     label("status", instance.status.as_str());
     // Separators on both ends too, so that a rule can match ",canary," and nothing longer.
-    let tags: String = instance.tags.iter().map(|tag| format!(",{tag}")).collect();
+    let tags: String = instance.labels.tags().map(|tag| format!(",{tag}")).collect();
     label("tags", &if tags.is_empty() { tags } else { tags + "," });
-    for (key, value) in instance.metadata.iter() {
+    for (key, value) in instance.labels.metadata() {
         label(&format!("metadata_{}", label_name(key)), value);
     }
     TargetGroup { targets: [target], labels }
@@ -121,8 +121,8 @@ mod tests {
     use super::*;
     use crate::domain::instance::{Endpoint, Metadata};
     use crate::domain::{
-        Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, Seq, ServiceKey, ServiceName,
-        Signals, Status, Timestamp,
+        Detector, InstanceId, InstanceKey, Labels, Millis, Mode, Namespace, Seq, ServiceKey,
+        ServiceName, Signals, Status, Timestamp,
     };
 
     #[test]
@@ -136,11 +136,13 @@ mod tests {
             key,
             incarnation: Seq(1),
             endpoint: Endpoint { address: "fe80::1".into(), port: 8080, protocol: "http".into() },
-            version: Some("1.4.2".into()),
-            zone: None,
+            labels: Labels::new(
+                Some("1.4.2"),
+                None,
+                &["canary", "eu"],
+                &Metadata::from_iter([("team.name-ü".into(), "a".into())]),
+            ),
             weight: 100,
-            tags: ["canary".into(), "eu".into()].into(),
-            metadata: Metadata::from_iter([("team.name-ü".into(), "a".into())]),
             mode: Mode::Active,
             drain_until: None,
             signals: Signals::implied_by(Status::Failed),

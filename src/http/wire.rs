@@ -1,6 +1,8 @@
 //! The JSON text of answers. Separate from the domain's types and from what is stored: a field that is
 //! renamed there must not change the API. Called by the handlers.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderName, HeaderValue};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Serialize;
@@ -11,17 +13,14 @@ use super::encoding::Encoder;
 use super::etag::Tags;
 use crate::clock::Clock;
 use crate::domain::health::ProbeVerdict;
-use crate::domain::instance::Metadata;
 use crate::domain::selection::Filter;
-use crate::domain::{Instance, Millis, Seq, Signals};
+use crate::domain::{Instance, Labels, Millis, Seq, Signals};
 use crate::lease::Lease;
-use crate::projection::{Answer, Entry, ServiceView};
+use crate::projection::{Answer, Content, EntryRef, ServiceView};
 use crate::rfc3339;
 
 /// What the text of an instance is long, about, in bytes.
 const TEXT_BYTES: usize = 400;
-/// Up to so many instances, a default answer is made without keeping the text of each of them.
-const TEXTS_MADE_MAX: usize = 64;
 
 /// An instance as answered; its order of fields is the contract's.
 #[derive(Serialize)]
@@ -36,9 +35,10 @@ pub(super) struct InstanceText<'a> {
     version: Option<&'a str>,
     zone: Option<&'a str>,
     weight: u16,
-    tags: &'a [Box<str>],
+    #[serde(serialize_with = "tags")]
+    tags: &'a Labels,
     #[serde(serialize_with = "metadata")]
-    metadata: &'a Metadata,
+    metadata: &'a Labels,
     mode: &'static str,
     status: &'static str,
     ttl: String,
@@ -55,9 +55,14 @@ pub(super) struct InstanceText<'a> {
     phi_threshold: Option<f64>,
 }
 
-fn metadata<S: Serializer>(metadata: &Metadata, serializer: S) -> Result<S::Ok, S::Error> {
+fn tags<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(labels.tags())
+}
+
+fn metadata<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
+    let metadata = labels.metadata();
     let mut map = serializer.serialize_map(Some(metadata.len()))?;
-    for (key, value) in metadata.iter() {
+    for (key, value) in metadata {
         map.serialize_entry(key, value)?;
     }
     map.end()
@@ -81,11 +86,11 @@ impl<'a> InstanceText<'a> {
             address: &instance.endpoint.address,
             port: instance.endpoint.port,
             protocol: &instance.endpoint.protocol,
-            version: instance.version.as_deref(),
-            zone: instance.zone.as_deref(),
+            version: instance.labels.version(),
+            zone: instance.labels.zone(),
             weight: instance.weight,
-            tags: &instance.tags,
-            metadata: &instance.metadata,
+            tags: &instance.labels,
+            metadata: &instance.labels,
             mode: instance.mode.as_str(),
             status: instance.status.as_str(),
             ttl: instance.ttl_text(),
@@ -170,22 +175,28 @@ fn lease(lease: &Lease, clock: &dyn Clock, signals: Option<Signals>) -> LeaseTex
     }
 }
 
-/// An instance with its lease and its signals; without them, where the past is shown.
-pub(super) fn with_lease(entry: &Entry, clock: &dyn Clock) -> Bytes {
+/// An instance with its lease and its signals.
+pub(super) fn with_lease(living: &Instance, lease: &Lease, clock: &dyn Clock) -> Bytes {
     let mut out = BytesMut::new();
-    put_with_lease(&mut out, entry, clock, Some(entry.instance.signals));
+    put_with_lease(&mut out, &instance(living), lease, clock, Some(living.signals));
     out.freeze()
 }
 
-fn put_with_lease(out: &mut BytesMut, entry: &Entry, clock: &dyn Clock, signals: Option<Signals>) {
-    let plain = entry.text(instance);
-    if entry.lease.is_for_show() {
+/// The text of an instance with its lease put in; without it, where the past is shown.
+fn put_with_lease(
+    out: &mut BytesMut,
+    plain: &[u8],
+    lease: &Lease,
+    clock: &dyn Clock,
+    signals: Option<Signals>,
+) {
+    if lease.is_for_show() {
         return out.put_slice(plain);
     }
     // The text ends with the brace that the lease goes before.
     out.put_slice(&plain[..plain.len() - 1]);
     out.put_slice(b",\"lease\":");
-    out.put_slice(&json(&lease(&entry.lease, clock, signals)));
+    out.put_slice(&json(&self::lease(lease, clock, signals)));
     out.put_u8(b'}');
 }
 
@@ -211,7 +222,7 @@ pub(super) fn leases(view: &ServiceView, clock: &dyn Clock) -> Bytes {
     let entries = view.entries.iter().filter(|entry| !entry.lease.is_for_show());
     let leases = entries.map(|entry| LeaseOf {
         instance: entry.instance.key.instance.as_str(),
-        lease: lease(&entry.lease, clock, None),
+        lease: lease(entry.lease, clock, None),
     });
     json(&LeasesText {
         namespace: view.key.namespace.as_str(),
@@ -221,16 +232,8 @@ pub(super) fn leases(view: &ServiceView, clock: &dyn Clock) -> Bytes {
     })
 }
 
-/// The list of a service: who of it is handed out, and whether only for want of better ones.
-pub(super) fn list<'a>(
-    view: &ServiceView,
-    degraded: bool,
-    entries: impl Iterator<Item = &'a Entry> + Clone,
-    leases: Option<&dyn Clock>,
-    texts: Texts,
-) -> Bytes {
-    let sizes = entries.clone().map(|entry| entry.known_text().map_or(TEXT_BYTES, Bytes::len) + 1);
-    let mut out = BytesMut::with_capacity(sizes.sum::<usize>() + 400);
+/// How a list begins.
+fn put_head(out: &mut BytesMut, view: &ServiceView, degraded: bool) {
     // Names need no escaping: the rule of names lets nothing through that JSON would.
     out.put_slice(b"{\"namespace\":\"");
     out.put_slice(view.key.namespace.as_str().as_bytes());
@@ -242,16 +245,34 @@ pub(super) fn list<'a>(
         out.put_slice(b",\"degraded\":true");
     }
     out.put_slice(b",\"instances\":[");
+}
+
+/// How a list ends.
+const TAIL: &[u8] = b"]}";
+
+/// The list of a service: who of it is handed out, and whether only for want of better ones.
+pub(super) fn list<'a>(
+    view: &ServiceView,
+    degraded: bool,
+    entries: impl Iterator<Item = EntryRef<'a>> + Clone,
+    leases: Option<&dyn Clock>,
+    texts: Texts,
+) -> Bytes {
+    let sizes = entries.clone().map(|entry| entry.known_text().map_or(TEXT_BYTES, <[u8]>::len) + 1);
+    let mut out = BytesMut::with_capacity(sizes.sum::<usize>() + 400);
+    put_head(&mut out, view, degraded);
     for (index, entry) in entries.enumerate() {
         if index > 0 {
             out.put_u8(b',');
         }
         match leases {
-            Some(clock) => put_with_lease(&mut out, entry, clock, None),
+            Some(clock) => {
+                put_with_lease(&mut out, entry.text(put_instance), entry.lease, clock, None)
+            }
             None => put_text(&mut out, entry, texts),
         }
     }
-    out.put_slice(b"]}");
+    out.put_slice(TAIL);
     out.freeze()
 }
 
@@ -264,31 +285,58 @@ pub(super) enum Texts {
     Used,
 }
 
-fn put_text(out: &mut BytesMut, entry: &Entry, texts: Texts) {
+/// Writes the text of an instance.
+fn put_instance(instance: &Instance, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, &InstanceText::of(instance))
+        .expect("a buffer takes everything, and the text has no failing parts");
+}
+
+fn put_text(out: &mut BytesMut, entry: EntryRef<'_>, texts: Texts) {
     match entry.known_text() {
         Some(text) => out.put_slice(text),
-        None if texts == Texts::Kept => out.put_slice(entry.text(instance)),
-        None => serde_json::to_writer(out.writer(), &InstanceText::of(&entry.instance))
+        None if texts == Texts::Kept => out.put_slice(entry.text(put_instance)),
+        None => serde_json::to_writer(out.writer(), &InstanceText::of(entry.instance))
             .expect("a buffer takes everything, and the text has no failing parts"),
     }
 }
 
-/// The default answer of a service: once per revision.
+/// The default answer of a service: once per revision. Of a service on several sheets it is made of their texts, which
+/// stay where they are; that of one sheet is written as it is, and then there is no other text of its instances.
 pub(super) fn default_answer(view: &ServiceView, tags: &Tags, encoder: &Encoder) -> Answer {
-    let (offered, tier) = view.select(&Filter::default());
-    let degraded = tier.is_some_and(|tier| tier.degraded());
-    // One text of each instance is enough, and this answer has it. Where one changes among very many, the texts of the
-    // others are worth their room.
-    let texts = if view.entries.len() > TEXTS_MADE_MAX { Texts::Kept } else { Texts::Used };
-    let body = list(view, degraded, offered.iter().map(|entry| &***entry), None, texts);
+    let offer = view.entries.offer();
+    let degraded = offer.is_some_and(|offer| offer.tier.degraded());
+    let (body, returned) = if view.entries.sheets().len() > 1 {
+        (Content::Pieces(pieces(view, degraded)), view.entries.offered())
+    } else {
+        let (offered, _) = view.select(&Filter::default());
+        let body = list(view, degraded, offered.iter().copied(), None, Texts::Used);
+        // It is kept: in as much room as it needs and no more.
+        (Content::Whole(Bytes::copy_from_slice(&body)), offered.len())
+    };
     Answer {
         forms: encoder.concerns(body.len()).then(Box::default),
-        // It is kept: in as much room as it needs and no more.
-        body: Bytes::copy_from_slice(&body),
+        body,
         etag: tags.tag(view.revision, ""),
-        returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),
+        returned: u32::try_from(returned).unwrap_or(u32::MAX),
         degraded,
     }
+}
+
+/// The default answer in the pieces that the sheets have kept.
+fn pieces(view: &ServiceView, degraded: bool) -> Arc<[Bytes]> {
+    let mut head = BytesMut::new();
+    put_head(&mut head, view, degraded);
+    let mut pieces = vec![head.freeze()];
+    if let Some(offer) = view.entries.offer() {
+        let texts = view.entries.sheets().iter().map(|sheet| sheet.offered(offer, put_instance));
+        pieces.extend(texts.filter(|texts| !texts.is_empty()));
+        // Each text has a comma after it, and the last one needs none.
+        if let Some(last) = pieces.last_mut() {
+            last.truncate(last.len() - 1);
+        }
+    }
+    pieces.push(Bytes::from_static(TAIL));
+    pieces.into()
 }
 
 /// The answer to a heartbeat.
@@ -322,16 +370,18 @@ pub(super) fn seq_header(seq: Seq) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::clock::ManualClock;
+    use crate::domain::Command;
     use crate::domain::TraceRef;
-    use crate::domain::instance::Endpoint;
+    use crate::domain::instance::{Endpoint, Metadata};
     use crate::domain::{
         Detector, InstanceId, InstanceKey, Millis, Mode, Namespace, ServiceKey, ServiceName,
         Signals, Status, Timestamp,
     };
+    use crate::projection::{Entries, Sheet};
+    use crate::testing::archive::Past;
+    use crate::testing::{key, register};
 
     fn orders(status: Status) -> Instance {
         let service = ServiceKey {
@@ -342,11 +392,13 @@ mod tests {
             key: InstanceKey { service, instance: InstanceId::new("orders-1").unwrap() },
             incarnation: Seq(41),
             endpoint: Endpoint { address: "10.0.0.7".into(), port: 8080, protocol: "http".into() },
-            version: Some("1.4.2".into()),
-            zone: Some("eu-1a".into()),
+            labels: Labels::new(
+                Some("1.4.2"),
+                Some("eu-1a"),
+                &["canary"],
+                &Metadata::from_iter([("env".into(), "prod".into())]),
+            ),
             weight: 100,
-            tags: ["canary".into()].into(),
-            metadata: Metadata::from_iter([("env".into(), "prod".into())]),
             mode: Mode::Active,
             drain_until: None,
             signals: Signals::implied_by(status),
@@ -364,8 +416,8 @@ mod tests {
     fn view(instance: Instance, clock: &ManualClock) -> ServiceView {
         let lease = Arc::new(Lease::granted(instance.ttl, clock.monotonic(), TraceRef::default()));
         let key = instance.key.service.clone();
-        let entry = Arc::new(Entry::new(Arc::new(instance), lease));
-        ServiceView::new(key, Seq(41), [entry].into())
+        let sheet = Sheet::new(Arc::new(vec![Arc::new(instance)]), [lease].into());
+        ServiceView::new(key, Seq(41), Entries::new([Arc::new(sheet)].into()))
     }
 
     #[test]
@@ -380,12 +432,43 @@ mod tests {
         let head = r#"{"namespace":"default","service":"orders","revision":41"#;
         let default_answer = |view: &ServiceView| super::default_answer(view, &tags, &encoder);
         let healthy = default_answer(&view(orders(Status::Healthy), &clock));
-        assert_eq!(healthy.body, format!("{head},\"instances\":[{ORDERS}]}}"));
+        assert_eq!(healthy.body.joined(), format!("{head},\"instances\":[{ORDERS}]}}"));
         assert_eq!((healthy.returned, healthy.etag), (1, "\"00000000-41\"".into()));
         let degraded = default_answer(&view(orders(Status::Unstable), &clock));
-        assert!(degraded.body.starts_with(format!("{head},\"degraded\":true,").as_bytes()));
+        assert!(
+            degraded.body.joined().starts_with(format!("{head},\"degraded\":true,").as_bytes())
+        );
         let nobody = default_answer(&view(orders(Status::Failed), &clock));
-        assert_eq!(nobody.body, format!("{head},\"instances\":[]}}"));
+        assert_eq!(nobody.body.joined(), format!("{head},\"instances\":[]}}"));
+    }
+
+    #[test]
+    fn the_answer_of_a_large_service_is_the_same_list_in_pieces() {
+        let (tags, encoder) = (Tags::of(uuid::Uuid::nil()), Encoder::of(Some(4_096)));
+        // Everybody, all but some of each sheet, one sheet of several, nobody.
+        let modes: [fn(usize) -> (Mode, u16); 4] = [
+            |_| (Mode::Active, 100),
+            |n| (Mode::Active, u16::from(n % 7 > 0)),
+            |n| (if n < 128 { Mode::Standby } else { Mode::Draining }, 1),
+            |_| (Mode::Draining, 1),
+        ];
+        for mode in modes {
+            let mut past = Past::new();
+            for n in 0..300 {
+                let (mode, weight) = mode(n);
+                let mut one = register(&key("orders", &format!("o-{n:03}")));
+                (one.mode, one.weight) = (Some(mode), Some(weight));
+                past.happens(&Command::Register(one));
+            }
+            let key = key("orders", "o").service;
+            let view = ServiceView::of_the_past(key.clone(), past.present().service(&key).unwrap());
+            let answer = default_answer(&view, &tags, &encoder);
+            assert!(matches!(answer.body, Content::Pieces(_)));
+            let offered = view.select(&Filter::default()).0;
+            let whole = list(&view, false, offered.iter().copied(), None, Texts::Used);
+            assert_eq!((answer.body.joined(), answer.body.len()), (whole.clone(), whole.len()));
+            assert_eq!(answer.returned as usize, offered.len());
+        }
     }
 
     #[test]
@@ -393,11 +476,12 @@ mod tests {
         let clock = ManualClock::new(Timestamp(1_795_248_000_000_000));
         let view = view(orders(Status::Healthy), &clock);
         clock.advance(Millis::from_millis(8_000));
-        let told = |entry: &Entry| {
-            let text = String::from_utf8(with_lease(entry, &*clock).to_vec()).unwrap();
+        let told = |entry: EntryRef<'_>| {
+            let text = with_lease(entry.instance, entry.lease, &*clock).to_vec();
+            let text = String::from_utf8(text).unwrap();
             text.split_once(",\"lease\":").unwrap().1.trim_end_matches('}').to_owned()
         };
-        let entry = &view.entries[0];
+        let entry = view.entries.iter().next().unwrap();
         assert_eq!(
             told(entry),
             r#"{"last_heartbeat_at":null,"age_ms":8000,"expires_in_ms":7000,"missed":2,"signals":{"late":false,"reported_failing":false,"probe":null,"flapping":false"#

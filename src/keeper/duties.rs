@@ -158,7 +158,7 @@ impl Keeper {
 /// The state of a service, for a snapshot.
 fn state_of(view: &ServiceView) -> ServiceState {
     let living = view.entries.iter().map(|entry| Living {
-        instance: std::sync::Arc::clone(&entry.instance),
+        instance: std::sync::Arc::clone(entry.instance),
         last_heartbeat: entry.lease.last_heartbeat(),
         registration: entry.lease.registration(),
     });

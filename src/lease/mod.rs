@@ -28,27 +28,50 @@ mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
 
-/// One lease.
+/// One lease. There is one for each instance, so that its size counts: a test holds it.
 #[derive(Debug)]
 pub struct Lease {
-    ttl: Option<Millis>,
-    /// When it was granted in this run.
-    granted_at: Monotonic,
-    /// The trace of the registration that began this life.
-    registration: TraceRef,
+    /// In milliseconds; 0 is none. A day fits easily.
+    ttl_ms: u32,
     /// Whether it stands for one of which nothing is known, in a registry that shows the past.
     for_show: bool,
     /// Whether its instance was replayed from the log: what came before is known in wall time only.
     replayed: bool,
+    /// When it was granted in this run.
+    granted_at: Monotonic,
+    /// The trace of the registration that began this life.
+    registration: TraceRef,
     word: Word,
     /// Wall time of the last renewal by heartbeat, in microseconds; 0 is none yet. For showing only.
     last_wall: AtomicI64,
     /// The last heartbeat whose event has its number; the registrar writes it.
-    last_heartbeat: Mutex<Option<HeartbeatRef>>,
+    last_heartbeat: Mutex<Heard>,
     /// The load that the instance said last, as the bits of a number.
     load: AtomicU64,
     /// What was learned of its heartbeats, if it asked for that.
     adaptive: Option<Box<Adaptive>>,
+}
+
+/// The last heartbeat that has a number; numbers begin with 1, and 0 is none. Packed, so that the lock beside it takes one
+/// byte and not eight; it is only ever copied whole.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(Rust, packed)]
+struct Heard(HeartbeatRef);
+
+impl Heard {
+    fn of(heartbeat: Option<HeartbeatRef>) -> Self {
+        Self(heartbeat.unwrap_or_default())
+    }
+
+    fn get(self) -> Option<HeartbeatRef> {
+        let heartbeat = self.0;
+        (heartbeat.id > 0).then_some(heartbeat)
+    }
+}
+
+/// A ttl as a lease keeps it. What the API lets through is at most a day.
+fn kept(ttl: Option<Millis>) -> u32 {
+    ttl.map_or(0, |ttl| u32::try_from(ttl.millis().max(1)).unwrap_or(u32::MAX))
 }
 
 impl Lease {
@@ -56,14 +79,14 @@ impl Lease {
     #[must_use]
     pub fn granted(ttl: Option<Millis>, now: Monotonic, registration: TraceRef) -> Self {
         Self {
-            ttl,
+            ttl_ms: kept(ttl),
             granted_at: now,
             registration,
             for_show: false,
             replayed: false,
             word: Word::new(now.0, Mark::Open),
             last_wall: AtomicI64::new(0),
-            last_heartbeat: Mutex::new(None),
+            last_heartbeat: Mutex::new(Heard::default()),
             load: AtomicU64::new(NO_LOAD),
             adaptive: None,
         }
@@ -72,7 +95,7 @@ impl Lease {
     /// The same lease under this detector, which has learned nothing yet. Without a ttl there is nothing to detect.
     #[must_use]
     pub fn judged_by(mut self, detector: Detector) -> Self {
-        self.adaptive = match (detector, self.ttl) {
+        self.adaptive = match (detector, self.ttl()) {
             (Detector::Phi { threshold_milli }, Some(ttl)) => {
                 Some(Box::new(Adaptive::new(threshold_milli, ttl)))
             }
@@ -87,7 +110,7 @@ impl Lease {
     pub fn regranted(&self, ttl: Option<Millis>, now: Monotonic) -> Self {
         Self {
             last_wall: AtomicI64::new(self.last_wall.load(Relaxed)),
-            last_heartbeat: Mutex::new(self.last_heartbeat()),
+            last_heartbeat: Mutex::new(Heard::of(self.last_heartbeat())),
             load: AtomicU64::new(self.load.load(Relaxed)),
             ..Self::granted(ttl, now, self.registration)
         }
@@ -118,14 +141,14 @@ impl Lease {
     ) -> Self {
         let mark = if late { Mark::Late } else { Mark::Open };
         Self {
-            ttl,
+            ttl_ms: kept(ttl),
             granted_at: now,
             registration,
             for_show: false,
             replayed: true,
             word: Word::new(now.0, mark),
             last_wall: AtomicI64::new(last_heartbeat.map_or(0, |heartbeat| heartbeat.at.micros())),
-            last_heartbeat: Mutex::new(last_heartbeat),
+            last_heartbeat: Mutex::new(Heard::of(last_heartbeat)),
             load: AtomicU64::new(NO_LOAD),
             adaptive: None,
         }
@@ -141,7 +164,7 @@ impl Lease {
     /// How long a renewal lasts; none for an instance that is only probed, whose lease never runs out.
     #[must_use]
     pub fn ttl(&self) -> Option<Millis> {
-        self.ttl
+        (self.ttl_ms > 0).then(|| Millis::from_millis(self.ttl_ms.into()))
     }
 
     /// The trace of the registration that began this life; all zero if it is not known.
@@ -155,7 +178,8 @@ impl Lease {
     #[must_use]
     pub fn late_after(&self) -> Option<Millis> {
         let learned = self.adaptive.as_ref().and_then(|adaptive| adaptive.bounds());
-        let fixed = || self.ttl.map(|ttl| Millis::from_millis(ttl.millis().saturating_mul(2) / 3));
+        let fixed =
+            || self.ttl().map(|ttl| Millis::from_millis(ttl.millis().saturating_mul(2) / 3));
         learned.map(|bounds| bounds.late_after).or_else(fixed)
     }
 
@@ -163,14 +187,14 @@ impl Lease {
     /// misses nothing, although no heartbeat moves its place in the queue. None if it never does.
     #[must_use]
     pub fn late_at_least(&self) -> Option<Millis> {
-        if self.adaptive.is_some() { self.ttl.map(phi::least_late) } else { self.late_after() }
+        if self.adaptive.is_some() { self.ttl().map(phi::least_late) } else { self.late_after() }
     }
 
     /// How long after a renewal the lease runs out: the ttl, or what φ has learned. None if it never does.
     #[must_use]
     pub fn expires_after(&self) -> Option<Millis> {
         let learned = self.adaptive.as_ref().and_then(|adaptive| adaptive.bounds());
-        learned.map(|bounds| bounds.gone_after).or(self.ttl)
+        learned.map(|bounds| bounds.gone_after).or_else(|| self.ttl())
     }
 
     /// How suspicious this silence is to the adaptive detector; none if it does not decide, or not yet.
@@ -258,12 +282,12 @@ impl Lease {
     /// The last heartbeat that has a number in the log.
     #[must_use]
     pub fn last_heartbeat(&self) -> Option<HeartbeatRef> {
-        *self.last_heartbeat.lock()
+        self.last_heartbeat.lock().get()
     }
 
     /// Notes the number of a heartbeat; for the registrar.
     pub fn logged_heartbeat(&self, heartbeat: HeartbeatRef) {
-        *self.last_heartbeat.lock() = Some(heartbeat);
+        *self.last_heartbeat.lock() = Heard(heartbeat);
     }
 
     /// Since when the lease counts: its last renewal, or the end of the last stall.
@@ -278,6 +302,12 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000;
+
+    /// With the two counts of an `Arc` it fills 128 bytes, which is what allocators give out.
+    #[test]
+    fn a_million_leases_are_not_larger_than_they_have_to_be() {
+        assert!(size_of::<Lease>() <= 112, "{}", size_of::<Lease>());
+    }
 
     /// A lease under the adaptive detector after ten regular heartbeats, the last one at 5 s.
     fn learned() -> Lease {

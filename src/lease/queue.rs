@@ -16,7 +16,7 @@ use crate::clock::Monotonic;
 use crate::domain::{InstanceKey, Seq, ServiceKey};
 
 /// Whose lease it is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tracked {
     /// Who.
     pub key: InstanceKey,
@@ -31,7 +31,7 @@ struct Entry {
     due: Monotonic,
     /// The same for all instances of a service, and seldom for those of another.
     group: u64,
-    tracked: Arc<Tracked>,
+    tracked: Tracked,
 }
 
 impl Entry {
@@ -68,7 +68,7 @@ pub struct DeadlineQueue {
 
 impl DeadlineQueue {
     /// Looks at `tracked` when the clock shows `due`.
-    pub fn push(&mut self, due: Monotonic, tracked: Arc<Tracked>) {
+    pub fn push(&mut self, due: Monotonic, tracked: Tracked) {
         let group = group_of(&tracked.key.service);
         self.heap.push(Reverse(Entry { due, group, tracked }));
     }
@@ -80,7 +80,7 @@ impl DeadlineQueue {
     }
 
     /// Takes the earliest entry, if it is due at `now`.
-    pub fn pop_due(&mut self, now: Monotonic) -> Option<Arc<Tracked>> {
+    pub fn pop_due(&mut self, now: Monotonic) -> Option<Tracked> {
         if self.next_due()? > now {
             return None;
         }

@@ -8,18 +8,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{
-    self, DecodeError, StoredHeartbeat, StoredInstance, hex, load_heartbeat, load_instance,
+    self, DecodeError, StoredHeartbeat, StoredInstance, Text, hex, load_heartbeat, load_instance,
     payload, store_heartbeat, store_instance,
 };
 use super::upkeep::{Living, ServiceState};
 use crate::domain::event::{Event, HeartbeatRef};
 use crate::domain::registry::{Service, digest_of};
 use crate::domain::{
-    Change, InstanceKey, Namespace, Registry, Seq, ServiceKey, ServiceName, Timestamp, TraceRef,
-    fold,
+    Change, Instance, InstanceKey, Namespace, Registry, Seq, ServiceKey, ServiceName, Timestamp,
+    TraceRef, fold,
 };
 
 /// The newest version of part; one without anything newer in it is written as the first.
@@ -37,13 +38,16 @@ pub struct Life {
     pub registration: TraceRef,
 }
 
+/// What is known of each of the living. A keyed hash that is fast: there may be a million of them.
+pub type Lives = HashMap<InstanceKey, Life, RandomState>;
+
 /// The state after a change, with what a registry needs beside it to go on from there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The state.
     pub registry: Registry,
     /// What is known of those who live in it.
-    pub lives: HashMap<InstanceKey, Life>,
+    pub lives: Lives,
     /// Heartbeats with a lower number are known to `lives`, but for those that were being noted at that moment: at
     /// most one flush of traffic.
     pub next_traffic: u64,
@@ -87,7 +91,7 @@ impl Snapshot {
         (tally.header(self.registry.head(), self.registry.at(), self.next_traffic), all)
     }
 
-    fn living(&self, instance: &Arc<crate::domain::Instance>) -> Living {
+    fn living(&self, instance: &Arc<Instance>) -> Living {
         let life = self.lives.get(&instance.key).copied().unwrap_or_default();
         let Life { last_heartbeat, registration } = life;
         Living { instance: Arc::clone(instance), last_heartbeat, registration }
@@ -139,16 +143,21 @@ pub struct Part {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredLiving {
-    instance: StoredInstance,
-    lease: StoredLease,
+struct StoredLiving<'a> {
+    #[serde(borrow)]
+    instance: StoredInstance<'a>,
+    #[serde(borrow)]
+    lease: StoredLease<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredLease {
-    last_heartbeat: Option<StoredHeartbeat>,
-    trace_id: String,
-    span_id: String,
+struct StoredLease<'a> {
+    #[serde(borrow)]
+    last_heartbeat: Option<StoredHeartbeat<Text<'a>>>,
+    #[serde(borrow)]
+    trace_id: Text<'a>,
+    #[serde(borrow)]
+    span_id: Text<'a>,
 }
 
 impl Part {
@@ -178,14 +187,20 @@ impl Part {
         if self.format > FORMAT {
             return Err(DecodeError::Newer(self.format));
         }
-        let stored: Vec<StoredLiving> = serde_json::from_str(&self.instances).map_err(payload)?;
+        let stored: Vec<StoredLiving<'_>> =
+            serde_json::from_str(&self.instances).map_err(payload)?;
+        let mut instances: Vec<Living> = Vec::with_capacity(stored.len());
+        for living in stored {
+            let near = instances.last().map(|living| Arc::clone(&living.instance));
+            instances.push(load_living(living, near.as_deref())?);
+        }
         Ok(ServiceState {
             key: ServiceKey {
                 namespace: Namespace::new(&self.namespace).map_err(payload)?,
                 service: ServiceName::new(&self.service).map_err(payload)?,
             },
             revision: Seq(self.revision),
-            instances: stored.into_iter().map(load_living).collect::<Result<_, _>>()?,
+            instances,
         })
     }
 
@@ -196,12 +211,12 @@ impl Part {
     }
 }
 
-fn load_living(stored: StoredLiving) -> Result<Living, DecodeError> {
+fn load_living(stored: StoredLiving<'_>, near: Option<&Instance>) -> Result<Living, DecodeError> {
     let StoredLease { last_heartbeat, trace_id, span_id } = &stored.lease;
     Ok(Living {
         last_heartbeat: last_heartbeat.as_ref().map(load_heartbeat).transpose()?,
         registration: codec::trace_of(trace_id, span_id)?,
-        instance: Arc::new(load_instance(stored.instance)?),
+        instance: Arc::new(load_instance(stored.instance, near)?),
     })
 }
 
@@ -214,8 +229,8 @@ pub fn encode(seq: Seq, state: &ServiceState) -> Vec<Part> {
             instance: store_instance(&living.instance),
             lease: StoredLease {
                 last_heartbeat: living.last_heartbeat.map(store_heartbeat),
-                trace_id: hex(&living.registration.trace_id),
-                span_id: hex(&living.registration.span_id),
+                trace_id: hex(&living.registration.trace_id).into(),
+                span_id: hex(&living.registration.span_id).into(),
             },
         };
         let text = serde_json::to_string(&stored).expect("strings and numbers are always JSON");
@@ -332,13 +347,35 @@ impl Header {
     }
 }
 
-/// Puts a snapshot together from its parts, which stand in the order of their names.
+/// A part that was taken apart, with what of it the header's sums are made of.
+#[derive(Debug)]
+pub struct Decoded {
+    state: ServiceState,
+    checksum: u32,
+    digest: u64,
+}
+
+impl Decoded {
+    /// Takes a part apart. Any thread may do that: it is most of the work of reading a snapshot.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: it is not what was written.
+    pub fn of(part: &Part) -> Result<Self, DecodeError> {
+        let state = part.decode()?;
+        let instances = state.instances.iter();
+        let digest = instances.fold(0, |sum: u64, l| sum.wrapping_add(digest_of(&l.instance)));
+        Ok(Self { state, checksum: part.checksum, digest })
+    }
+}
+
+/// Puts a snapshot together from its parts, which come in the order of their names.
 #[derive(Debug)]
 pub struct Builder {
     header: Header,
     list: List,
     services: Vec<(ServiceKey, Service)>,
-    lives: HashMap<InstanceKey, Life>,
+    lives: Lives,
+    digest: u64,
 }
 
 impl Builder {
@@ -346,22 +383,31 @@ impl Builder {
     #[must_use]
     pub fn new(header: Header) -> Self {
         // What a damaged header claims reserves no memory.
-        Self { header, list: List::default(), services: Vec::new(), lives: HashMap::new() }
+        let (list, services, lives) = (List::default(), Vec::new(), Lives::default());
+        Self { header, list, services, lives, digest: 0 }
     }
 
     /// Takes the next part.
     ///
     /// # Errors
-    /// [`DecodeError`]: it is not what was written, or not the next one.
+    /// [`DecodeError`]: it is not what was written.
     pub fn add(&mut self, part: &Part) -> Result<(), DecodeError> {
-        let state = part.decode()?;
-        self.list.add(&part.namespace, &part.service, part.checksum);
+        self.put(Decoded::of(part)?);
+        Ok(())
+    }
+
+    /// The same, taken apart. One that is not the next is found out by [`Builder::finish`].
+    pub fn put(&mut self, part: Decoded) {
+        let Decoded { state, checksum, digest } = part;
+        let ServiceKey { namespace, service } = &state.key;
+        self.list.add(namespace.as_str(), service.as_str(), checksum);
+        self.digest = self.digest.wrapping_add(digest);
+        self.lives.reserve(state.instances.len());
         for Living { instance, last_heartbeat, registration } in &state.instances {
             let life = Life { last_heartbeat: *last_heartbeat, registration: *registration };
             self.lives.insert(instance.key.clone(), life);
         }
         join(&mut self.services, state);
-        Ok(())
     }
 
     /// The snapshot.
@@ -369,9 +415,10 @@ impl Builder {
     /// # Errors
     /// [`DecodeError`]: the parts are not those that belong to the header.
     pub fn finish(self) -> Result<Snapshot, DecodeError> {
-        let Self { header, list, services, lives } = self;
+        let Self { header, list, services, lives, digest } = self;
         header.check(&list)?;
-        let registry = Registry::from_parts(Seq(header.seq), Timestamp(header.at), services);
+        let registry =
+            Registry::from_digested(Seq(header.seq), Timestamp(header.at), services, digest);
         let says = (header.services, header.instances, header.digest);
         let holds = (
             registry.service_count() as u64,
@@ -396,7 +443,7 @@ fn join(services: &mut Vec<(ServiceKey, Service)>, state: ServiceState) {
     }
     if let Some((_, service)) = services.last_mut() {
         let living = instances.into_iter().map(|living| living.instance);
-        service.instances.extend(living.map(|living| (living.key.instance.clone(), living)));
+        service.instances.extend(living);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
 use crate::domain::invariants::check_change;
 use crate::domain::{
-    Change, Detector, Instance, InstanceKey, Millis, Mode, Registry, Seq, Signals, Status,
+    Change, Detector, Instance, InstanceKey, Labels, Millis, Mode, Registry, Seq, Signals, Status,
     Timestamp, fold,
 };
 use crate::lease::Lease;
@@ -39,11 +39,13 @@ fn full() -> Instance {
         key: subject(),
         incarnation: Seq(1),
         endpoint: Endpoint { address: "fe80::7".into(), port: 65_535, protocol: "grpc".into() },
-        version: Some("1.2 \"beta\" 🦀".into()),
-        zone: Some("eu-1".into()),
+        labels: Labels::new(
+            Some("1.2 \"beta\" 🦀"),
+            Some("eu-1"),
+            &["blue", "a,b"],
+            &metadata(&[("", "empty key"), ("team", "it's\\ours\n")]),
+        ),
         weight: 0,
-        tags: ["blue".into(), "a,b".into()].into(),
-        metadata: metadata(&[("", "empty key"), ("team", "it's\\ours\n")]),
         mode: Mode::Standby,
         drain_until: None,
         status: Status::Failed,
@@ -58,10 +60,7 @@ fn full() -> Instance {
 
 fn plain() -> Instance {
     Instance {
-        version: None,
-        zone: None,
-        tags: [].into(),
-        metadata: metadata(&[]),
+        labels: Labels::default(),
         status: Status::Healthy,
         signals: Signals::default(),
         ..full()

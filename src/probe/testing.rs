@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::domain::check::{CheckKind, CheckMethod};
 use crate::domain::health::ProbeVerdict;
-use crate::domain::instance::{Endpoint, Metadata};
+use crate::domain::instance::Endpoint;
 use crate::domain::limits::{CHECK_INTERVAL_DEFAULT, CHECK_TIMEOUT_DEFAULT};
 use crate::domain::{
-    Check, Detector, Instance, InstanceId, InstanceKey, Millis, Mode, Namespace, Seq, ServiceKey,
-    ServiceName, Signals, Timestamp,
+    Check, Detector, Instance, InstanceId, InstanceKey, Labels, Millis, Mode, Namespace, Seq,
+    ServiceKey, ServiceName, Signals, Timestamp,
 };
 
 /// An HTTP check with the defaults.
@@ -42,11 +42,8 @@ pub(crate) fn instance(id: &str, check: Check, verdict: ProbeVerdict) -> Arc<Ins
         key: InstanceKey { service, instance: InstanceId::new(id).unwrap() },
         incarnation: Seq(1),
         endpoint: Endpoint { address: "10.0.0.7".into(), port: 8080, protocol: "http".into() },
-        version: None,
-        zone: None,
+        labels: Labels::default(),
         weight: 100,
-        tags: Box::default(),
-        metadata: Metadata::default(),
         mode: Mode::Active,
         drain_until: None,
         status: signals.status(),

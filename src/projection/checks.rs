@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Entry, Projection};
+use super::{EntryRef, Projection};
 use crate::domain::{Instance, InstanceKey};
 
 /// Instances whose check is to be looked at again, in the order of their names; none of those that have left or have no
@@ -63,8 +63,8 @@ impl Projection {
         let views = index.values().map(|cell| cell.view());
         let moved = views.flat_map(|view| {
             let checked = view.entries.iter().filter(|entry| entry.instance.check.is_some());
-            let told = |entry: &Arc<Entry>| {
-                (entry.instance.key.clone(), Some(Arc::clone(&entry.instance)))
+            let told = |entry: EntryRef<'_>| {
+                (entry.instance.key.clone(), Some(Arc::clone(entry.instance)))
             };
             checked.map(told).collect::<Vec<_>>()
         });

@@ -5,7 +5,10 @@
 //! head and then a view has seen at least that head.
 
 mod checks;
+#[cfg(test)]
+mod churn_tests;
 mod publisher;
+mod sheet;
 mod view;
 
 use std::collections::BTreeMap;
@@ -22,7 +25,8 @@ use parking_lot::RwLock;
 use crate::domain::{Mode, Namespace, Seq, ServiceKey, ServiceName, Status};
 pub use checks::{Checks, Moved};
 pub use publisher::{Grant, Published, Publisher, Shift};
-pub use view::{Answer, Entry, ServiceView};
+pub use sheet::{Entries, Entry, EntryRef, Offer, Sheet, Write};
+pub use view::{Answer, Content, ServiceView};
 
 /// How often all views are gone through to find them of one version.
 const VIEWS_TRIES: usize = 8;
@@ -86,9 +90,13 @@ impl Population {
     }
 
     fn add(&self, view: &ServiceView, sign: i64) {
-        for Entry { instance, .. } in view.entries.iter().map(|entry| &**entry) {
-            let count = &self.0[instance.status as usize][instance.mode as usize];
-            count.fetch_add(sign, Ordering::Relaxed);
+        for (status, mode) in
+            Status::ALL.iter().flat_map(|status| Mode::ALL.iter().map(|mode| (*status, *mode)))
+        {
+            let count = i64::try_from(view.entries.count(status, mode)).unwrap_or(i64::MAX);
+            if count != 0 {
+                self.0[status as usize][mode as usize].fetch_add(sign * count, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The writing side of the projection. There is one, and the registrar has it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Release;
 
 use arc_swap::ArcSwap;
 
+use super::sheet::{Entries, EntryRef, Sheet};
 use super::{Entry, Projection, ServiceCell, ServiceView};
 use crate::domain::registry::Service;
+use crate::domain::roster::Leaf;
 use crate::domain::{Instance, InstanceKey, Registry, Seq, ServiceKey, Status};
 use crate::lease::Lease;
 
@@ -26,7 +29,7 @@ pub struct Published {
     /// Leases that began.
     pub granted: Vec<Grant>,
     /// Entries whose instance has left or got another lease.
-    pub ended: Vec<Arc<Entry>>,
+    pub ended: Vec<Entry>,
     /// How the numbers of instances moved, a row for each service and status where they did.
     pub shifts: Vec<Shift>,
     /// Instances with a check that came, changed or left; none of the last.
@@ -35,8 +38,8 @@ pub struct Published {
 
 impl Published {
     /// Notes that `instance` came in the stead of `before`, if there is something to probe or was.
-    fn moved(&mut self, before: Option<&Entry>, instance: Option<&Arc<Instance>>) {
-        let had = before.map(|before| &before.instance).filter(|before| before.check.is_some());
+    fn moved(&mut self, before: Option<EntryRef<'_>>, instance: Option<&Arc<Instance>>) {
+        let had = before.map(|before| before.instance).filter(|before| before.check.is_some());
         let has = instance.filter(|instance| instance.check.is_some());
         if let Some(either) = has.or(had) {
             self.checked.push((either.key.clone(), has.cloned()));
@@ -89,9 +92,9 @@ impl Publisher {
                 if !stays {
                     let before = cell.view();
                     self.projection.population.add(&before, -1);
-                    let nobody = ServiceView::new(key.clone(), before.revision, Box::default());
+                    let nobody = ServiceView::new(key.clone(), before.revision, Entries::default());
                     left.shifts.extend(shifts(key, Some(&before), &nobody));
-                    left.ended.extend(before.entries.iter().cloned());
+                    left.ended.extend(before.entries.iter().map(EntryRef::owned));
                     self.projection.services.pin().remove(key);
                 }
                 stays
@@ -145,7 +148,7 @@ impl Publisher {
             }
         }
         self.projection.checks.note(std::mem::take(&mut published.checked));
-        self.projection.head.store(head.0, Ordering::Release);
+        self.projection.head.store(head.0, Release);
         published
     }
 }
@@ -156,8 +159,7 @@ fn shifts<'a>(
     after: &ServiceView,
 ) -> impl Iterator<Item = Shift> + 'a {
     let count = |view: &ServiceView, status: Status| {
-        let with_status = view.entries.iter().filter(|entry| entry.instance.status == status);
-        i32::try_from(with_status.count()).unwrap_or(i32::MAX)
+        i32::try_from(view.entries.count_status(status)).unwrap_or(i32::MAX)
     };
     let moved = [Status::Healthy, Status::Unstable, Status::Failed].map(|status| {
         (status, count(after, status) - before.map_or(0, |view| count(view, status)))
@@ -166,8 +168,13 @@ fn shifts<'a>(
     moved.map(|(status, change)| Shift { service: key.clone(), status, change })
 }
 
-/// The view of `service` that follows `before`: entries of unchanged instances are shared, leases of
-/// living ones are kept.
+/// The view of `service` that follows `before`. Sheets whose leaf is where it was are shared: what lies between two of
+/// them was changed, and is gone through. Leases of the living are kept.
+///
+/// ```text
+///   before   [a][b][c]      [d][e]        both are in the order of the ids, so that what is not shared and begins first
+///   after    [a][ ][c][ ][ ][d][ ]        is looked at first, and no shared one is passed over
+/// ```
 fn next_view(
     key: &ServiceKey,
     service: &Service,
@@ -175,44 +182,100 @@ fn next_view(
     grant: &impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
     published: &mut Published,
 ) -> ServiceView {
-    let mut old = before.map_or(&[][..], |before| &before.entries).iter().peekable();
-    let mut entries = Vec::with_capacity(service.instances.len());
-    for (id, instance) in &service.instances {
-        // Both sides are sorted by id: what the old one has and the new one has not, has left.
-        while let Some(left) = old.next_if(|entry| entry.instance.key.instance < *id) {
-            published.moved(Some(left), None);
-            published.ended.push(Arc::clone(left));
+    let mut old = before.map_or(&[][..], |before| before.entries.sheets());
+    let mut new = service.instances.leaves();
+    let mut sheets = Vec::with_capacity(new.len());
+    loop {
+        let (mut left, mut came) = (old, new);
+        while let Some((gone, more)) = first_unshared(old, new) {
+            (old, new) = (&old[gone..], &new[more..]);
         }
-        let same = old.next_if(|entry| entry.instance.key.instance == *id);
-        if same.is_none_or(|entry| !Arc::ptr_eq(&entry.instance, instance)) {
-            published.moved(same.map(|entry| &**entry), Some(instance));
+        left = &left[..left.len() - old.len()];
+        came = &came[..came.len() - new.len()];
+        sheets.extend(changed(left, came, grant, published));
+        let ([shared, after @ ..], [_, rest @ ..]) = (old, new) else { break };
+        sheets.push(Arc::clone(shared));
+        (old, new) = (after, rest);
+    }
+    ServiceView::new(key.clone(), service.revision, Entries::new(sheets.into()))
+}
+
+/// Whether to pass over the first of the old sheets, the first of the new leaves, or both; none if they are shared, or there
+/// are no more of either.
+fn first_unshared(old: &[Arc<Sheet>], new: &[Leaf]) -> Option<(usize, usize)> {
+    let id = |leaf: &Leaf| leaf.first().map(|first| first.key.instance.clone());
+    match (old.first(), new.first()) {
+        (None, None) => None,
+        (Some(_), None) => Some((1, 0)),
+        (None, Some(_)) => Some((0, 1)),
+        (Some(sheet), Some(leaf)) if Arc::ptr_eq(sheet.leaf(), leaf) => None,
+        (Some(sheet), Some(leaf)) => Some(match id(sheet.leaf()).cmp(&id(leaf)) {
+            Ordering::Less => (1, 0),
+            Ordering::Equal => (1, 1),
+            Ordering::Greater => (0, 1),
+        }),
+    }
+}
+
+/// The sheets of these leaves, which have come in the stead of those sheets.
+fn changed(
+    left: &[Arc<Sheet>],
+    came: &[Leaf],
+    grant: &impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
+    published: &mut Published,
+) -> Vec<Arc<Sheet>> {
+    let mut old = left.iter().flat_map(|sheet| sheet.iter()).peekable();
+    let mut sheets = Vec::with_capacity(came.len());
+    for (number, leaf) in came.iter().enumerate() {
+        let mut leases = Vec::with_capacity(leaf.len());
+        for instance in leaf.iter() {
+            // Both sides are sorted by id: what the old one has and the new one has not, has left.
+            let id = &instance.key.instance;
+            while let Some(gone) = old.next_if(|entry| entry.instance.key.instance < *id) {
+                published.moved(Some(gone), None);
+                published.ended.push(gone.owned());
+            }
+            let same = old.next_if(|entry| entry.instance.key.instance == *id);
+            leases.push(lease_of(instance, same, grant, published));
         }
-        entries.push(match same {
-            Some(entry) if Arc::ptr_eq(&entry.instance, instance) => Arc::clone(entry),
-            Some(entry)
-                if entry.instance.incarnation == instance.incarnation
-                    && entry.instance.ttl == instance.ttl
-                    && entry.instance.detector == instance.detector =>
-            {
-                Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&entry.lease)))
-            }
-            replaced => {
-                published.ended.extend(replaced.cloned());
-                let same_life = replaced
-                    .filter(|entry| entry.instance.incarnation == instance.incarnation)
-                    .map(|entry| &*entry.lease);
-                let lease = Arc::new(grant(instance, same_life));
-                let instance = Arc::clone(instance);
-                published
-                    .granted
-                    .push(Grant { instance: Arc::clone(&instance), lease: Arc::clone(&lease) });
-                Arc::new(Entry::new(instance, lease))
-            }
-        });
+        let sheet = Sheet::new(Arc::clone(leaf), leases.into());
+        // Where one was divided, both halves follow it.
+        sheets.push(Arc::new(match left.get(number).or_else(|| left.last()) {
+            Some(before) => sheet.after(before),
+            None => sheet,
+        }));
     }
-    for left in old {
-        published.moved(Some(left), None);
-        published.ended.push(Arc::clone(left));
+    for gone in old {
+        published.moved(Some(gone), None);
+        published.ended.push(gone.owned());
     }
-    ServiceView::new(key.clone(), service.revision, entries.into_boxed_slice())
+    sheets
+}
+
+/// The lease of an instance that stands where `before` stood: the same, if that is of the same life and its rules did not
+/// change.
+fn lease_of(
+    instance: &Arc<Instance>,
+    before: Option<EntryRef<'_>>,
+    grant: &impl Fn(&Arc<Instance>, Option<&Lease>) -> Lease,
+    published: &mut Published,
+) -> Arc<Lease> {
+    if let Some(entry) = before
+        && Arc::ptr_eq(entry.instance, instance)
+    {
+        return Arc::clone(entry.lease);
+    }
+    published.moved(before, Some(instance));
+    let same_life = before.filter(|entry| entry.instance.incarnation == instance.incarnation);
+    let same_rules = |entry: &EntryRef<'_>| {
+        entry.instance.ttl == instance.ttl && entry.instance.detector == instance.detector
+    };
+    if let Some(entry) = same_life.filter(same_rules) {
+        return Arc::clone(entry.lease);
+    }
+    published.ended.extend(before.map(EntryRef::owned));
+    let lease = Arc::new(grant(instance, same_life.map(|entry| &**entry.lease)));
+    let granted = Grant { instance: Arc::clone(instance), lease: Arc::clone(&lease) };
+    published.granted.push(granted);
+    lease
 }

@@ -1,5 +1,5 @@
 //! What a reader holds: one service as it was after some change. Immutable; a change makes a new one that
-//! shares the entries which did not change.
+//! shares the sheets which did not change.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,46 +7,18 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::sheet::{Entries, EntryRef, Sheet};
 use crate::domain::registry::Service;
 use crate::domain::selection::{Filter, Tier, select};
-use crate::domain::{Instance, Seq, ServiceKey, Status};
+use crate::domain::{Seq, ServiceKey, Status};
 use crate::lease::Lease;
-
-/// One instance in a view, with its lease and, once somebody needed it, its text.
-#[derive(Debug)]
-pub struct Entry {
-    /// The instance.
-    pub instance: Arc<Instance>,
-    /// Its lease: the one part that moves on its own.
-    pub lease: Arc<Lease>,
-    text: OnceLock<Bytes>,
-}
-
-impl Entry {
-    /// An entry that nobody has asked for yet.
-    #[must_use]
-    pub fn new(instance: Arc<Instance>, lease: Arc<Lease>) -> Self {
-        Self { instance, lease, text: OnceLock::new() }
-    }
-
-    /// The instance as text, made by `serialize` when it is first asked for and kept as long as the
-    /// instance does not change.
-    pub fn text(&self, serialize: impl FnOnce(&Instance) -> Bytes) -> &Bytes {
-        self.text.get_or_init(|| serialize(&self.instance))
-    }
-
-    /// Its text, if somebody needed it before.
-    #[must_use]
-    pub fn known_text(&self) -> Option<&Bytes> {
-        self.text.get()
-    }
-}
 
 /// The default answer of a service, made once per revision.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The body.
-    pub body: Bytes,
+    /// The body: one piece, or many that follow on each other where it is that of a large service, which shares them with
+    /// its other views.
+    pub body: Content,
     /// Its entity tag, quotes included.
     pub etag: Bytes,
     /// The body in other encodings, each made when it is first asked for; none of a body that has no others. What they
@@ -58,6 +30,41 @@ pub struct Answer {
     pub degraded: bool,
 }
 
+/// The bytes of a body.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// In one piece.
+    Whole(Bytes),
+    /// In many.
+    Pieces(Arc<[Bytes]>),
+}
+
+impl Content {
+    /// How many bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them in one piece: a copy, if there are many.
+    #[must_use]
+    pub fn joined(&self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes.clone(),
+            Self::Pieces(pieces) => pieces.concat().into(),
+        }
+    }
+}
+
 /// One service after some change.
 #[derive(Debug)]
 pub struct ServiceView {
@@ -66,7 +73,7 @@ pub struct ServiceView {
     /// Its revision.
     pub revision: Seq,
     /// Its instances in the order of their ids.
-    pub entries: Box<[Arc<Entry>]>,
+    pub entries: Entries,
     /// How many of them are healthy.
     pub healthy: u32,
     /// Of a service that is not large, a hash of each entry's id, in their order: one line of memory tells where an id is.
@@ -84,13 +91,13 @@ fn hash_of(id: &str) -> u32 {
 }
 
 impl ServiceView {
-    /// A view of these entries, which are in the order of their ids.
+    /// A view of these entries.
     #[must_use]
-    pub fn new(key: ServiceKey, revision: Seq, entries: Box<[Arc<Entry>]>) -> Self {
-        let healthy = entries.iter().filter(|e| e.instance.status == Status::Healthy).count();
-        let healthy = u32::try_from(healthy).unwrap_or(u32::MAX);
-        let hashed = if entries.len() <= SCAN_MAX { &*entries } else { &[] };
-        let hashes = hashed.iter().map(|e| hash_of(e.instance.key.instance.as_str())).collect();
+    pub fn new(key: ServiceKey, revision: Seq, entries: Entries) -> Self {
+        let healthy = u32::try_from(entries.count_status(Status::Healthy)).unwrap_or(u32::MAX);
+        let hashed = if entries.len() <= SCAN_MAX { entries.sheets() } else { &[] };
+        let ids = hashed.iter().flat_map(|sheet| sheet.iter());
+        let hashes = ids.map(|e| hash_of(e.instance.key.instance.as_str())).collect();
         Self { key, revision, entries, healthy, hashes, answer: OnceLock::new() }
     }
 
@@ -99,26 +106,31 @@ impl ServiceView {
     #[must_use]
     pub fn of_the_past(key: ServiceKey, service: &Service) -> Self {
         let lease = Arc::new(Lease::for_show(None));
-        let entry = |instance| Arc::new(Entry::new(Arc::clone(instance), Arc::clone(&lease)));
-        Self::new(key, service.revision, service.instances.values().map(entry).collect())
+        let sheets = service.instances.leaves().iter().map(|leaf| {
+            let leases = leaf.iter().map(|_| Arc::clone(&lease)).collect();
+            Arc::new(Sheet::new(Arc::clone(leaf), leases))
+        });
+        Self::new(key, service.revision, Entries::new(sheets.collect()))
     }
 
     /// The instance of this id.
     #[must_use]
-    pub fn entry(&self, id: &str) -> Option<&Arc<Entry>> {
-        let order = |entry: &Arc<Entry>| entry.instance.key.instance.as_str().cmp(id);
+    pub fn entry(&self, id: &str) -> Option<EntryRef<'_>> {
         if self.entries.len() > SCAN_MAX {
-            return Some(&self.entries[self.entries.binary_search_by(order).ok()?]);
+            return self.entries.get(id);
         }
         let hash = hash_of(id);
-        let alike = self.hashes.iter().zip(&self.entries).filter(|(known, _)| **known == hash);
-        alike.map(|(_, entry)| entry).find(|entry| order(entry).is_eq())
+        // So few are on one sheet.
+        let sheet = self.entries.sheets().first()?;
+        let alike = self.hashes.iter().enumerate().filter(|(_, known)| **known == hash);
+        let mut alike = alike.filter_map(|(place, _)| sheet.at(place));
+        alike.find(|entry| entry.instance.key.instance.as_str() == id)
     }
 
     /// Those that a lookup with `filter` is answered, and the tier that they are of.
     #[must_use]
-    pub fn select(&self, filter: &Filter) -> (Vec<&Arc<Entry>>, Option<Tier>) {
-        select(self.entries.iter(), |entry| &entry.instance, filter)
+    pub fn select(&self, filter: &Filter) -> (Vec<EntryRef<'_>>, Option<Tier>) {
+        select(self.entries.iter(), |entry| entry.instance, filter)
     }
 
     /// The default answer, made by `serialize` when it is first asked for.

@@ -18,7 +18,7 @@ use crate::domain::{Change, InstanceKey, ServiceKey, TraceRef, fold, invariants}
 use crate::lease::Lease;
 use crate::lease::queue::Tracked;
 use crate::log::{AppendError, BATCH_MAX};
-use crate::projection::{Entry, Grant};
+use crate::projection::{Entry, EntryRef, Grant};
 use crate::telemetry::propagation::TraceContext;
 
 /// How often others may win the race for the log's head before the group is refused.
@@ -207,14 +207,14 @@ impl Registrar {
             let due = now.plus(soonest);
             let tracked =
                 Tracked { key: instance.key.clone(), incarnation: instance.incarnation, lease };
-            self.deadlines.push(due, Arc::new(tracked));
+            self.deadlines.push(due, tracked);
         }
     }
 
-    pub(super) fn entry(&self, key: &InstanceKey) -> Option<Arc<Entry>> {
+    pub(super) fn entry(&self, key: &InstanceKey) -> Option<Entry> {
         let ServiceKey { namespace, service } = &key.service;
         let view = self.publisher.projection().service(namespace.as_str(), service.as_str())?;
-        view.entry(key.instance.as_str()).cloned()
+        view.entry(key.instance.as_str()).map(EntryRef::owned)
     }
 
     /// The group is in the log: publishes it, renews leases, answers.

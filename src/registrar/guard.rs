@@ -137,7 +137,7 @@ impl Registrar {
     }
 
     /// Of those that are ripe: how many of each service nobody had the time to mark late, and which ones.
-    fn unmarked(&self) -> (BTreeMap<ServiceKey, u64>, Vec<Arc<Tracked>>) {
+    fn unmarked(&self) -> (BTreeMap<ServiceKey, u64>, Vec<Tracked>) {
         let clock = self.clock();
         let mut services: BTreeMap<ServiceKey, u64> = BTreeMap::new();
         let mut unmarked = Vec::new();
@@ -150,7 +150,7 @@ impl Registrar {
                 if let Some(more) = services.get_mut(service) {
                     *more += 1;
                 }
-                unmarked.push(Arc::clone(tracked));
+                unmarked.push(tracked.clone());
             }
         }
         (services, unmarked)
@@ -162,7 +162,7 @@ impl Registrar {
         guard.to_enter(services.iter().map(|(service, more)| (service, *more)), now)
     }
 
-    fn mark_unmarked(&mut self, unmarked: Vec<Arc<Tracked>>, sweep: &TraceContext) {
+    fn mark_unmarked(&mut self, unmarked: Vec<Tracked>, sweep: &TraceContext) {
         let clock = self.clock();
         let mut works = Vec::with_capacity(unmarked.len());
         let found = clock.monotonic();

@@ -1,8 +1,10 @@
 //! From the log to a state that can serve: the newest whole snapshot, the changes after it, the last heartbeats, a
 //! check, leases with a fresh grace.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use super::flush::SLICE;
 use super::readiness::{Phase, Readiness};
@@ -13,7 +15,7 @@ use crate::domain::event::{HeartbeatRef, Note, Recovered};
 use crate::domain::traffic::Detail;
 use crate::domain::{InstanceKey, Seq, ServiceKey, Timestamp, invariants};
 use crate::lease::Lease;
-use crate::log::snapshot::Life;
+use crate::log::snapshot::{Life, Lives};
 use crate::log::{AppendError, ReadError, Snapshot};
 use crate::telemetry::signals;
 
@@ -171,17 +173,13 @@ impl Registrar {
     /// Looks in the traffic that the snapshot does not know for the last heartbeat of each living instance; how many
     /// events were read for it.
     fn last_heartbeats(&mut self, state: &mut Snapshot) -> Result<u64, ReadError> {
-        let mut wanted: HashMap<InstanceKey, Seq> = state
-            .registry
-            .services()
-            .flat_map(|(_, service)| service.instances.values())
-            .map(|instance| (instance.key.clone(), instance.incarnation))
-            .collect();
+        let mut found: HashSet<InstanceKey, RandomState> = HashSet::default();
+        let living = state.registry.instance_count();
         // Those of the flush that was being noted when the snapshot was begun may not be in it.
         let known = state.next_traffic.saturating_sub(SLICE as u64).max(1);
         let mut before = self.log.next_number();
         let mut read = 0;
-        while !wanted.is_empty() && before > known && read < TRAFFIC_MAX {
+        while found.len() < living && before > known && read < TRAFFIC_MAX {
             let events = match self.log.read_back(before, CHUNK) {
                 // Traffic is no state: what is damaged there costs the names of some last heartbeats.
                 Err(ReadError::Damaged { place, what }) => {
@@ -201,8 +199,10 @@ impl Registrar {
                     continue;
                 };
                 let key = InstanceKey { service: ServiceKey { namespace, service }, instance };
-                if wanted.get(&key) == Some(&incarnation) {
-                    wanted.remove(&key);
+                let lives =
+                    state.registry.instance(&key).is_some_and(|i| i.incarnation == incarnation);
+                if lives && !found.contains(&key) {
+                    found.insert(key.clone());
                     let (at, id, trace) = (event.traffic.at, event.number, event.traffic.trace);
                     let heartbeat = HeartbeatRef { at, id, trace };
                     let known = state.lives.entry(key).or_default();
@@ -216,7 +216,7 @@ impl Registrar {
     }
 
     /// Publishes what was replayed up to `head`, with a fresh grace for every lease.
-    fn publish_recovered(&mut self, head: Seq, lives: &HashMap<InstanceKey, Life>, now: Monotonic) {
+    fn publish_recovered(&mut self, head: Seq, lives: &Lives, now: Monotonic) {
         let all: BTreeSet<ServiceKey> =
             self.registry.services().map(|(key, _)| key.clone()).collect();
         // A note that was begun with and may not be in the log is folded and must not show.

@@ -4,7 +4,6 @@
 //! ([`super::guard`]).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::clock::{Clock, Monotonic};
 use crate::domain::command::{Command, Heartbeat};
@@ -16,7 +15,7 @@ use crate::lease::word::{Mark, Reading};
 /// A lease that was found to have run out, whose expiry is not decided yet.
 #[derive(Debug)]
 pub(super) struct Overrun {
-    pub(super) tracked: Arc<Tracked>,
+    pub(super) tracked: Tracked,
     /// When that was found: very many may be found at once, and go to the log some thousand at a time.
     pub(super) found: Monotonic,
 }
@@ -35,7 +34,7 @@ pub(super) enum Verdict {
 /// A lease that is due, marked accordingly.
 #[derive(Debug)]
 pub(super) struct Due {
-    pub(super) tracked: Arc<Tracked>,
+    pub(super) tracked: Tracked,
     pub(super) verdict: Verdict,
     /// The mark before, to be restored if the append fails.
     before: Mark,
@@ -164,7 +163,7 @@ pub(super) fn mark_ripe(
     clock: &dyn Clock,
     verdict: Verdict,
     cause: Option<Seq>,
-) -> Result<Due, Arc<Tracked>> {
+) -> Result<Due, Tracked> {
     let lease = &tracked.lease;
     let seen = lease.word().read();
     let now = clock.monotonic();
@@ -193,7 +192,7 @@ impl Due {
     /// The command, with its arithmetic as of the instant at which it was found to be due. The traffic that was waiting
     /// has its numbers when this is asked, so that the last heartbeat can be named.
     pub(super) fn command(&self, clock: &dyn Clock, registered_at: Timestamp) -> Command {
-        let Tracked { key, incarnation, lease } = &*self.tracked;
+        let Tracked { key, incarnation, lease } = &self.tracked;
         let found = self.found;
         let last_heartbeat = lease.last_heartbeat();
         let gap = if lease.renewed_in_this_run(self.seen) {

@@ -71,8 +71,8 @@ impl Told {
 impl Weighed for Arc<Told> {
     fn weight(&self) -> usize {
         let texts = |instance: &Instance| {
-            let tags: usize = instance.tags.iter().map(|tag| tag.len()).sum();
-            let pairs = instance.metadata.iter().map(|(key, value)| key.len() + value.len());
+            let tags: usize = instance.labels.tags().map(str::len).sum();
+            let pairs = instance.labels.metadata().map(|(key, value)| key.len() + value.len());
             // Once in the instance, once in the words.
             2 * (tags + pairs.sum::<usize>())
         };

@@ -21,7 +21,7 @@ use rollcall::domain::traffic::{Detail, Traffic};
 use rollcall::domain::{Command, InstanceKey, Millis, Mode, Seq, ServiceKey, Timestamp, TraceRef};
 use rollcall::lease::Lease;
 use rollcall::lease::word::Mark;
-use rollcall::projection::{Entry, Projection};
+use rollcall::projection::{Entry, EntryRef, Projection};
 use rollcall::registrar::{Applied, Handle, LogCondition, QueuedTraffic, Refused, Request};
 
 use crate::member::{Member, State};
@@ -286,11 +286,11 @@ impl Crowd {
         self.submit(Asked::Register(who), Command::Register(register));
     }
 
-    fn entry(&self, key: &InstanceKey) -> Option<Arc<Entry>> {
+    fn entry(&self, key: &InstanceKey) -> Option<Entry> {
         let ServiceKey { namespace, service } = &key.service;
         let projection = &self.connection.as_ref()?.projection;
         let view = projection.service(namespace.as_str(), service.as_str())?;
-        view.entry(key.instance.as_str()).cloned()
+        view.entry(key.instance.as_str()).map(EntryRef::owned)
     }
 
     /// As `http/heartbeat.rs` renews.

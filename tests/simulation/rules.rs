@@ -7,7 +7,7 @@ use rollcall::domain::{
     Change, Detector, Event, Instance, Millis, Registry, Seq, Status, Timestamp, fold, invariants,
 };
 use rollcall::log::ChangeLog as _;
-use rollcall::projection::Entry;
+use rollcall::projection::EntryRef;
 
 use crate::crowd::note;
 use crate::member::State;
@@ -75,9 +75,9 @@ impl World {
                     .entries
                     .iter()
                     .zip(folded.instances.values())
-                    .all(|(live, folded)| live.instance == *folded);
+                    .all(|(live, folded)| live.instance == folded);
             if view.revision != folded.revision || !same {
-                let live: Vec<_> = view.entries.iter().map(|entry| &entry.instance).collect();
+                let live: Vec<_> = view.entries.iter().map(|entry| entry.instance).collect();
                 return Err(format!(
                     "{}: published is {} {live:#?}, folded is {} {:#?}",
                     view.key, view.revision, folded.revision, folded.instances
@@ -192,7 +192,7 @@ impl World {
 
 /// The silences after which an instance with this ttl is late and gone: two thirds and all of it, or what φ has
 /// learned, which has its bounds.
-fn allowed(entry: &Entry, ttl: Millis) -> Result<(u64, u64), String> {
+fn allowed(entry: EntryRef<'_>, ttl: Millis) -> Result<(u64, u64), String> {
     let ttl = ttl.millis();
     let fixed = (ttl * 2 / 3, ttl);
     if entry.instance.detector == Detector::Fixed {

@@ -21,7 +21,6 @@ use crate::domain::instance::Health;
 use crate::domain::{Namespace, Seq};
 use crate::http::caller::Peer;
 use crate::http::{body, heartbeat, registration, renewed};
-use crate::projection::Entry;
 use crate::registrar::QueuedTraffic;
 use crate::telemetry::names::{Method, RequestClass};
 
@@ -85,8 +84,8 @@ impl Express {
         let head = api.projection.head();
         api.projection.with_service(Namespace::DEFAULT, service, |cell| {
             let view = cell.guard();
-            let entry: &Entry = view.entry(instance)?;
-            let (living, lease) = (&entry.instance, &entry.lease);
+            let entry = view.entry(instance)?;
+            let (living, lease) = (entry.instance, entry.lease);
             let what = beat.event(head, living)?;
             let seen = what.1;
             let traffic = self.event(request, peer, begun, what);

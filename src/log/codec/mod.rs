@@ -8,12 +8,14 @@
 
 mod read;
 mod stored;
+mod texts;
 mod write;
 
 pub use super::row::{Columns, Row, checksum};
 pub use read::decode;
 pub(super) use read::{load_heartbeat, load_instance, trace_of};
 pub(super) use stored::{StoredHeartbeat, StoredInstance};
+pub(super) use texts::Text;
 pub use write::{encode, encode_event};
 pub(super) use write::{is_plain, store_heartbeat, store_instance};
 

@@ -18,10 +18,10 @@ use crate::domain::event::{
     Guarded, HeartbeatRef, Kind, LogGap, Note, Outcome, Recovered, StatusReason,
 };
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
-use crate::domain::instance::{Endpoint, Health, Metadata, Mode, NO_TTL, Status};
+use crate::domain::instance::{Endpoint, Health, Mode, NO_TTL, Status};
 use crate::domain::{
-    Change, Check, Detector, Instance, InstanceId, InstanceKey, Millis, Namespace, Seq, ServiceKey,
-    ServiceName, Signals, Timestamp, TraceRef,
+    Change, Check, Detector, Instance, InstanceId, InstanceKey, Labels, Millis, Namespace, Seq,
+    ServiceKey, ServiceName, Signals, Timestamp, TraceRef,
 };
 use crate::rfc3339;
 /// Decodes a row.
@@ -61,18 +61,18 @@ fn decode_event(row: &Row) -> Result<Event, DecodeError> {
         Kind::parse(&row.kind).ok_or_else(|| payload(format!("unknown kind {:?}", row.kind)))?;
     Ok(match kind {
         Kind::Registered => {
-            let stored: StoredRegistered = read(row)?;
+            let stored: StoredRegistered<'_> = read(row)?;
             let outcome = word(Outcome::parse, &stored.outcome)?;
-            Event::Registered { outcome, instance: Arc::new(load_instance(stored.instance)?) }
+            Event::Registered { outcome, instance: Arc::new(load_instance(stored.instance, None)?) }
         }
         Kind::Updated => {
-            let stored: StoredUpdated = read(row)?;
+            let stored: StoredUpdated<'_> = read(row)?;
             const FIELDS: [&str; 5] = ["mode", "drain_until", "weight", "tags", "metadata"];
             let known = |field: &String| FIELDS.into_iter().find(|known| known == field);
             Event::Updated {
                 outcome: word(Outcome::parse, &stored.outcome)?,
                 fields: stored.fields.iter().filter_map(known).collect(),
-                instance: Arc::new(load_instance(stored.instance)?),
+                instance: Arc::new(load_instance(stored.instance, None)?),
             }
         }
         Kind::ModeChanged => {
@@ -197,20 +197,21 @@ fn digest(text: &str) -> Result<u64, DecodeError> {
 
 fn key(namespace: &str, service: &str, instance: &str) -> Result<InstanceKey, DecodeError> {
     Ok(InstanceKey {
-        service: ServiceKey {
-            namespace: Namespace::new(namespace).map_err(payload)?,
-            service: ServiceName::new(service).map_err(payload)?,
-        },
+        service: service_key(namespace, service)?,
         instance: InstanceId::new(instance).map_err(payload)?,
+    })
+}
+
+fn service_key(namespace: &str, service: &str) -> Result<ServiceKey, DecodeError> {
+    Ok(ServiceKey {
+        namespace: Namespace::new(namespace).map_err(payload)?,
+        service: ServiceName::new(service).map_err(payload)?,
     })
 }
 
 fn guarded(row: &Row) -> Result<Guarded, DecodeError> {
     match (&row.namespace, &row.service) {
-        (Some(namespace), Some(service)) => Ok(Some(ServiceKey {
-            namespace: Namespace::new(namespace).map_err(payload)?,
-            service: ServiceName::new(service).map_err(payload)?,
-        })),
+        (Some(namespace), Some(service)) => service_key(namespace, service).map(Some),
         (None, None) => Ok(None),
         _ => Err(payload("half of the service's name is missing")),
     }
@@ -223,26 +224,40 @@ fn key_of(row: &Row) -> Result<InstanceKey, DecodeError> {
     }
 }
 
-pub(in crate::log) fn load_instance(stored: StoredInstance) -> Result<Instance, DecodeError> {
+/// The instance of a payload. Texts that `near` has too, which stands beside it, are taken from there.
+pub(in crate::log) fn load_instance(
+    stored: StoredInstance<'_>,
+    near: Option<&Instance>,
+) -> Result<Instance, DecodeError> {
     let status = word(Status::parse, &stored.status)?;
-    Ok(Instance {
-        key: key(&stored.namespace, &stored.service, &stored.instance)?,
+    let service = near.map(|near| &near.key.service).filter(|service| {
+        (service.service.as_str(), service.namespace.as_str())
+            == (&*stored.service, &*stored.namespace)
+    });
+    let service = match service {
+        Some(service) => service.clone(),
+        None => service_key(&stored.namespace, &stored.service)?,
+    };
+    let mut instance = Instance {
+        key: InstanceKey { service, instance: InstanceId::new(&stored.instance).map_err(payload)? },
         incarnation: Seq(stored.incarnation),
         endpoint: Endpoint {
-            address: stored.address,
+            address: stored.address.as_ref().into(),
             port: stored.port,
-            protocol: stored.protocol,
+            protocol: stored.protocol.as_ref().into(),
         },
-        version: stored.version,
-        zone: stored.zone,
+        labels: Labels::from_sorted(
+            stored.version.as_deref(),
+            stored.zone.as_deref(),
+            stored.tags.iter().map(AsRef::as_ref),
+            stored.metadata.iter(),
+        ),
         weight: stored.weight,
-        tags: stored.tags,
-        metadata: stored.metadata.into_iter().collect::<Metadata>(),
         mode: word(Mode::parse, &stored.mode)?,
         drain_until: stored.drain_until.map(|text| instant(&text)).transpose()?,
         status,
         signals: load_signals(stored.signals.as_ref(), status)?,
-        ttl: match stored.ttl.as_str() {
+        ttl: match &*stored.ttl {
             NO_TTL => None,
             text => Some(Millis::parse(text).map_err(payload)?),
         },
@@ -250,7 +265,11 @@ pub(in crate::log) fn load_instance(stored: StoredInstance) -> Result<Instance, 
         check: stored.check.map(load_check).transpose()?.map(Arc::new),
         registered_at: instant(&stored.registered_at)?,
         revision: Seq(stored.revision),
-    })
+    };
+    if let Some(near) = near {
+        instance.share(near);
+    }
+    Ok(instance)
 }
 
 fn load_signals(stored: Option<&StoredSignals>, status: Status) -> Result<Signals, DecodeError> {
@@ -310,14 +329,14 @@ fn load_flaps(stored: StoredFlaps) -> Result<Flaps, DecodeError> {
     Ok(Flaps { changes: stored.changes, window })
 }
 
-pub(in crate::log) fn load_heartbeat(
-    stored: &StoredHeartbeat,
+pub(in crate::log) fn load_heartbeat<T: AsRef<str>>(
+    stored: &StoredHeartbeat<T>,
 ) -> Result<HeartbeatRef, DecodeError> {
-    let id = stored.id.strip_prefix('t').and_then(|id| id.parse().ok());
+    let id = stored.id.as_ref().strip_prefix('t').and_then(|id| id.parse().ok());
     Ok(HeartbeatRef {
-        at: instant(&stored.at)?,
+        at: instant(stored.at.as_ref())?,
         id: id.ok_or_else(|| payload("the heartbeat's id is no traffic id"))?,
-        trace: trace_of(&stored.trace_id, &stored.span_id)?,
+        trace: trace_of(stored.trace_id.as_ref(), stored.span_id.as_ref())?,
     })
 }
 

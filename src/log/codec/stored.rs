@@ -2,40 +2,52 @@
 //! later are left out where they say nothing, so that what needs nothing newer reads as it always did. A field must never
 //! change its name or its meaning. Written by [`super::write`], read by [`super::read`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::texts::{Pairs, Text};
+
 /// An instance, stored: in events and in snapshots.
 #[derive(Serialize, Deserialize)]
-pub(in crate::log) struct StoredInstance {
-    pub(super) namespace: String,
-    pub(super) service: String,
-    pub(super) instance: String,
+pub(in crate::log) struct StoredInstance<'a> {
+    #[serde(borrow)]
+    pub(super) namespace: Text<'a>,
+    #[serde(borrow)]
+    pub(super) service: Text<'a>,
+    #[serde(borrow)]
+    pub(super) instance: Text<'a>,
     pub(super) incarnation: u64,
-    pub(super) address: Box<str>,
+    #[serde(borrow)]
+    pub(super) address: Text<'a>,
     pub(super) port: u16,
-    pub(super) protocol: Box<str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) version: Option<Box<str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) zone: Option<Box<str>>,
+    #[serde(borrow)]
+    pub(super) protocol: Text<'a>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<Text<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) zone: Option<Text<'a>>,
     pub(super) weight: u16,
-    pub(super) tags: Box<[Box<str>]>,
-    pub(super) metadata: BTreeMap<Box<str>, Box<str>>,
-    pub(super) mode: String,
-    pub(super) status: String,
-    pub(super) ttl: String,
-    pub(super) registered_at: String,
+    #[serde(borrow)]
+    pub(super) tags: Vec<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) metadata: Pairs<'a>,
+    #[serde(borrow)]
+    pub(super) mode: Text<'a>,
+    #[serde(borrow)]
+    pub(super) status: Text<'a>,
+    #[serde(borrow)]
+    pub(super) ttl: Text<'a>,
+    #[serde(borrow)]
+    pub(super) registered_at: Text<'a>,
     pub(super) revision: u64,
     // From format 2 on, and only where they say something.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) drain_until: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) drain_until: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) signals: Option<StoredSignals>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) detector: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) detector: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) phi_threshold: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,16 +121,18 @@ pub(super) struct StoredGuardLeft {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct StoredRegistered {
+pub(super) struct StoredRegistered<'a> {
     pub(super) outcome: String,
-    pub(super) instance: StoredInstance,
+    #[serde(borrow)]
+    pub(super) instance: StoredInstance<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct StoredUpdated {
+pub(super) struct StoredUpdated<'a> {
     pub(super) outcome: String,
     pub(super) fields: Vec<String>,
-    pub(super) instance: StoredInstance,
+    #[serde(borrow)]
+    pub(super) instance: StoredInstance<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,11 +168,11 @@ pub(super) struct StoredDeregistered {
 
 /// A reference to a heartbeat, stored: in events and in snapshots.
 #[derive(Serialize, Deserialize)]
-pub(in crate::log) struct StoredHeartbeat {
-    pub(super) at: String,
-    pub(super) id: String,
-    pub(super) trace_id: String,
-    pub(super) span_id: String,
+pub(in crate::log) struct StoredHeartbeat<T = String> {
+    pub(super) at: T,
+    pub(super) id: T,
+    pub(super) trace_id: T,
+    pub(super) span_id: T,
 }
 
 #[derive(Serialize, Deserialize)]

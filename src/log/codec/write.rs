@@ -162,30 +162,30 @@ fn event_id(class: Class, number: u64) -> String {
     }
 }
 
-pub(in crate::log) fn store_instance(instance: &Instance) -> StoredInstance {
-    let text = |text: &str| Box::<str>::from(text);
+pub(in crate::log) fn store_instance(instance: &Instance) -> StoredInstance<'_> {
     let phi = instance.detector.threshold();
+    let labels = &instance.labels;
     StoredInstance {
-        namespace: instance.key.service.namespace.to_string(),
-        service: instance.key.service.service.to_string(),
-        instance: instance.key.instance.to_string(),
+        namespace: instance.key.service.namespace.as_str().into(),
+        service: instance.key.service.service.as_str().into(),
+        instance: instance.key.instance.as_str().into(),
         incarnation: instance.incarnation.0,
-        address: instance.endpoint.address.clone(),
+        address: instance.endpoint.address.as_str().into(),
         port: instance.endpoint.port,
-        protocol: instance.endpoint.protocol.clone(),
-        version: instance.version.clone(),
-        zone: instance.zone.clone(),
+        protocol: instance.endpoint.protocol.as_str().into(),
+        version: labels.version().map(Into::into),
+        zone: labels.zone().map(Into::into),
         weight: instance.weight,
-        tags: instance.tags.clone(),
-        metadata: instance.metadata.iter().map(|(k, v)| (text(k), text(v))).collect(),
-        mode: instance.mode.to_string(),
-        status: instance.status.to_string(),
-        ttl: instance.ttl_text(),
-        registered_at: rfc3339::format(instance.registered_at),
+        tags: labels.tags().map(Into::into).collect(),
+        metadata: labels.metadata().map(|(key, value)| (key.into(), value.into())).collect(),
+        mode: instance.mode.as_str().into(),
+        status: instance.status.as_str().into(),
+        ttl: instance.ttl_text().into(),
+        registered_at: rfc3339::format(instance.registered_at).into(),
         revision: instance.revision.0,
-        drain_until: instance.drain_until.map(rfc3339::format),
+        drain_until: instance.drain_until.map(|until| rfc3339::format(until).into()),
         signals: store_signals(instance.signals, instance.status),
-        detector: phi.map(|_| instance.detector.as_str().to_owned()),
+        detector: phi.map(|_| instance.detector.as_str().into()),
         phi_threshold: phi,
         check: instance.check.as_deref().map(store_check),
     }
@@ -242,11 +242,13 @@ fn store_overdue(overdue: &Arithmetic) -> StoredOverdue {
     }
 }
 
-pub(in crate::log) fn store_heartbeat(heartbeat: HeartbeatRef) -> StoredHeartbeat {
+pub(in crate::log) fn store_heartbeat<T: From<String>>(
+    heartbeat: HeartbeatRef,
+) -> StoredHeartbeat<T> {
     StoredHeartbeat {
-        at: rfc3339::format(heartbeat.at),
-        id: format!("t{}", heartbeat.id),
-        trace_id: hex(&heartbeat.trace.trace_id),
-        span_id: hex(&heartbeat.trace.span_id),
+        at: rfc3339::format(heartbeat.at).into(),
+        id: format!("t{}", heartbeat.id).into(),
+        trace_id: hex(&heartbeat.trace.trace_id).into(),
+        span_id: hex(&heartbeat.trace.span_id).into(),
     }
 }

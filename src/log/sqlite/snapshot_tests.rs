@@ -268,22 +268,18 @@ fn verify_compares_each_snapshot_with_what_folding_gives() {
 
 #[test]
 fn a_large_service_has_several_parts_and_misses_none_of_them() {
-    use crate::domain::{Instance, Registry, registry::Service};
+    use crate::domain::{Instance, Labels, Registry, registry::Service};
     use crate::testing::{key, metadata, register};
     let long = "x".repeat(2_000);
     let instances = (0..400).map(|n| {
         let key = key("orders", &format!("i{n:03}"));
         let register = register(&key);
-        let id = key.instance.clone();
         let instance = Instance {
             key,
             incarnation: Seq(1),
             endpoint: register.endpoint,
-            version: None,
-            zone: None,
+            labels: Labels::new::<&str>(None, None, &[], &metadata(&[("long", &long)])),
             weight: 1,
-            tags: [].into(),
-            metadata: metadata(&[("long", &long)]),
             mode: crate::domain::Mode::Active,
             drain_until: None,
             status: crate::domain::Status::Healthy,
@@ -294,7 +290,7 @@ fn a_large_service_has_several_parts_and_misses_none_of_them() {
             registered_at: Timestamp(1),
             revision: Seq(1),
         };
-        (id, Arc::new(instance))
+        Arc::new(instance)
     });
     let service = Service { revision: Seq(1), instances: instances.collect() };
     let key = key("orders", "x").service;

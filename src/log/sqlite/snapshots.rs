@@ -5,6 +5,7 @@
 //! the moment at which its header says that it is complete; what a crash left of one is removed by the next
 //! [`write`]. Reading never trusts it: see [`crate::log::snapshot`].
 
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row as SqlRow, Transaction};
@@ -16,7 +17,9 @@ use crate::domain::registry::Service;
 use crate::domain::{Millis, Seq, ServiceKey, Timestamp};
 use crate::log::ReadError;
 use crate::log::codec::DecodeError;
-use crate::log::snapshot::{Builder, Header, List, Part, Snapshot, Tally, encode, service_of};
+use crate::log::snapshot::{
+    Builder, Decoded, Header, List, Part, Snapshot, Tally, encode, service_of,
+};
 use crate::log::upkeep::{ServiceState, Written};
 
 /// How long a slice goes on: the registry's writer may be waiting. A part takes about a tenth of it.
@@ -177,6 +180,13 @@ fn put(
     })?;
     Ok(Written { seq, bytes: header.bytes })
 }
+
+/// So many parts are handed to a thread at once, and so many times that may wait for it.
+const BATCH: usize = 16;
+const BATCHES_AHEAD: usize = 4;
+/// For so many bytes of a snapshot another thread is worth its while, up to so many threads.
+const WORKER_BYTES: u64 = 4 * 1_024 * 1_024;
+const WORKERS_MAX: usize = 8;
 
 /// Bytes that are encoded before they are written.
 const AHEAD: u64 = 512 * 1_024;
@@ -381,22 +391,88 @@ pub(super) fn load(connection: &Connection, seq: Seq) -> Result<Option<Snapshot>
     let sqlite = |error| of_snapshot(seq, error);
     let wrong = |error: DecodeError| damaged(seq, error);
     let Some(header) = header(connection, seq).map_err(sqlite)? else { return Ok(None) };
+    // A small one is read before threads have begun. What a damaged header claims does no harm here.
+    let most = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let useful = usize::try_from(header.bytes / WORKER_BYTES).unwrap_or(usize::MAX);
+    let workers = useful.clamp(1, most);
     let mut builder = Builder::new(header);
-    let mut statement = connection.prepare_cached(SELECT_PARTS).map_err(sqlite)?;
-    let mut rows = statement.query([signed(seq.0)]).map_err(sqlite)?;
-    while let Some(row) = rows.next().map_err(sqlite)? {
-        let part = part_of(row).map_err(sqlite)?;
-        builder.add(&part).map_err(|error| {
-            damaged(seq, format!("{}/{}: {error}", part.namespace, part.service))
-        })?;
+    for batch in decode_all(connection, seq, workers)? {
+        for part in batch {
+            builder.put(part.map_err(|what| damaged(seq, what))?);
+        }
     }
-    drop(rows);
     let loaded = builder.finish();
     // One that was let go of meanwhile looks damaged, and is not.
     if loaded.is_err() && self::header(connection, seq).map_err(sqlite)?.is_none() {
         return Ok(None);
     }
     loaded.map(Some).map_err(wrong)
+}
+
+/// Some parts, taken apart; or what is wrong with one of them.
+type Batch = Vec<Result<Decoded, String>>;
+
+/// Reads all parts of a snapshot, and takes them apart on `workers` threads, which is most of the work: this one reads
+/// on meanwhile. In the order in which they were read.
+fn decode_all(connection: &Connection, seq: Seq, workers: usize) -> Result<Vec<Batch>, ReadError> {
+    let sqlite = |error| of_snapshot(seq, error);
+    let mut statement = connection.prepare_cached(SELECT_PARTS).map_err(sqlite)?;
+    let mut rows = statement.query([signed(seq.0)]).map_err(sqlite)?;
+    std::thread::scope(|scope| {
+        let (batches, waiting): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| sync_channel::<Vec<Part>>(BATCHES_AHEAD)).unzip();
+        let decoding: Vec<_> = waiting
+            .into_iter()
+            .map(|waiting| scope.spawn(move || waiting.iter().map(decode).collect::<Vec<Batch>>()))
+            .collect();
+        // In turn, so that the order can be found again.
+        let mut turn = (0..workers).cycle();
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut read = || -> rusqlite::Result<()> {
+            while let Some(row) = rows.next()? {
+                batch.push(part_of(row)?);
+                if batch.len() == BATCH {
+                    hand_over(&batches, &mut turn, &mut batch);
+                }
+            }
+            hand_over(&batches, &mut turn, &mut batch);
+            Ok(())
+        };
+        let read = read().map_err(sqlite);
+        // Without this end they would wait for more.
+        drop(batches);
+        let mut decoded: Vec<_> = Vec::with_capacity(workers);
+        for worker in decoding {
+            match worker.join() {
+                Ok(batches) => decoded.push(batches.into_iter()),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        read?;
+        let mut turn = (0..workers).cycle();
+        let next = || turn.next().and_then(|worker| decoded[worker].next());
+        Ok(std::iter::from_fn(next).collect())
+    })
+}
+
+fn decode(parts: Vec<Part>) -> Batch {
+    let decode = |part: &Part| {
+        Decoded::of(part).map_err(|error| format!("{}/{}: {error}", part.namespace, part.service))
+    };
+    parts.iter().map(decode).collect()
+}
+
+fn hand_over(
+    batches: &[SyncSender<Vec<Part>>],
+    turn: &mut impl Iterator<Item = usize>,
+    batch: &mut Vec<Part>,
+) {
+    if !batch.is_empty()
+        && let Some(batches) = turn.next().and_then(|worker| batches.get(worker))
+    {
+        // One that takes no more has panicked, and whoever joins it will tell.
+        let _ = batches.send(std::mem::replace(batch, Vec::with_capacity(BATCH)));
+    }
 }
 
 fn list(connection: &Connection, seq: Seq) -> rusqlite::Result<List> {

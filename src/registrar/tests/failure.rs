@@ -6,8 +6,8 @@ use crate::clock::ManualClock;
 use crate::domain::command::{Precondition, Register};
 use crate::domain::event::{Event, Kind, LogGap, Outcome};
 use crate::domain::{
-    Change, Command, Detector, Instance, InstanceKey, Millis, Mode, Rejection, Seq, Signals,
-    Status, Timestamp,
+    Change, Command, Detector, Instance, InstanceKey, Labels, Millis, Mode, Rejection, Seq,
+    Signals, Status, Timestamp,
 };
 use crate::log::ChangeLog;
 use crate::log::memory::{Fault, MemoryLog};
@@ -224,11 +224,8 @@ fn theirs(rig: &Rig, key: &InstanceKey) -> Change {
         key: key.clone(),
         incarnation: seq,
         endpoint,
-        version: Some("theirs".into()),
-        zone: None,
+        labels: Labels::new(Some("theirs"), None, &tags, &metadata),
         weight: 1,
-        tags,
-        metadata,
         mode: Mode::Active,
         drain_until: None,
         status: Status::Healthy,
@@ -255,7 +252,7 @@ async fn who_loses_the_race_for_the_head_is_decided_against_the_winner() {
     rig.gate.open();
     let lost = Rejection::InUse { incarnation: winner.seq };
     assert_eq!(put.await.unwrap().map(|_| ()), Err(Refused::Rejected(lost)));
-    assert_eq!(rig.entry(&a()).unwrap().instance.version.as_deref(), Some("theirs"));
+    assert_eq!(rig.entry(&a()).unwrap().instance.labels.version(), Some("theirs"));
     assert_eq!(rig.handle().log_condition(), LogCondition::Writable);
 
     assert_eq!(rig.put(&b()).await, winner.seq.next());

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::log::memory::MemoryLog;
 use crate::log::{Ack, AppendError, ChangeLog, Log, Numbered, ReadError, Snapshot, TrafficLog};
-use crate::projection::{Entry, Projection};
+use crate::projection::{Entries, Entry, EntryRef, Projection};
 use crate::registrar::{
     Applied, Config, Handle, Phase, QueuedTraffic, Refused, Request, Running, Telemetry, start,
 };
@@ -244,10 +244,10 @@ impl Rig {
         self.settle().await;
     }
 
-    pub(super) fn entry(&self, key: &InstanceKey) -> Option<Arc<Entry>> {
+    pub(super) fn entry(&self, key: &InstanceKey) -> Option<Entry> {
         let ServiceKey { namespace, service } = &key.service;
         let view = self.projection.service(namespace.as_str(), service.as_str())?;
-        view.entry(key.instance.as_str()).cloned()
+        view.entry(key.instance.as_str()).map(EntryRef::owned)
     }
 
     pub(super) fn status(&self, key: &InstanceKey) -> Option<Status> {
@@ -307,8 +307,7 @@ impl Rig {
     /// All services with their revisions and instances, as readers see them.
     pub(super) fn published(&self) -> Vec<Published> {
         let (_, views) = self.projection.views(None);
-        let row =
-            |entries: &[Arc<Entry>]| entries.iter().map(|e| Arc::clone(&e.instance)).collect();
+        let row = |entries: &Entries| entries.iter().map(|e| Arc::clone(e.instance)).collect();
         views.iter().map(|view| (view.key.clone(), view.revision, row(&view.entries))).collect()
     }
 

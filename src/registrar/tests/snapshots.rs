@@ -11,7 +11,7 @@ use crate::log::memory::MemoryLog;
 use crate::log::snapshot::{Life, Snapshot};
 use crate::log::sqlite::{SqliteLog, Synchronous, put_snapshot};
 use crate::log::{ChangeLog as _, Log as _, TrafficLog as _};
-use crate::projection::{Entry, Projection};
+use crate::projection::{EntryRef, Projection};
 use crate::registrar::{Config, Phase, Running, Telemetry, start};
 use crate::telemetry::metrics::{Metrics, MetricsConfig};
 use crate::telemetry::spans::Tracer;
@@ -24,8 +24,8 @@ type Published = (InstanceKey, Seq, Seq, Life);
 /// What readers see, and what is known of each life.
 fn published(projection: &Projection) -> Vec<Published> {
     let (_, views) = projection.views(None);
-    let row = |revision: Seq, entry: &Entry| {
-        let Entry { instance, lease, .. } = entry;
+    let row = |revision: Seq, entry: EntryRef<'_>| {
+        let EntryRef { instance, lease, .. } = entry;
         let life =
             Life { last_heartbeat: lease.last_heartbeat(), registration: lease.registration() };
         (instance.key.clone(), revision, instance.incarnation, life)

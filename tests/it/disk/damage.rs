@@ -198,7 +198,7 @@ async fn start_on(files: &Path) -> Result<Shown, String> {
     running.stop().map_err(|error| chain(&error))?;
     let (_, views) = view.views(None);
     let row = |view: &Arc<rollcall::projection::ServiceView>| {
-        let instances = view.entries.iter().map(|entry| Arc::clone(&entry.instance)).collect();
+        let instances = view.entries.iter().map(|entry| Arc::clone(entry.instance)).collect();
         (view.key.clone(), view.revision, instances)
     };
     let mut shown: Shown = views.iter().map(row).collect();
