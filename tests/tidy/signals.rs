@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use rollcall::telemetry::names::{self, Kind, METRICS, Metric, Unit, label};
 
 use crate::dashboards::Dashboard;
-use crate::{files_below, none, promql, read, root, shown};
+use crate::{files_below, none, promql, read, root, shown, spans};
 
 const PAGE: &str = "docs/SIGNALS.md";
 const RULES: [&str; 2] = ["deploy/prometheus/slo.yml", "deploy/prometheus/alerts.yml"];
@@ -195,7 +195,7 @@ fn page() -> String {
     let uses = uses();
     let mut text = String::from(
         "# Signals\n\nEvery metric that the registry has on `/metrics`: what it says, its labels with their values, its buckets, and which \
-         panels and rules ask it. This page is made from the code by a test; to make it anew:\n\n\
+         panels and rules ask it; then what Prometheus makes of them, alerts, and spans. This page is made from the code by a test; to make it anew:\n\n\
          ```sh\nROLLCALL_WRITE_SIGNALS=1 cargo test --test tidy signals\n```\n\n\
          Labels are closed sets, so that the number of series has a bound. `job` and `instance` come from Prometheus. What alerts mean and \
          ask to be done stands in [runbooks](runbooks/README.md), what panels show in [dashboards](../dashboards/).\n\n## Metrics\n\n",
@@ -224,6 +224,7 @@ fn page() -> String {
             name = rule.name,
         );
     }
+    text.push_str(&spans::section());
     text
 }
 
