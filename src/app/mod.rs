@@ -315,6 +315,9 @@ async fn keep_up(telemetry: Telemetry, readiness: Readiness, history: Arc<dyn Ar
                 set_count(sizes.get(LogPart::Traffic), figures.traffic_bytes);
                 set_count(sizes.get(LogPart::Wal), figures.wal_bytes);
                 set_count(sizes.get(LogPart::Snapshots), figures.snapshots_bytes);
+                if let Some(free) = figures.disk_free_bytes {
+                    set_count(&telemetry.metrics.log.disk_free_bytes, free);
+                }
             }
         }
     }

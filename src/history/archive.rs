@@ -129,6 +129,8 @@ pub struct LogFigures {
     pub traffic_bytes: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
+    /// What the file system of the log still has; nothing where it does not say.
+    pub disk_free_bytes: Option<u64>,
     /// Bytes of snapshots.
     pub snapshots_bytes: u64,
     /// Bytes within the file that the next events fill.

@@ -148,6 +148,8 @@ metrics! {
         [], "Number of the last change that reads can see; the lag is the difference to the log's head.";
     LOG_SIZE = "rollcall_log_size_bytes", Gauge, Bytes,
         [PART], "Size of the log on disk.";
+    DISK_FREE = "rollcall_disk_free_bytes", Gauge, Bytes,
+        [], "What the file system of the log still has for this process.";
     LOOKUPS = "rollcall_lookups_total", Counter, Count,
         [OUTCOME], "Lookups by what they were answered.";
     INSTANCES = "rollcall_instances", Gauge, Count,

@@ -9,10 +9,17 @@ use rollcall::telemetry::names::{self, Kind, METRICS};
 use serde_json::Value;
 
 use crate::promql::{self, Parts, Selector};
+use crate::signals::{Rule, metric_of, values};
 use crate::{files_below, none, read, root};
 
-/// Series that Prometheus itself makes for a target, with the labels that `prometheus.yml` gives to the fleet.
-const SCRAPED: &[(&str, &[&str])] = &[("up", &["namespace", "service", "zone", "version"])];
+/// Series that Prometheus itself makes: for a target, with the labels that `prometheus.yml` gives to the fleet, and for
+/// alerts.
+const SCRAPED: &[(&str, &[&str])] = &[
+    ("up", &["namespace", "service", "zone", "version"]),
+    ("scrape_duration_seconds", &[]),
+    ("scrape_samples_scraped", &[]),
+    ("ALERTS", &["alertname", "alertstate", "severity"]),
+];
 
 /// Metrics that no panel needs, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
@@ -21,30 +28,16 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "reserved address space says nothing about need; resident memory is shown",
     ),
     (names::PROCESS_START_TIME, "the time since which the registry is ready is shown"),
-    (names::PROCESS_MAX_FDS, "a limit that alerts compare with"),
-    (names::PROCESS_THREADS, "constant"),
-    (names::STDERR_LINES_DROPPED, "lines of text; the event log lacks nothing by it"),
-    (
-        names::DERIVE_LAG,
-        "background work, for whoever looks into a slow search; the status shows it too",
-    ),
-    (names::SNAPSHOTS, "background work; a failure is a log line"),
-    (names::SNAPSHOT_DURATION, "background work that nobody waits for"),
-    (
-        names::RETENTION_REMOVED,
-        "the size of the log is shown, and the compacted events say what went",
-    ),
-    (names::KEEPER_SLICE, "background work that nobody waits for; the time of appends is shown"),
 ];
 
 /// One dashboard file.
-struct Dashboard {
+pub(crate) struct Dashboard {
     name: String,
     json: Value,
 }
 
 impl Dashboard {
-    fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let found: Vec<_> = files_below(&root().join("dashboards"))
             .iter()
             .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
@@ -57,7 +50,7 @@ impl Dashboard {
                     .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
             })
             .collect();
-        assert!(found.len() >= 3, "the overview, the services and the history");
+        assert!(found.len() >= 5, "overview, liveness, log, slo and telemetry");
         found
     }
 
@@ -71,7 +64,7 @@ impl Dashboard {
     }
 
     /// Every expression with where it stands; those of annotations too.
-    fn expressions(&self) -> Vec<(String, &str)> {
+    pub(crate) fn expressions(&self) -> Vec<(String, &str)> {
         let annotations = list(&self.json["annotations"]["list"]).iter();
         let panels = self.panels().into_iter().flat_map(|panel| {
             list(&panel["targets"]).iter().map(move |target| (text(&panel["title"]), target))
@@ -126,6 +119,9 @@ fn series() -> HashMap<String, BTreeSet<&'static str>> {
             series.insert(metric.name.to_owned(), labels);
         }
     }
+    for rule in Rule::all().into_iter().filter(|rule| !rule.is_alert) {
+        series.insert(rule.name, BTreeSet::from(["instance", "slo"]));
+    }
     for (name, labels) in SCRAPED {
         series.insert(
             (*name).to_owned(),
@@ -135,47 +131,9 @@ fn series() -> HashMap<String, BTreeSet<&'static str>> {
     series
 }
 
-/// Values of the labels that are closed sets of the registry. A label that is not here takes any value.
-fn label_values() -> HashMap<&'static str, BTreeSet<&'static str>> {
-    macro_rules! values {
-        ($($set:ident),*) => { [$(names::$set::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>()),*].concat() };
-    }
-    [
-        (names::label::METHOD, values!(Method)),
-        (names::label::ERROR_TYPE, values!(ErrorType)),
-        (names::label::KIND, values!(EventKind, CheckKind)),
-        (names::label::VERDICT, values!(Verdict)),
-        (
-            names::label::OUTCOME,
-            values!(
-                EventOutcome,
-                LookupOutcome,
-                LateOutcome,
-                SnapshotOutcome,
-                WatchOutcome,
-                ProbeOutcome
-            ),
-        ),
-        (names::label::CLASS, values!(Class, RequestClass)),
-        (names::label::REASON, values!(RefusedReason, ExpiryReason, RefusedRequest)),
-        (names::label::LIMIT, values!(Limit)),
-        (names::label::PART, values!(LogPart)),
-        (names::label::STATUS, values!(Status)),
-        (names::label::MODE, values!(Mode)),
-        (names::label::PHASE, values!(ReplayPhase)),
-        (names::label::WORK, values!(Work)),
-        (names::label::SCOPE, values!(GuardScope)),
-        (names::label::TRANSPORT, values!(Transport)),
-        (names::label::RESULT, values!(SpanResult, ContextResult)),
-    ]
-    .into_iter()
-    .map(|(label, values)| (label, values.into_iter().collect()))
-    .collect()
-}
-
 /// What is wrong with the names in one expression.
 fn wrong_names(parts: &Parts) -> Vec<String> {
-    let (series, values) = (series(), label_values());
+    let series = series();
     let mut wrong = Vec::new();
     let mut labels = BTreeSet::new();
     for Selector { metric, matchers } in &parts.selectors {
@@ -189,8 +147,9 @@ fn wrong_names(parts: &Parts) -> Vec<String> {
                 wrong.push(format!("{metric} has no label {label}"));
             }
             for value in asked.iter().filter(|value| !value.contains('$')) {
-                if values.get(label.as_str()).is_some_and(|known| !known.contains(value.as_str())) {
-                    wrong.push(format!("{label} is never {value:?}"));
+                let known = metric_of(metric).and_then(|metric| values(metric.name, label));
+                if known.is_some_and(|known| !known.contains(&value.as_str())) {
+                    wrong.push(format!("{metric}: {label} is never {value:?}"));
                 }
             }
         }
@@ -232,17 +191,15 @@ fn expressions_name_what_exists() {
 
 #[test]
 fn alerts_name_what_exists() {
-    let rules = read("deploy/prometheus/alerts.yml");
-    let asked: Vec<&str> =
-        rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
-    assert!(asked.len() >= 2 && asked.len() == rules.matches("- alert: ").count(), "{asked:?}");
-    let wrong = asked.iter().flat_map(|expression| {
-        wrong_names(&promql::parts(expression))
-            .into_iter()
-            .map(move |wrong| format!("{expression}: {wrong}"))
-    });
-    none("alerts ask for what is not there", &wrong.collect::<Vec<_>>());
-    assert!(read("deploy/prometheus/prometheus.yml").contains("rule_files: [alerts.yml]"));
+    let rules = Rule::all();
+    assert!(rules.iter().any(|rule| rule.is_alert) && rules.iter().any(|rule| !rule.is_alert));
+    let mut wrong = Vec::new();
+    for Rule { name, expression, .. } in &rules {
+        let names = wrong_names(&promql::parts(expression));
+        wrong.extend(names.iter().map(|wrong| format!("{name}: {wrong}")));
+    }
+    none("rules ask for what is not there", &wrong);
+    assert!(read("deploy/prometheus/prometheus.yml").contains("rule_files: [slo.yml, alerts.yml]"));
 }
 
 #[test]

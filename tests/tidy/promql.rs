@@ -44,7 +44,8 @@ pub(crate) fn parts(expression: &str) -> Parts {
             if GROUPING.contains(&word) {
                 if let Some(list) = follows.strip_prefix('(') {
                     let (labels, after) = list.split_once(')').unwrap_or((list, ""));
-                    parts.grouping.extend(labels.split(',').map(|label| label.trim().to_owned()));
+                    let labels = labels.split(',').map(str::trim).filter(|label| !label.is_empty());
+                    parts.grouping.extend(labels.map(str::to_owned));
                     rest = after;
                 }
             } else if follows.starts_with('(') || AGGREGATED.contains(&self::word(follows).0) {

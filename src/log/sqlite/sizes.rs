@@ -20,6 +20,8 @@ pub struct Sizes {
     pub free: u64,
     /// The write-ahead log beside the file.
     pub wal: u64,
+    /// What the file system still has for this process; nothing where it does not say.
+    pub disk_free: Option<u64>,
 }
 
 /// The bytes of the columns of a row of traffic that are not a fixed few. SQLite reads them off the row's head.
@@ -136,8 +138,9 @@ pub(super) fn sizes(connection: &Connection, path: &Path) -> rusqlite::Result<Si
     let used = all.saturating_sub(free);
     let traffic = traffic(connection)?.min(used);
     let snapshots = u64::try_from(snapshots).unwrap_or(0).min(used - traffic);
+    let disk_free = rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail * disk.f_frsize);
     let mut wal = path.to_owned().into_os_string();
     wal.push("-wal");
     let wal = std::fs::metadata(PathBuf::from(wal)).map_or(0, |meta| meta.len());
-    Ok(Sizes { changes: used - traffic - snapshots, traffic, snapshots, free, wal })
+    Ok(Sizes { changes: used - traffic - snapshots, traffic, snapshots, free, wal, disk_free })
 }

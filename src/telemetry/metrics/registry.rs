@@ -40,6 +40,8 @@ pub struct LogMetrics {
     pub projection_seq: Gauge,
     /// Bytes on disk.
     pub size_bytes: Family<LogPart, Gauge>,
+    /// What the file system has left.
+    pub disk_free_bytes: Gauge,
 }
 
 impl LogMetrics {
@@ -76,6 +78,7 @@ impl LogMetrics {
             head_seq: source.plain_gauge(names::LOG_HEAD_SEQ),
             projection_seq: source.plain_gauge(names::PROJECTION_SEQ),
             size_bytes: Family::gauges(source, names::LOG_SIZE, label::PART),
+            disk_free_bytes: source.plain_gauge(names::DISK_FREE),
         }
     }
 }

@@ -125,6 +125,7 @@ impl Archive for SqliteArchive {
                 changes_bytes: sizes.changes,
                 traffic_bytes: sizes.traffic,
                 wal_bytes: sizes.wal,
+                disk_free_bytes: sizes.disk_free,
             })
         })
     }
