@@ -59,7 +59,7 @@ struct Often {
 /// One look.
 #[derive(Debug, Serialize)]
 struct Look {
-    head: u64,
+    head: Option<u64>,
     services: f64,
     healthy: f64,
     unstable: f64,
@@ -130,8 +130,8 @@ async fn look(
     let streams: f64 = ["watch_opened", "watch_closed", "notified"].map(events).iter().sum();
     let changes = more("rollcall_events_total", None) - lookups - heartbeats - streams;
     let status = |status| sum("rollcall_instances", Some(("status", status)));
-    let graph = client.graph(&[("since", WINDOW.to_owned())]).await?.body;
-    let edges = graph.get("edges").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let graph = client.graph(&[("since", WINDOW.to_owned())]).await?;
+    let edges = graph.body.get("edges").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let flaps = [("kind", "status_changed"), ("since", WINDOW), ("limit", "1000")];
     let flaps = client.events(&flaps.map(|(name, value)| (name, value.to_owned()))).await?;
     let flapping = flaps.events.iter().filter_map(|event| {
@@ -146,7 +146,7 @@ async fn look(
         Some((name, edge.get("lookups")?.as_u64()?))
     };
     Ok(Look {
-        head: sum("rollcall_log_head_seq", None) as u64,
+        head: graph.seq,
         services: sum("rollcall_services", None),
         healthy: status("healthy"),
         unstable: status("unstable"),
@@ -184,7 +184,7 @@ fn show(out: &mut dyn Write, url: &str, look: &Look) -> std::io::Result<()> {
     writeln!(
         out,
         "{url}  change {}  services: {}, instances: {} healthy, {} unstable, {} failed{}",
-        look.head,
+        look.head.unwrap_or_default(),
         look.services,
         look.healthy,
         look.unstable,
