@@ -271,6 +271,35 @@ impl Telemetry {
         }
     }
 
+    /// The span of a replay that began at `started`, with its phases, the snapshot and the tail: how many events each folded,
+    /// and how long it took.
+    pub(super) fn replay_span(
+        &self,
+        started: Timestamp,
+        phases: [(u64, Duration); 2],
+        now: Monotonic,
+    ) {
+        let context = TraceContext::root();
+        let took = phases.iter().map(|(_, took)| *took).sum();
+        if !self.keep(&context, took, now) {
+            return;
+        }
+        let span = |name: &'static str, context: TraceContext, events: u64, from, until| {
+            let mut span = SpanRecord::new(name, SpanKind::Internal, context, from, until);
+            let events = i64::try_from(events).unwrap_or(i64::MAX);
+            span.attributes = vec![KeyValue::new("rollcall.replay.events", events)];
+            span
+        };
+        let (context, start) = (context.sampled(), system_time(started));
+        let events = phases.iter().map(|(events, _)| events).sum();
+        self.tracer.emit(span("replay", context, events, start, start + took));
+        let mut from = start;
+        for (name, (events, took)) in ["snapshot", "tail"].into_iter().zip(phases) {
+            self.tracer.emit(span(name, context.child(), events, from, from + took));
+            from += took;
+        }
+    }
+
     /// How the guards stand.
     pub(super) fn guards(&self, holding: &[Holding], held: u64) {
         let registry = &self.metrics.registry;

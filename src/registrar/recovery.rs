@@ -79,7 +79,7 @@ impl Registrar {
         node: &str,
     ) -> Result<(), RecoverError> {
         let clock = Arc::clone(&self.shared.clock);
-        let (started, ready_wall) = (clock.monotonic(), clock.wall());
+        let (started, started_wall) = (clock.monotonic(), clock.wall());
         let before = Before { last_at: self.log.last_at(), clean: self.log.begin()? };
         let total = self.log.head();
         let mut state = self.base()?;
@@ -100,17 +100,20 @@ impl Registrar {
             traffic_missing_from: before.last_at.filter(|_| !before.clean),
             digest: self.registry.digest(),
         };
+        let snapshot = (base.1, loaded.since(started).to_duration());
+        let tail = (recovered.changes + traffic, clock.monotonic().since(loaded).to_duration());
         signals::recovered(
             &self.telemetry.metrics.replay,
             &signals::Recovered {
-                snapshot: (base.1, loaded.since(started).to_duration()),
-                tail: (recovered.changes + traffic, clock.monotonic().since(loaded).to_duration()),
+                snapshot,
+                tail,
                 head_seq: total.0,
                 instances: recovered.instances,
                 services: recovered.services,
-                ready_at: super::observe::system_time(ready_wall),
+                ready_at: super::observe::system_time(clock.wall()),
             },
         );
+        self.telemetry.replay_span(started_wall, [snapshot, tail], clock.monotonic());
         self.note(Note::Started { version: version.into(), node: node.into() });
         self.note(Note::Recovered(recovered.clone()));
         // Not before: nobody can renew a lease while these are written, however long that takes.

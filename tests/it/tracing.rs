@@ -155,6 +155,14 @@ async fn expire(restart: bool) {
     if restart {
         server.stop().await;
         server = start().await;
+        let events = |span: &Span| attribute(&span.attributes, "rollcall.replay.events");
+        let replay = collector.span("replay", |span| events(span) != 0).await;
+        let part =
+            async |name| collector.span(name, |span| span.parent_span_id == replay.span_id).await;
+        // There was no snapshot: all of it is in the tail.
+        let (snapshot, tail) = (part("snapshot").await, part("tail").await);
+        assert_eq!((events(&snapshot), events(&tail)), (json!(0), events(&replay)));
+        assert_eq!(snapshot.end_time_unix_nano, tail.start_time_unix_nano);
     }
     server.advance(15_010);
 

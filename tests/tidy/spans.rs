@@ -67,6 +67,12 @@ const SOURCES: &[(&str, &[Span])] = &[
                 ],
             },
             Span {
+                name: "replay, snapshot, tail",
+                kind: "internal",
+                place: "a root at the start, and the two parts of it as children, one after the other",
+                attributes: &["rollcall.replay.events"],
+            },
+            Span {
                 name: "expire sweep",
                 kind: "internal",
                 place: "a root, if something expired",
