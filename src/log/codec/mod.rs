@@ -4,7 +4,7 @@
 //! field changes neither the disk nor the wire. What the view `events` and the API show as `data` is this
 //! payload. Its version is [`FORMAT`]; payloads of every past version stay readable for ever.
 //!
-//! [`stored`] is how payloads look, [`write`] makes them and [`read`] takes them apart.
+//! `stored` is how payloads look, `write` makes them and `read` takes them apart.
 
 mod read;
 mod stored;

@@ -27,7 +27,7 @@ use crate::rfc3339;
 /// Decodes a row.
 ///
 /// # Errors
-/// [`DecodeError`]: the row is not what [`encode`] wrote.
+/// [`DecodeError`]: the row is not what `encode` wrote.
 pub fn decode(row: &Row) -> Result<Change, DecodeError> {
     let expected = row.expected_checksum();
     if row.checksum != expected {
