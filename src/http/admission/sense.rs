@@ -3,9 +3,9 @@
 //! A request whose bytes are there waits twice: in the system's list of sockets that are ready, of which the runtime takes
 //! some at a time, and then in the runtime's queue. So tasks that do nothing else, one begun every ten milliseconds, send
 //! themselves a byte over a socket and look how long that takes to be read, behind all who were ready before it: that is how
-//! long a lookup waits at the door, whether its own requests or others have the processors (see [`super::pressure`], which tells the two apart). The
-//! runtime's queue alone would never be long: what it is given at once is a thousand sockets at most. It runs as long as
-//! the server does.
+//! long a lookup waits at the door, whether its own requests or others have the processors (see [`super::pressure`],
+//! which tells the two apart). The runtime's queue alone would never be long: what it is given at once is a thousand
+//! sockets at most. It runs as long as the server does.
 
 use std::sync::Arc;
 use std::time::Duration;
