@@ -6,7 +6,8 @@
 //!   snapshots.rs ──────── states, written in slices beside the registrar; recovery begins at one
 //!   keeper's thread ───── upkeep.rs, retention.rs: a second write connection, in small slices; gate.rs says whose
 //!                         turn it is
-//!   wal.rs ────────────── refuses a WAL that takes back what is in the database already
+//!   wal/ ──────────────── refuses a WAL that takes back what is in the database already
+//!   schema.rs ─────────── refuses a file that is not a log as its migrations left it
 //!   reader.rs ─────────── read-only connections, for verify and for
 //!   backup.rs, export.rs, import.rs ─ copies of a log, as a file and as lines; target.rs is where they are made
 //!   archive/ ──────────── questions about the past
@@ -29,6 +30,7 @@ mod period_tests;
 mod reader;
 mod retention;
 mod rows;
+mod schema;
 mod sizes;
 #[cfg(test)]
 mod snapshot_tests;
@@ -46,8 +48,6 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
-
-use crate::rfc3339;
 
 pub use archive::SqliteArchive;
 pub use backup::{Copied, CopyError, backup, restore};
@@ -163,6 +163,19 @@ pub enum OpenError {
         /// The last one with the write-ahead log.
         found: u64,
     },
+    /// The write-ahead log can't be read to its end, and what stood there has been moved into the database in part.
+    #[error(
+        "{path} is damaged from byte {end} on, and the database beside it is not whole without it ({flaw}); keep a copy \
+         of the directory, and bring a backup back (rollcall restore)"
+    )]
+    WriteAheadLogLost {
+        /// The write-ahead log.
+        path: PathBuf,
+        /// The first byte that can't be read.
+        end: u64,
+        /// What SQLite finds in the database.
+        flaw: String,
+    },
     /// SQLite refused.
     #[error("can't open {path}")]
     Sqlite {
@@ -181,6 +194,19 @@ pub enum OpenError {
         /// The database.
         path: PathBuf,
         /// The migration.
+        version: i32,
+    },
+    /// A table, an index or a view is not as the migrations left it.
+    #[error(
+        "{path} is damaged: {object} is not as migration {version} left it; keep a copy of the directory, and bring a \
+         backup back (rollcall restore)"
+    )]
+    Schema {
+        /// The database.
+        path: PathBuf,
+        /// Which: `table snapshots`.
+        object: String,
+        /// The migration that was applied last.
         version: i32,
     },
     /// A migration failed.
@@ -226,9 +252,8 @@ fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
     let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
     wal::check(path)?;
     let mut connection = Connection::open(path).map_err(sqlite)?;
-    check_ours(&connection, path)?;
-    check_schema(&connection, path)?;
-    check_notes(&connection, path)?;
+    schema::check(&connection, path)?;
+    schema::check_notes(&connection, path)?;
     // Before anything is in the file; later it would need a full VACUUM.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(sqlite)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
@@ -241,72 +266,6 @@ fn open_and_migrate(path: &Path) -> Result<Connection, OpenError> {
         source: Box::new(source),
     })?;
     Ok(connection)
-}
-
-fn check_ours(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    let id: i32 =
-        connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite)?;
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(sqlite)?;
-    if id == APPLICATION_ID || (id == 0 && tables == 0) {
-        return Ok(());
-    }
-    Err(OpenError::Foreign { path: path.to_owned() })
-}
-
-/// Refuses a schema that is newer than this program's; the versions `[found, known]` of one that is not.
-fn check_schema(connection: &Connection, path: &Path) -> Result<[i32; 2], OpenError> {
-    let runner = migrations::runner();
-    let known = runner.get_migrations().iter().map(|m| to_i32(m.version())).max().unwrap_or(0);
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    if !has_notes(connection).map_err(sqlite)? {
-        return Ok([0, known]);
-    }
-    // Asked in SQL: the runner would read all of the row, and panics where a newer version of it wrote its
-    // date in another form.
-    let applied: Option<i32> = connection
-        .query_row("SELECT max(version) FROM refinery_schema_history", [], |row| row.get(0))
-        .map_err(sqlite)?;
-    match applied {
-        Some(found) if found > known => {
-            Err(OpenError::Newer { path: path.to_owned(), found, known })
-        }
-        applied => Ok([applied.unwrap_or(0), known]),
-    }
-}
-
-/// Refuses notes of migrations that the runner could not read: it wrote them, and panics where they are of another form.
-fn check_notes(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
-    if !has_notes(connection).map_err(sqlite)? {
-        return Ok(());
-    }
-    let mut statement = connection
-        .prepare("SELECT version, applied_on, checksum FROM refinery_schema_history")
-        .map_err(sqlite)?;
-    let mut rows = statement.query([]).map_err(sqlite)?;
-    while let Some(row) = rows.next().map_err(sqlite)? {
-        let version = row.get(0).map_err(sqlite)?;
-        let (applied_on, checksum): (String, String) =
-            (row.get(1).map_err(sqlite)?, row.get(2).map_err(sqlite)?);
-        if !rfc3339::is_canonical(&applied_on) || checksum.parse::<u64>().is_err() {
-            return Err(OpenError::Note { path: path.to_owned(), version });
-        }
-    }
-    Ok(())
-}
-
-/// Whether migrations have ever been applied.
-fn has_notes(connection: &Connection) -> rusqlite::Result<bool> {
-    const EXISTS: &str =
-        "SELECT count(*) FROM sqlite_schema WHERE name = 'refinery_schema_history'";
-    connection.query_row(EXISTS, [], |row| row.get(0))
-}
-
-fn to_i32(version: impl TryInto<i32>) -> i32 {
-    version.try_into().unwrap_or(i32::MAX)
 }
 
 /// Opens the database of a data directory or a backup file for reading only.

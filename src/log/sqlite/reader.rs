@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::rows::Keeping;
 use super::sizes::{self, Sizes};
 use super::writer::decode_change;
-use super::{OpenError, check_ours, check_schema, rows, snapshots};
+use super::{OpenError, rows, schema, snapshots};
 use crate::domain::registry::Service;
 use crate::domain::{Change, Seq, ServiceKey, Timestamp};
 use crate::log::blocks::Block;
@@ -41,8 +41,7 @@ impl Reader {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
-        check_ours(&connection, path)?;
-        let schema = check_schema(&connection, path)?;
+        let schema = schema::check(&connection, path)?;
         connection.set_prepared_statement_cache_capacity(32);
         let has_memory = connection
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'snapshots'", [], |row| {

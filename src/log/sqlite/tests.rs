@@ -64,6 +64,41 @@ fn a_note_of_a_migration_that_cannot_be_read_is_refused() {
     }
 }
 
+/// A bit that flipped in the definition of a table is told before anything is read with it, also where SQLite would see
+/// nothing wrong; an index of somebody's own is left alone.
+#[test]
+fn a_definition_that_is_not_as_it_was_made_is_refused() {
+    for (was, is, name) in [
+        ("next_traffic INTEGER", "oext_traffic INTEGER", "table snapshots"),
+        (
+            "first_traffic    INTEGER NOT NULL DEFAULT 1",
+            "first_traffic    INTEGER NOT NULL DEFAULT 3",
+            "table log",
+        ),
+        ("CREATE VIEW events (id", "CREATE VIEW events (ie", "view events"),
+    ] {
+        let disk = Disk::new();
+        drop(disk.log());
+        let shell = disk.shell();
+        shell.execute("CREATE INDEX mine ON changes (at)", []).unwrap();
+        assert!(open_reader(disk.dir()).is_ok(), "what was added is no damage");
+        let damage =
+            "UPDATE sqlite_schema SET sql = replace(sql, ?1, ?2) WHERE type || ' ' || name = ?3";
+        shell.pragma_update(None, "writable_schema", true).unwrap();
+        assert_eq!(shell.execute(damage, [was, is, name]).unwrap(), 1, "{name}");
+        let definition = "SELECT instr(sql, ?1) FROM sqlite_schema WHERE type || ' ' || name = ?2";
+        let place: i64 = shell.query_row(definition, [is, name], |row| row.get(0)).unwrap();
+        assert!(place > 0, "{name} has no {was}");
+        drop(shell);
+        let named = |refusal: OpenError| match refusal {
+            OpenError::Schema { object, version: 4, .. } => object,
+            other => panic!("{name}: {other}"),
+        };
+        assert_eq!(named(open_reader(disk.dir()).unwrap_err()), name);
+        assert_eq!(named(refusal(disk.dir())), name);
+    }
+}
+
 /// A log as each older program left it: what needs its schema of today says so with the remedy, and what does not need it
 /// works; so does the remedy.
 #[test]

@@ -157,6 +157,15 @@ impl Damage {
             1 => Self::zero(history, file, random.usize(0..length / 512)),
             // The first page says what kind of file it is and where its tables begin.
             2 => Self::flip(history, file, random.usize(0..4_096), random.u8(0..8)),
+            // What a table is made of stands in the file as text, on pages that everything else rests on.
+            3 => {
+                let content = history.file(DATABASE);
+                let word = b"CREATE ";
+                let begins = |at: &usize| content[*at..].starts_with(word);
+                let definitions: Vec<usize> = (0..content.len()).filter(begins).collect();
+                let at = random.choice(&definitions).unwrap() + random.usize(0..400);
+                Self::flip(history, DATABASE, at.min(content.len() - 1), random.u8(0..8))
+            }
             _ => Self::flip(history, file, random.usize(0..length), random.u8(0..8)),
         }
     }
