@@ -32,3 +32,4 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod watch;
+mod yielding;

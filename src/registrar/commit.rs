@@ -68,7 +68,7 @@ impl Registrar {
             return;
         }
         let expired = self.commit(works);
-        self.telemetry.swept(&sweep, started, &expired, &*clock);
+        self.telemetry.swept(&sweep, started, &expired, &*clock, &mut self.expire_spans);
         if self.since_checkpoint >= self.pace.checkpoint_every {
             self.checkpoint();
         }

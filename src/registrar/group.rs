@@ -7,7 +7,6 @@ use tokio::sync::oneshot;
 
 use super::handle::{Applied, Refused, Request, Timings};
 use super::inbox::QueuedCommand;
-use super::stretch;
 use super::sweep::Due;
 use super::timers::Timer;
 use crate::domain::registry::PreImage;
@@ -16,6 +15,7 @@ use crate::domain::{
     fold,
 };
 use crate::telemetry::propagation::TraceContext;
+use crate::yielding;
 
 /// A command in a group, and who cares what becomes of it.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Decided {
             works: Vec::new(),
         };
         for (position, work) in works.iter().enumerate() {
-            stretch::step(position);
+            yielding::step(position);
             let Request { command, caller, trace } = &work.request;
             let outcome = decide(registry, command, now).and_then(|decision| {
                 let Some(decision) = decision else { return Ok(None) };

@@ -21,12 +21,11 @@ mod group;
 mod guard;
 mod handle;
 mod inbox;
-mod lines;
 pub mod observe;
+mod per_second;
 mod readiness;
 mod recovery;
 mod stepped;
-mod stretch;
 mod sweep;
 #[cfg(test)]
 mod tests;

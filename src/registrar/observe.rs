@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::handle::Timings;
-use super::lines::Lines;
-use super::stretch;
+use super::per_second::PerSecond;
 use crate::clock::{Clock, Monotonic};
 use crate::domain::command::Ground;
 use crate::domain::event::{
@@ -25,9 +24,7 @@ use crate::telemetry::names::{
 use crate::telemetry::propagation::{SpanId, TraceContext, TraceId};
 use crate::telemetry::signals;
 use crate::telemetry::spans::{KeyValue, LINKS_MAX, SpanKind, SpanLink, SpanRecord, Tracer};
-
-/// `expire` spans of one sweep; the others are counted on the sweep's own.
-const EXPIRE_SPANS_MAX: usize = 100;
+use crate::yielding;
 
 /// What is known of a change besides what it says.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +107,7 @@ impl Telemetry {
         before: &[Before],
         timings: &Timings,
         clock: &dyn Clock,
-        lines: &mut Lines,
+        lines: &mut PerSecond,
     ) {
         let log = &self.metrics.log;
         log.db_operation_seconds
@@ -125,7 +122,7 @@ impl Telemetry {
         // When it is durable, and told.
         let now = clock.monotonic();
         for (position, (change, before)) in batch.iter().zip(before).enumerate() {
-            stretch::step(position);
+            yielding::step(position);
             let durable_after = seconds(before.waited_since, timings.appended);
             log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
             log.append_seconds.get(Class::Change).record(durable_after);
@@ -231,13 +228,14 @@ impl Telemetry {
         self.tracer.is_on() && self.tracer.keep(context, &outcome).is_some()
     }
 
-    /// The spans of a sweep that expired somebody: one for the sweep, one each for the first hundred.
+    /// The spans of a sweep that expired somebody: one for the sweep, and one each for those who have one by `spans`.
     pub(super) fn swept(
         &self,
         sweep: &TraceContext,
         started: Timestamp,
         expired: &[(Arc<Change>, Option<TraceRef>)],
         clock: &dyn Clock,
+        spans: &mut PerSecond,
     ) {
         let ended = clock.wall();
         let took = Duration::from_secs_f64(seconds(started, ended));
@@ -250,7 +248,8 @@ impl Telemetry {
         let count = i64::try_from(expired.len()).unwrap_or(i64::MAX);
         span.attributes = vec![KeyValue::new("rollcall.expire.count", count)];
         self.tracer.emit(span);
-        for (change, registration) in expired.iter().take(EXPIRE_SPANS_MAX) {
+        let now = clock.monotonic();
+        for (change, registration) in expired.iter().take_while(|_| spans.take(now)) {
             let Event::Expired { key, overdue } = &change.event else { continue };
             let context = context_of(change.trace, Some(sweep.span_id)).sampled();
             let mut span = SpanRecord::new("expire", SpanKind::Internal, context, start, end);

@@ -11,6 +11,7 @@ use crate::domain::event::{Arithmetic, Overdue};
 use crate::domain::{Millis, Seq, Timestamp};
 use crate::lease::queue::{DeadlineQueue, Tracked};
 use crate::lease::word::{Mark, Reading};
+use crate::yielding;
 
 /// A lease that was found to have run out, whose expiry is not decided yet.
 #[derive(Debug)]
@@ -63,9 +64,12 @@ pub(super) fn due(
     let now = clock.monotonic();
     let awake_since = clock.awake_since();
     let mut found = Vec::new();
+    let mut looked_at = 0;
     while found.len() < limit
         && let Some(tracked) = queue.pop_due(now)
     {
+        yielding::step(looked_at);
+        looked_at += 1;
         let lease = &tracked.lease;
         let (Some(late_after), Some(expires_after)) = (lease.late_after(), lease.expires_after())
         else {

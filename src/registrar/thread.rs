@@ -14,8 +14,8 @@ use super::damping::{Damping, Limits};
 use super::flush::Pending;
 use super::group::Work;
 use super::handle::Shared;
-use super::lines::Lines;
 use super::observe::Telemetry;
+use super::per_second::PerSecond;
 use super::sweep::Overrun;
 use super::timers::Timers;
 use super::trouble::Trouble;
@@ -28,8 +28,13 @@ use crate::projection::Publisher;
 use crate::telemetry::signals;
 use crate::watch::Hub;
 
-/// Leases looked at between two commits, so that an expiry of many does not keep commands waiting.
-pub(super) const SWEEP_MAX: usize = 1_024;
+/// Leases looked at between two commits, so that an expiry of many does not keep commands waiting: some milliseconds.
+/// Four times as many would be decided a tenth sooner, and make lookups wait longer for a core.
+pub(super) const SWEEP_MAX: usize = 256;
+
+/// Expiries of a second that have a span of their own, where their sweep is kept: whatever a wave of them looks like,
+/// it shows in these, and the events have all.
+const EXPIRE_SPANS: u32 = 100;
 
 /// Settings of the thread.
 #[derive(Debug, Clone)]
@@ -75,7 +80,9 @@ pub(super) struct Registrar {
     pub(super) last_traffic_at: Timestamp,
     pub(super) since_checkpoint: u64,
     /// Which changes have a line.
-    pub(super) lines: Lines,
+    pub(super) lines: PerSecond,
+    /// Which expiries have a span of their own.
+    pub(super) expire_spans: PerSecond,
     /// The turn before this one found nothing more to do.
     idle: bool,
 }
@@ -114,7 +121,8 @@ impl Registrar {
             guard_shown: (0, Monotonic::default()),
             shared,
             telemetry,
-            lines: Lines::new(pace.log_change_rate),
+            lines: PerSecond::new(pace.log_change_rate),
+            expire_spans: PerSecond::new(EXPIRE_SPANS),
             pace,
             trouble: None,
             pending: Pending::default(),

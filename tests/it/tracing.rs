@@ -3,6 +3,7 @@
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use rollcall::config::Settings;
 use rollcall::log::memory::{Fault, MemoryLog};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -193,6 +194,29 @@ async fn expire(restart: bool) {
         assert_eq!(attribute(&span.attributes, key), value, "{key}");
     }
     server.stop().await;
+}
+
+/// Each of three hundred has its event; the first hundred of the second have spans, and the sweeps count all.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_wave_of_expiries_a_hundred_have_spans() {
+    let collector = Collector::start(Behaviour::Takes).await;
+    let otlp = Some(collector.url.clone());
+    let settings: fn(&mut Settings) = |settings| settings.guard = false;
+    let options = Options { otlp, settings: Some(settings), ..Options::default() };
+    let server = Server::start_with(options).await;
+    for number in 0..300 {
+        let path = format!("{ORDERS}/orders-{number}");
+        assert_eq!(server.send("PUT", &path, &[], Some(registration())).await.status, 201);
+    }
+    server.advance(15_010);
+    let gone = "SELECT count(*) FROM events WHERE kind = 'expired'";
+    eventually("all expired", async || server.sql(gone), |rows| rows[0][0] == 300).await;
+    server.stop().await;
+    let spans = collector.spans();
+    let counts = spans.iter().filter(|span| span.name == "expire sweep");
+    let counted = counts.map(|span| attribute(&span.attributes, "rollcall.expire.count"));
+    assert_eq!(counted.map(|count| count.as_i64().unwrap()).sum::<i64>(), 300);
+    assert_eq!(spans.iter().filter(|span| span.name == "expire").count(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

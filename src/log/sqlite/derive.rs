@@ -23,6 +23,7 @@ use crate::log::blocks::{BLOCK, Block};
 use crate::log::columns::{Columns, Parsed};
 use crate::log::rollup::{Beats, Lookups, Minute, Run};
 use crate::log::segments::{self, Builder, Role, Segment, Traces};
+use crate::yielding;
 
 /// Blocks of traffic that are read in one slice.
 const BLOCKS: usize = 16;
@@ -235,6 +236,7 @@ impl State {
             }
             self.end_period(ended, block.first, &mut slice);
             self.block(block, &mut slice);
+            yielding::pause();
             self.next = end.max(self.next.saturating_add(1));
             any = true;
         }
@@ -317,6 +319,7 @@ impl State {
             {
                 let stored = stored_run(connection, &run)?;
                 slice.runs.extend(run.after(stored.as_ref()));
+                yielding::step(slice.runs.len());
             }
             if runs.is_empty() {
                 self.marks.counted_heartbeats = *through;
@@ -358,6 +361,7 @@ impl Slice {
             put(PUT_TRAFFIC_SEGMENT, PUT_TRAFFIC_TRACES, segment)?;
         }
         for Minute { minute, part, last, names, counts, checksum } in &self.minutes {
+            yielding::pause();
             transaction.prepare_cached(PUT_MINUTE)?.execute(params![
                 minute,
                 signed(*part),
@@ -367,7 +371,8 @@ impl Slice {
                 checksum
             ])?;
         }
-        for run in &self.runs {
+        for (position, run) in self.runs.iter().enumerate() {
+            yielding::step(position);
             let Life { namespace, service, instance, incarnation } = life(&run.life);
             transaction.prepare_cached(PUT_RUN)?.execute(params![
                 namespace,
@@ -474,7 +479,9 @@ fn segment_of_changes(
     let mut statement = connection.prepare_cached(rows::SELECT_CHANGES)?;
     let limit = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
     let mut next = first;
-    for row in statement.query_map(rows::range(first, limit), rows::change_of)? {
+    let found = statement.query_map(rows::range(first, limit), rows::change_of)?;
+    for (position, row) in found.enumerate() {
+        yielding::step(position);
         let row = row?;
         let Some(kind) = Kind::parse(&row.kind) else { return Ok(None) };
         if row.checksum != row.expected_checksum() || row.seq != next {

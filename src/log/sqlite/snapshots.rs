@@ -21,6 +21,7 @@ use crate::log::snapshot::{
     Builder, Decoded, Header, List, Part, Snapshot, Tally, encode, service_of,
 };
 use crate::log::upkeep::{ServiceState, Written};
+use crate::yielding;
 
 /// How long a slice goes on: the registry's writer may be waiting. A part takes about a tenth of it.
 const SLICE: Duration = Duration::from_millis(1);
@@ -142,6 +143,7 @@ fn put(
         while more && waiting.iter().map(Part::bytes).sum::<u64>() < AHEAD {
             match services.next() {
                 Some(state) => {
+                    yielding::pause();
                     let parts = encode(seq, &state);
                     tally.add(&state, &parts);
                     waiting.extend(parts);
@@ -155,6 +157,7 @@ fn put(
             let mut insert = transaction.prepare_cached(INSERT_PART)?;
             while let Some(part) = waiting.get(written) {
                 insert_part(&mut insert, part)?;
+                yielding::pause();
                 written += 1;
                 if took.elapsed() > SLICE {
                     break;

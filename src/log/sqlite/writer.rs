@@ -26,6 +26,7 @@ use crate::log::{
     TrafficLog,
 };
 use crate::telemetry::metrics::Histogram;
+use crate::yielding;
 
 /// The log in SQLite.
 #[derive(Debug)]
@@ -177,7 +178,11 @@ impl SqliteLog {
     }
 
     fn encode(&self, batch: &[Arc<Change>]) -> Vec<Row> {
-        batch.iter().map(|change| codec::encode(change, &self.node)).collect()
+        let encode = |(position, change): (usize, &Arc<Change>)| {
+            yielding::step(position);
+            codec::encode(change, &self.node)
+        };
+        batch.iter().enumerate().map(encode).collect()
     }
 
     /// Opens the database again after a failure and reads what is there.
@@ -290,7 +295,8 @@ fn write_changes(
             return Ok(false);
         }
         let mut insert = transaction.prepare_cached(rows::INSERT_CHANGE)?;
-        for row in rows {
+        for (position, row) in rows.iter().enumerate() {
+            yielding::step(position);
             rows::insert_change(&mut insert, row)?;
         }
     }
