@@ -1,5 +1,5 @@
 //! Which spans are kept: an event leads to its span only if there is one, no caller can make the registry keep more than
-//! its share.
+//! its share, and who was told of a change is in its trace.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::collector::{Behaviour, Collector, Span, attribute};
+use crate::collector::{Behaviour, Collector, Span, attribute, hex};
 use crate::harness::{Options, Server, eventually};
+use crate::watch::Stream;
 
 const ORDERS: &str = "/v1/services/orders/instances";
 const ORDERS_1: &str = "/v1/services/orders/instances/orders-1";
@@ -178,4 +179,67 @@ async fn callers_that_keep_everything_have_their_share_kept() {
     }
     Arc::into_inner(server).unwrap().stop().await;
     assert_eq!(of_callers(&collector), expected, "no more came later");
+}
+
+/// What a span is linked to: trace id and span id.
+fn linked(span: &Span) -> Vec<(String, String)> {
+    span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_told_of_a_change_is_linked_to_it() {
+    let collector = Collector::start(Behaviour::Takes).await;
+    let otlp = Some(collector.url.clone());
+    let options = Options { otlp, settings: Some(links), system_clock: true, ..Options::default() };
+    let server = Arc::new(Server::start_with(options).await);
+    let mut streams = Vec::new();
+    for query in ["", "?service=orders", "?service=web"] {
+        streams.push(Stream::open(&server.url, query, "").await);
+    }
+    let mut revision =
+        server.register("orders", "orders-0", "10m").await["revision"].as_u64().unwrap();
+    for stream in &mut streams[..2] {
+        stream.take(1).await;
+    }
+    // A machine may be too slow to tell all of them in time; then another change is told.
+    for number in 1..20 {
+        let poller = Arc::clone(&server);
+        let path = format!("{ORDERS}?after={revision}&wait=1m");
+        let poll = tokio::spawn(async move { poller.send("GET", &path, &[], None).await });
+        let waits = async || server.page().await.sum("rollcall_watchers", &["longpoll"]);
+        eventually("it waits", waits, |waits| *waits == 1.0).await;
+        let instance = format!("orders-{number}");
+        let body = json!({"address": "10.0.0.7", "port": 8080, "ttl": "10m"});
+        let traceparent = trace(number, false);
+        let headers = [("traceparent", traceparent.as_str())];
+        let answer =
+            server.send("PUT", &format!("{ORDERS}/{instance}"), &headers, Some(body)).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        revision = answer.json["revision"].as_u64().unwrap();
+        assert_eq!(poll.await.unwrap().json["revision"], revision);
+        for stream in &mut streams[..2] {
+            stream.take(1).await;
+        }
+        let of_it = |span: &Span| attribute(&span.attributes, "rollcall.event.seq") == revision;
+        let span = collector.span("notify", of_it).await;
+        let request = answer.header("traceresponse");
+        assert_eq!(linked(&span), [(request[3..35].to_owned(), request[36..52].to_owned())]);
+        assert!(
+            span.parent_span_id.is_empty() && span.kind() as i32 == 4,
+            "a producer, its own root"
+        );
+        assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
+        for (key, value) in
+            [("rollcall.event.kind", json!("registered")), ("rollcall.service", json!("orders"))]
+        {
+            assert_eq!(attribute(&span.attributes, key), value, "{key}");
+        }
+        let watchers = attribute(&span.attributes, "rollcall.watchers");
+        assert!(watchers.as_i64().unwrap() <= 3, "the stream of another service is not told");
+        if watchers == 3 {
+            drop(streams);
+            return Arc::into_inner(server).unwrap().stop().await;
+        }
+    }
+    panic!("two streams and a long poll are never told within a second");
 }
