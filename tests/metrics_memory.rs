@@ -1,8 +1,6 @@
 //! Metrics take no memory for what they record: five million records that nobody asks for leave the process as large as
 //! it was. Alone in its binary, because what is measured is the process.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
