@@ -94,6 +94,14 @@ class Processes:
                 statuses[name] = "killed: it did not end within 20 s"
         return statuses
 
+    def stop_one(self, name):
+        """Asks the newest of this name to end, which has to end well."""
+        place = max(place for place, (known, _) in enumerate(self.running) if known == name)
+        _, process = self.running.pop(place)
+        process.terminate()
+        if (status := process.wait(timeout=20)) != 0:
+            raise Failed(f"{name} ended with status {status}")
+
     def print_logs(self):
         for log in sorted(self.folder.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-30:]

@@ -22,7 +22,7 @@ function row(event) {
     h("span", {}, sign(signOf(event), h("a", { href: at(["events", event.id]) }, event.kind.replaceAll("_", " ")))),
     h("span", { class: "whom" }, about(event)),
     h("span", { class: "told" }, tell(event)),
-    h("span", { class: "ways" }, traceLink(event.trace_id, event.span_id), event.cause && h("a", { href: at(["events", event.cause]), title: "The change that led to it" }, `because of @${event.cause}`)),
+    h("span", { class: "ways" }, traceLink(event.trace_id, event.span_id, event.trace_url), event.cause && h("a", { href: at(["events", event.cause]), title: "The change that led to it" }, `because of @${event.cause}`)),
   );
 }
 
@@ -115,7 +115,7 @@ export async function one({ root, names, titled, signal }) {
       fact("When", instant(event.at)),
       fact("Version", `@${event.seq}`),
       event.caller && fact("Caller", h("a", { href: at(["events"], { caller: event.caller }) }, event.caller)),
-      event.trace_id && fact("Trace", traceLink(event.trace_id, event.span_id)),
+      event.trace_id && fact("Trace", traceLink(event.trace_id, event.span_id, event.trace_url)),
       event.cause && fact("Because of", h("a", { href: at(["events", event.cause]) }, `@${event.cause}`)),
       event.data?.last_heartbeat && fact("Last heartbeat", h("a", { href: at(["events", event.data.last_heartbeat.id]) }, event.data.last_heartbeat.id), " ", traceLink(event.data.last_heartbeat.trace_id, event.data.last_heartbeat.span_id)),
     ),

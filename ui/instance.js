@@ -70,7 +70,7 @@ function transitions(life, state) {
     "ol",
     { class: "rows told" },
     life.transitions.map((event) =>
-      h("li", {}, h("time", { class: "mono", datetime: event.at }, instant(event.at)), " ", h("a", { href: at(["events", event.id]) }, event.kind.replaceAll("_", " ")), h("span", { class: "small" }, ` ${tell(event)} `), traceLink(event.trace_id, event.span_id)),
+      h("li", {}, h("time", { class: "mono", datetime: event.at }, instant(event.at)), " ", h("a", { href: at(["events", event.id]) }, event.kind.replaceAll("_", " ")), h("span", { class: "small" }, ` ${tell(event)} `), traceLink(event.trace_id, event.span_id, event.trace_url)),
     ),
   );
   const details = h("details", { open: state.open }, h("summary", {}, `What happened in it, in words (${life.transitions.length})`), list);

@@ -3,10 +3,11 @@
 import { at, h } from "./dom.js";
 import { live } from "./live.js";
 
-/** The place where a trace can be seen, or where its events are told if there is none. */
+/** The place where a trace can be seen, or where its events are told if there is none. `url` is what an answer said of it:
+    null if its span was not kept, undefined if it said nothing. */
 export function traceLink(traceId, spanId, url) {
   if (!traceId) return null;
-  const outside = url ?? live.trace(traceId, spanId);
+  const outside = url === undefined ? live.trace(traceId, spanId) : url;
   const short = `${traceId.slice(0, 8)}…`;
   const inside = h("a", { class: "mono", href: at(["traces", traceId]), title: `Events of trace ${traceId}` }, short);
   if (!outside) return inside;

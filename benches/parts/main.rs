@@ -18,6 +18,7 @@ mod plain;
 mod replay;
 mod retention;
 mod search;
+mod telemetry;
 
 use criterion::Criterion;
 
@@ -28,6 +29,7 @@ fn main() {
     detectors::bench(&mut criterion);
     lookup::bench(&mut criterion);
     guard::bench(&mut criterion);
+    telemetry::bench(&mut criterion);
     append::changes(&mut criterion);
     append::traffic(&mut criterion);
     replay::bench(&mut criterion);

@@ -179,6 +179,7 @@ impl App {
             resolver,
         };
         let prober = probe::Service::build(probe_config(settings), parts)?;
+        hub.trace(tracer.clone(), Arc::clone(&clock));
         let mut config = http_config(settings);
         // A link to where no span ever arrives would lead nowhere.
         config.trace_url = config.trace_url.filter(|_| tracer.is_on());

@@ -76,9 +76,26 @@ pub(super) const TRACE: Operation = Operation {
 /// The ends of a stretch of events.
 const STRETCH: [&str; 2] = ["since", "until"];
 
+/// An event, and where its span can be seen.
+#[derive(Serialize)]
+struct EventText<'a> {
+    #[serde(flatten)]
+    event: &'a Record,
+    /// Left out where spans go nowhere; null if this one was not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_url: Option<Option<String>>,
+}
+
+impl<'a> EventText<'a> {
+    fn of(api: &Api, event: &'a Record) -> Self {
+        let linked = api.config.trace_url.is_some();
+        Self { event, trace_url: linked.then(|| api.trace_url_of(event)) }
+    }
+}
+
 #[derive(Serialize)]
 struct Events<'a> {
-    events: &'a [Record],
+    events: Vec<EventText<'a>>,
     next: Option<String>,
     complete: bool,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -125,7 +142,7 @@ pub(super) async fn event(
     let id = EventId::parse(path.get("id")).ok_or(Problem::UnknownEvent)?;
     let head = api.projection.head();
     let event = api.ask(move |archive| archive.event(id)).await?.ok_or(Problem::UnknownEvent)?;
-    Ok(json_response(StatusCode::OK, wire::json(&event), head))
+    Ok(json_response(StatusCode::OK, wire::json(&EventText::of(&api, &event)), head))
 }
 
 pub(super) async fn trace(
@@ -144,7 +161,7 @@ pub(super) async fn trace(
     let wanted = EventQuery { limit, trace_id: Some(trace_id.to_bytes()), ..EventQuery::default() };
     let head = api.projection.head();
     let page = api.ask(move |archive| archive.events(&wanted)).await?;
-    let trace_url = page.events.first().and_then(|event| api.trace_url(event.trace));
+    let trace_url = page.events.iter().find_map(|event| api.trace_url_of(event));
     let trace = Trace { trace_id: trace_id.to_string(), trace_url, page: shown(&api, &page) };
     Ok(json_response(StatusCode::OK, wire::json(&trace), head))
 }
@@ -201,5 +218,6 @@ fn shown<'a>(api: &Api, page: &'a EventPage) -> Events<'a> {
         api.cursors.write(List::Events, &format!("{change},{traffic}"))
     });
     let missing = &*page.missing;
-    Events { events: &page.events, next, complete: missing.is_empty(), missing }
+    let events = page.events.iter().map(|event| EventText::of(api, event)).collect();
+    Events { events, next, complete: missing.is_empty(), missing }
 }

@@ -78,11 +78,11 @@ struct Trace {
 }
 
 impl Trace {
-    fn of(api: &Api, trace: TraceRef) -> Self {
+    fn of(api: &Api, trace: TraceRef, at: Timestamp) -> Self {
         Self {
             trace_id: TraceId::from_bytes(trace.trace_id).map(|id| id.to_string()),
             span_id: SpanId::from_bytes(trace.span_id).map(|id| id.to_string()),
-            trace_url: api.trace_url(trace),
+            trace_url: api.trace_url(trace, at),
         }
     }
 }
@@ -234,7 +234,7 @@ fn text(api: &Api, impact: &Impact) -> Result<bytes::Bytes, Problem> {
             at: rfc3339::format(sign.at),
             kind: sign.kind.as_str(),
             id: sign.id.to_string(),
-            trace: Trace::of(api, sign.trace),
+            trace: Trace::of(api, sign.trace, sign.at),
         },
         lookups: callers.iter().map(|caller| caller.lookups).sum(),
         confirmations: callers.iter().map(|caller| caller.confirmations).sum(),
@@ -252,7 +252,7 @@ fn moment(at: Option<Timestamp>) -> Option<String> {
 
 fn handed_text(api: &Api, handed: &Handed) -> HandedText {
     HandedText {
-        trace: Trace::of(api, handed.trace),
+        trace: Trace::of(api, handed.trace, handed.at),
         id: format!("t{}", handed.number),
         at: rfc3339::format(handed.at),
         revision: handed.revision.0,
@@ -267,7 +267,8 @@ fn stream_text<'a>(api: &Api, stream: &'a Stream) -> StreamText<'a> {
         opened: moment(stream.opened),
         told_at: moment(stream.told_at),
         closed: moment(stream.closed),
-        trace: Trace::of(api, stream.trace),
+        // Without a beginning in the log it is not known when its span was.
+        trace: Trace::of(api, stream.trace, stream.opened.unwrap_or_default()),
     }
 }
 
@@ -276,6 +277,6 @@ fn poll_text<'a>(api: &Api, poll: &'a LongPoll) -> PollText<'a> {
         caller: &poll.caller,
         revision: poll.revision.0,
         told_at: rfc3339::format(poll.told_at),
-        trace: Trace::of(api, poll.trace),
+        trace: Trace::of(api, poll.trace, poll.told_at),
     }
 }

@@ -297,7 +297,7 @@ fn alive(api: &Api, key: &InstanceKey) -> Option<Alive> {
 }
 
 fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
-    let url = |record: &Record| api.trace_url(record.trace);
+    let url = |record: &Record| api.trace_url_of(record);
     let missing = &*why.missing;
     wire::json(&WhyText {
         event: &why.event,
@@ -322,7 +322,7 @@ fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
             id: EventId::Traffic(heartbeat.id).to_string(),
             trace_id: TraceId::from_bytes(heartbeat.trace.trace_id).map(|id| id.to_string()),
             span_id: SpanId::from_bytes(heartbeat.trace.span_id).map(|id| id.to_string()),
-            trace_url: api.trace_url(heartbeat.trace),
+            trace_url: api.trace_url(heartbeat.trace, heartbeat.at),
         }),
         registration: why
             .registration

@@ -4,6 +4,7 @@
 //! It works for a service that does not exist yet. What is answered, and the event of it, is the lookup's own; the
 //! event says besides what was held. A client that goes away while it waits leaves nothing behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::domain::{Millis, Seq, ServiceKey};
 use crate::projection::Projection;
 use crate::telemetry::names::{Transport, WatchOutcome};
 use crate::telemetry::signals;
-use crate::watch::Woken;
+use crate::watch::{Notice, Woken};
 
 /// `after`
 pub(super) const AFTER: Parameter = Parameter::new(
@@ -46,13 +47,19 @@ pub(super) struct Waited {
     pub(super) held: Seq,
     /// When the change that it waited for was found durable.
     durable: Option<Monotonic>,
+    /// That change, if it is noted.
+    notice: Option<Arc<Notice>>,
 }
 
 impl Waited {
     /// The answer is on its way.
     pub(super) fn told(&self, api: &Api) {
         if let Some(durable) = self.durable {
-            let elapsed = Duration::from_micros(api.clock.monotonic().micros_since(durable));
+            let now = api.clock.monotonic();
+            if let Some(notice) = &self.notice {
+                notice.told(now);
+            }
+            let elapsed = Duration::from_micros(now.micros_since(durable));
             signals::watcher_told(&api.metrics.watch, Transport::LongPoll, elapsed);
         }
     }
@@ -133,5 +140,6 @@ pub(super) async fn wait(
     scope.waited(outcome, idle);
     // A change that came before it waited was not waited for.
     let durable = waiting.durable().filter(|at| woken == Woken::Changed && *at >= began);
-    Ok(Waited { held: after, durable })
+    let notice = durable.and_then(|_| waiting.notice());
+    Ok(Waited { held: after, durable, notice })
 }

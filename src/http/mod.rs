@@ -72,12 +72,13 @@ use axum::http::HeaderValue;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Monotonic};
+use crate::domain::event::Kind;
 use crate::domain::traffic::{Detail, Traffic};
 use crate::domain::{
     Command, InstanceId, InstanceKey, Millis, Namespace, Quotas, Seq, ServiceKey, ServiceName,
-    TraceRef,
+    Timestamp, TraceRef,
 };
-use crate::history::{self, Archive, Policy};
+use crate::history::{self, Archive, Policy, Record};
 use crate::lease::Lease;
 use crate::probe::allowed::Networks;
 use crate::projection::{Entry, EntryRef, Projection};
@@ -180,6 +181,7 @@ pub struct Parts {
 pub struct Api {
     parts: Parts,
     started_at: Monotonic,
+    started_wall: Timestamp,
     admission: Admission,
     log_header: HeaderValue,
     encoder: Encoder,
@@ -216,6 +218,7 @@ impl Api {
         let log_header = HeaderValue::from_static(log_id_text);
         Arc::new(Self {
             started_at: parts.clock.monotonic(),
+            started_wall: parts.clock.wall(),
             admission: Admission::new(parts.config.admission.clone()),
             log_header,
             encoder: Encoder::of(parts.config.encode_from),
@@ -280,12 +283,28 @@ impl Api {
         Ok(answer.map_err(|_| Problem::Internal)??)
     }
 
-    /// Where the trace of an event can be seen; none if no place is set.
-    fn trace_url(&self, trace: TraceRef) -> Option<String> {
+    /// Where the span of an event of that time can be seen; none if no place is set, or the span was not kept. Where it
+    /// is not known whether it was, because it was long ago or before the last start, the place is given.
+    fn trace_url(&self, trace: TraceRef, at: Timestamp) -> Option<String> {
         let template = self.config.trace_url.as_deref()?;
-        let trace_id = TraceId::from_bytes(trace.trace_id)?.to_string();
-        let span_id = SpanId::from_bytes(trace.span_id)?.to_string();
-        Some(template.replace("{trace_id}", &trace_id).replace("{span_id}", &span_id))
+        let (trace_id, span_id) =
+            (TraceId::from_bytes(trace.trace_id)?, SpanId::from_bytes(trace.span_id)?);
+        let micros = u64::try_from(at.micros()).unwrap_or(0);
+        if at >= self.started_wall && self.tracer.was_kept(span_id, micros) == Some(false) {
+            return None;
+        }
+        let text = template.replace("{trace_id}", &trace_id.to_string());
+        Some(text.replace("{span_id}", &span_id.to_string()))
+    }
+
+    /// The same for an event of the log.
+    fn trace_url_of(&self, event: &Record) -> Option<String> {
+        let at = match event.kind {
+            // They are of the span of the request that began their stream, whenever that was.
+            Kind::Notified | Kind::WatchClosed => event.at.min(self.started_wall),
+            _ => event.at,
+        };
+        self.trace_url(event.trace, at)
     }
 
     /// Gives a traffic event of this request its place on the way to the log.

@@ -133,7 +133,7 @@ impl Session {
     /// Records that changes are handed over. Traffic alone is not recorded: a stream that is told of traffic would be
     /// told of that, and so on without end.
     async fn tell(&mut self, delivery: Delivery) -> Bytes {
-        let Delivery { bytes, changes, durable } = delivery;
+        let Delivery { bytes, changes, durable, notices } = delivery;
         if changes > 0 {
             let through = Seq(self.feed.mark().change);
             let filter = self.filter.clone();
@@ -147,8 +147,9 @@ impl Session {
             }
         }
         if let Some(durable) = durable {
-            let clock = &self.api.clock;
-            let elapsed = Duration::from_micros(clock.monotonic().micros_since(durable));
+            let now = self.api.clock.monotonic();
+            notices.iter().for_each(|notice| notice.told(now));
+            let elapsed = Duration::from_micros(now.micros_since(durable));
             signals::watcher_told(&self.api.metrics.watch, Transport::Sse, elapsed);
         }
         self.said = self.feed.mark();

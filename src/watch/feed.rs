@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::filter::StreamFilter;
 use super::hub::{Hub, Stream};
+use super::notices::Notice;
 use super::stall::Progress;
 use super::told::{Told, ToldTraffic};
 use crate::clock::Monotonic;
@@ -99,6 +100,8 @@ pub struct Delivery {
     pub changes: u32,
     /// When the oldest of these was found durable; none if all come from the log.
     pub durable: Option<Monotonic>,
+    /// Those of them that are noted.
+    pub notices: Vec<Arc<Notice>>,
 }
 
 /// What comes next.
@@ -291,7 +294,7 @@ impl Feed {
             out.write(format!(": missing: {events} ({reason})\n\n").as_bytes());
         }
         let (mut changes, mut traffic) = (found.changes.iter(), found.traffic.iter());
-        let (mut told, mut durable) = (0, None);
+        let (mut told, mut durable, mut notices) = (0, None, Vec::new());
         while out.len() < FRAME {
             let (change, event) = (changes.as_slice().first(), traffic.as_slice().first());
             let more_traffic = found.traffic_through < ends.traffic;
@@ -301,6 +304,7 @@ impl Feed {
                 (Some(change), event) if event.is_none_or(|event| change.seq() <= event.seen()) => {
                     out.change(change);
                     durable = durable.or(change.durable);
+                    notices.extend(change.notice.clone());
                     told += 1;
                     changes.next();
                 }
@@ -325,7 +329,7 @@ impl Feed {
             let through = |reached: u64| reached.max(found.traffic_through);
             self.mark.traffic = self.mark.traffic.map(through);
         }
-        Delivery { bytes: out.finish(), changes: told, durable }
+        Delivery { bytes: out.finish(), changes: told, durable, notices }
     }
 }
 
@@ -466,7 +470,7 @@ fn read_changes(
             return Visit::Continue(());
         }
         let seq = change.seq.0;
-        let told = Told::new(Arc::new(change), None);
+        let told = Told::new(Arc::new(change), None, None);
         // Put into words here, where nobody else has to wait for it.
         told.whole();
         found.changes.push(Arc::new(told));

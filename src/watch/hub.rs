@@ -18,13 +18,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use super::notices::{Notice, Notices};
 use super::ring::Ring;
 use super::stall::{Progress, Streams};
 use super::told::{Told, ToldTraffic};
-use crate::clock::Monotonic;
+use crate::clock::{Clock, Monotonic};
 use crate::domain::traffic::{Numbered, Traffic};
 use crate::domain::{Change, Seq, ServiceKey};
 use crate::projection::Projection;
+use crate::telemetry::spans::Tracer;
 
 /// Most bytes of each class that are kept at hand for streams.
 const RING_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -41,6 +43,8 @@ struct Place {
     revision: AtomicU64,
     /// When it was found durable, in microseconds of the monotonic clock.
     durable: AtomicU64,
+    /// The change that led to it, if it is noted.
+    notice: Mutex<Option<Arc<Notice>>>,
     /// Whether it stands in the list of those to wake.
     listed: AtomicBool,
 }
@@ -68,6 +72,7 @@ pub struct Hub {
     rings_moved: AtomicBool,
     bell: Notify,
     news: watch::Sender<u64>,
+    notices: Notices,
     closing: AtomicBool,
     pub(super) reading: Semaphore,
 }
@@ -88,9 +93,15 @@ impl Hub {
             rings_moved: AtomicBool::new(false),
             bell: Notify::new(),
             news: watch::Sender::new(0),
+            notices: Notices::default(),
             closing: AtomicBool::new(false),
             reading: Semaphore::new(READING_MAX),
         })
+    }
+
+    /// From now on those who are told leave spans, if that tracer makes any.
+    pub fn trace(&self, tracer: Tracer, clock: Arc<dyn Clock>) {
+        self.notices.go_to(tracer, clock);
     }
 
     /// Tells that `changes`, which touched the services `touched`, are durable since `now` and can be read. Called by
@@ -106,15 +117,24 @@ impl Hub {
             return;
         }
         let mut moved = false;
+        let notices = self.notices.note(changes, now);
         let places = self.places.lock();
         if !places.is_empty() {
-            for place in touched.filter_map(|key| Some((key, &places.get(key)?.place))) {
-                moved |= self.list(place.0, place.1, now);
+            for (key, place) in touched.filter_map(|key| Some((key, &places.get(key)?.place))) {
+                // The last of a service's changes is the one whose revision it has now.
+                let of_service = |notice: &&Arc<Notice>| notice.is_about(key);
+                let notice = notices.iter().rev().find(of_service);
+                moved |= self.list(key, place, now, notice);
             }
         }
         drop(places);
         if let Some(first) = changes.first().filter(|_| self.streams.any()) {
-            let told = |change: &Arc<Change>| Arc::new(Told::new(Arc::clone(change), Some(now)));
+            // The first ones found room, those without a trace left out.
+            let mut notices = notices.into_iter().peekable();
+            let told = |change: &Arc<Change>| {
+                let notice = notices.next_if(|notice| notice.is_of(change));
+                Arc::new(Told::new(Arc::clone(change), Some(now), notice))
+            };
             self.changes.lock().push(first.seq.0, changes.iter().map(told));
             self.rings_moved.store(true, Ordering::Release);
             moved = true;
@@ -125,12 +145,19 @@ impl Hub {
     }
 
     /// Lists a place for waking if the revision of its service has moved.
-    fn list(&self, key: &ServiceKey, place: &Arc<Place>, now: Monotonic) -> bool {
+    fn list(
+        &self,
+        key: &ServiceKey,
+        place: &Arc<Place>,
+        now: Monotonic,
+        notice: Option<&Arc<Notice>>,
+    ) -> bool {
         let revision = self.revision(key);
         if place.revision.fetch_max(revision.0, Ordering::AcqRel) >= revision.0 {
             return false;
         }
         place.durable.store(now.0, Ordering::Release);
+        *place.notice.lock() = notice.cloned();
         if !place.listed.swap(true, Ordering::AcqRel) {
             self.to_wake.lock().push(Arc::clone(place));
         }
@@ -161,7 +188,10 @@ impl Hub {
         loop {
             tokio::select! {
                 () = self.bell.notified() => self.wake(),
-                _ = looks.tick() => self.streams.cut_stuck(write_timeout),
+                _ = looks.tick() => {
+                    self.streams.cut_stuck(write_timeout);
+                    self.notices.look();
+                }
             }
         }
     }
@@ -304,6 +334,12 @@ impl Waiting {
             0 => None,
             micros => Some(Monotonic(micros)),
         }
+    }
+
+    /// That change, if it is noted.
+    #[must_use]
+    pub fn notice(&self) -> Option<Arc<Notice>> {
+        self.place.notice.lock().clone()
     }
 }
 

@@ -18,6 +18,7 @@
 mod feed;
 mod filter;
 mod hub;
+mod notices;
 mod ring;
 mod stall;
 #[cfg(test)]
@@ -27,4 +28,5 @@ mod told;
 pub use feed::{Delivery, Error, Feed, Mark, Next, OpenError};
 pub use filter::StreamFilter;
 pub use hub::{Hub, Waiting, Woken};
+pub use notices::Notice;
 pub use stall::Progress;

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use super::notices::Notice;
 use super::ring::Weighed;
 use crate::clock::Monotonic;
 use crate::domain::event::Event;
@@ -40,12 +41,18 @@ pub(super) struct Told {
     pub(super) change: Arc<Change>,
     /// When it was found durable; none for one that was read from the log.
     pub(super) durable: Option<Monotonic>,
+    /// Who counts those that are told, if it is noted.
+    pub(super) notice: Option<Arc<Notice>>,
     words: OnceLock<Words>,
 }
 
 impl Told {
-    pub(super) fn new(change: Arc<Change>, durable: Option<Monotonic>) -> Self {
-        Self { change, durable, words: OnceLock::new() }
+    pub(super) fn new(
+        change: Arc<Change>,
+        durable: Option<Monotonic>,
+        notice: Option<Arc<Notice>>,
+    ) -> Self {
+        Self { change, durable, notice, words: OnceLock::new() }
     }
 
     fn words(&self) -> &Words {

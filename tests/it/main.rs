@@ -26,6 +26,7 @@ mod guard;
 mod harness;
 mod herd;
 mod impact;
+mod kept;
 mod lifecycle;
 mod limits;
 mod linear;

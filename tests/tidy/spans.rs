@@ -96,6 +96,21 @@ const SOURCES: &[(&str, &[Span])] = &[
         ],
     ),
     (
+        "src/watch/notices.rs",
+        &[Span {
+            name: "notify",
+            kind: "producer",
+            place: "a root for a change whose own span was kept and that was told to watchers; linked to it",
+            attributes: &[
+                "rollcall.event.kind",
+                "rollcall.event.seq",
+                "rollcall.link",
+                "rollcall.service",
+                "rollcall.watchers",
+            ],
+        }],
+    ),
+    (
         "src/probe/telling.rs",
         &[Span {
             name: "probe",

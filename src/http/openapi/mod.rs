@@ -310,12 +310,12 @@ fn present() -> Value {
         "Targets": list(full(json!({
             "targets": list(text.clone()), "labels": {"type": "object", "additionalProperties": text},
         }))),
-        "Event": full(json!({
+        "Event": with_optional(full(json!({
             "id": text, "seq": count, "at": instant, "kind": text, "namespace": maybe("string"),
             "service": maybe("string"), "instance": maybe("string"), "caller": maybe("string"),
             "trace_id": maybe("string"), "span_id": maybe("string"), "cause": maybe("integer"),
             "data": {"type": ["object", "null"]},
-        })),
+        })), json!({"trace_url": maybe("string")})),
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
             "missing": list(reference("Missing")),

@@ -8,6 +8,8 @@
 //! Without an endpoint all of this does nothing, and costs a branch. It must never block a request.
 //! Callers: the HTTP layers, the registrar, expiry, recovery, `app` for start and end.
 
+mod recent;
+
 use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use super::export::{Delivery, Pipeline};
 use super::keep::{KeepConfig, KeepPolicy, KeepReason, Outcome};
 use super::metrics::Metrics;
 use super::propagation::{SpanId, TraceContext, TraceId};
+use recent::Recent;
 
 /// Most links of one span; OpenTelemetry's default limit.
 pub const LINKS_MAX: usize = 128;
@@ -127,6 +130,7 @@ struct Active {
     probes: ArcSwap<KeepPolicy>,
     scope: InstrumentationScope,
     provider: SdkTracerProvider,
+    recent: Recent,
 }
 
 impl Tracer {
@@ -179,6 +183,7 @@ impl Tracer {
             probes: ArcSwap::from_pointee(KeepPolicy::new(&config.keep)),
             scope,
             provider,
+            recent: Recent::new(),
         })))
     }
 
@@ -224,8 +229,15 @@ impl Tracer {
     /// Queues a finished span for export; does nothing if tracing is off.
     pub fn emit(&self, record: SpanRecord) {
         if let Some(active) = &self.0 {
+            active.recent.remember(record.context.span_id, record.end);
             active.pipeline.deliver(span_data(record, &active.scope));
         }
+    }
+
+    /// Whether the span of what this process did at that time, in microseconds since 1970, was kept. `None` if that is
+    /// not known any more, or tracing is off.
+    pub fn was_kept(&self, span_id: SpanId, at: u64) -> Option<bool> {
+        self.0.as_ref()?.recent.knows(span_id, at)
     }
 
     /// A tracer of the SDK, for the layer that turns `tracing` spans into exported ones. `None` if off.
