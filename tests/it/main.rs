@@ -42,5 +42,6 @@ mod replay;
 mod restart;
 mod retention;
 mod stall;
+mod trace_context;
 mod tracing;
 mod watch;

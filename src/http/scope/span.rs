@@ -122,7 +122,9 @@ impl Exchange {
             change: facts.change.as_ref().map(|(change, _)| &**change),
             reason,
         };
-        api.tracer.emit(kept.record(seed));
+        let record = kept.record(seed);
+        let tracestate = record.tracestate.clone();
+        api.tracer.emit(record);
         // Streams and long polls are no latencies.
         if facts.watch.is_none() {
             kept.exemplify(&api.metrics.exemplars);
@@ -137,7 +139,8 @@ impl Exchange {
             && reason.with_children()
         {
             for step in steps(answered.context, timings) {
-                api.tracer.emit(step);
+                // All spans of a trace carry the state that it came with.
+                api.tracer.emit(SpanRecord { tracestate: tracestate.clone(), ..step });
             }
         }
     }
