@@ -37,7 +37,7 @@ use crate::probe::{Resolve, RootsError, SystemResolver};
 use crate::projection::Projection;
 use crate::registrar::{self, Phase, Readiness, RecoverError, Running, Telemetry};
 use crate::telemetry::config::{ConfigError, TelemetryConfig};
-use crate::telemetry::keep::RootRatio;
+use crate::telemetry::keep::{Cap, RootRatio, SlowAfter};
 use crate::telemetry::metrics::{Metrics, MetricsConfig, set_count};
 use crate::telemetry::names::{DbCollection, DbOperation, LogPart};
 use crate::telemetry::signals;
@@ -404,8 +404,6 @@ fn http_config(settings: &Settings) -> http::Config {
         shutdown_timeout: settings.shutdown_timeout,
         default_ttl: Millis::from(settings.default_ttl),
         check_networks: settings.check_networks.clone(),
-        slow_read: settings.trace_slow_read,
-        slow_change: settings.trace_slow_change,
         log_requests: settings.log_requests,
         policy: policy(settings),
         trace_url: Some(settings.trace_url.clone()).filter(|template| !template.is_empty()),
@@ -425,8 +423,16 @@ pub fn tracing_config(
     if !sampler_is_set {
         config.keep.root_ratio = RootRatio::new(settings.trace_root_ratio);
     }
-    config.keep.caller.per_second = settings.trace_caller_rate;
-    config.keep.caller.burst = settings.trace_caller_rate.saturating_mul(2);
+    let cap = |per_second| Cap::saving(per_second, settings.trace_burst);
+    config.keep.caller = cap(settings.trace_caller_rate);
+    config.keep.change = cap(settings.trace_change_rate);
+    config.keep.refused = cap(settings.trace_refused_rate);
+    config.keep.trouble = settings.trace_trouble_rate.map(cap);
+    config.keep.slow_after = SlowAfter {
+        read: settings.trace_slow_read,
+        change: settings.trace_slow_change,
+        question: settings.trace_slow_question,
+    };
     Ok(config)
 }
 

@@ -15,7 +15,18 @@ use crate::telemetry::signals;
 use crate::telemetry::spans::Tracer;
 
 /// The settings that hold at once.
-const LIVE: [&str; 3] = ["log_level", "trace_root_ratio", "trace_caller_rate"];
+const LIVE: [&str; 10] = [
+    "log_level",
+    "trace_root_ratio",
+    "trace_caller_rate",
+    "trace_change_rate",
+    "trace_refused_rate",
+    "trace_trouble_rate",
+    "trace_burst",
+    "trace_slow_read",
+    "trace_slow_change",
+    "trace_slow_question",
+];
 
 /// What settings can change.
 pub(super) struct Reload<'a> {
@@ -61,9 +72,17 @@ impl Reload<'_> {
         if taken.iter().any(|name| name.starts_with("trace_")) {
             self.tracer.keep_by(&keep);
         }
-        self.settings.log_level = read.log_level;
-        self.settings.trace_root_ratio = read.trace_root_ratio;
-        self.settings.trace_caller_rate = read.trace_caller_rate;
+        let held = &mut self.settings;
+        held.log_level = read.log_level;
+        held.trace_root_ratio = read.trace_root_ratio;
+        held.trace_caller_rate = read.trace_caller_rate;
+        held.trace_change_rate = read.trace_change_rate;
+        held.trace_refused_rate = read.trace_refused_rate;
+        held.trace_trouble_rate = read.trace_trouble_rate;
+        held.trace_burst = read.trace_burst;
+        held.trace_slow_read = read.trace_slow_read;
+        held.trace_slow_change = read.trace_slow_change;
+        held.trace_slow_question = read.trace_slow_question;
         signals::settings_taken(&taken);
         if !left.is_empty() {
             signals::settings_need_restart(&left);

@@ -24,7 +24,7 @@ A setting is taken from its flag, else from its variable, else from the file, el
 Durations are written 500ms, 15s, 2m or 24h; a bare number is seconds.
 
 The first line on standard output is the address that was bound; logs go to standard error.
-SIGHUP reads the settings again: log_level, trace_root_ratio and trace_caller_rate hold at once.
+SIGHUP reads the settings again: log_level and what decides about traces (trace_*, but trace_url) hold at once.
 Traces are exported when OTEL_EXPORTER_OTLP_ENDPOINT is set, such as http://localhost:4317.
 
 Examples:

@@ -180,10 +180,20 @@ settings! {
     trace_root_ratio: f64 = "0.01", "RATIO", check::ratio;
     /// How many requests a second are kept because the caller sampled them.
     trace_caller_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
-    /// A read that takes longer has its trace kept.
-    trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, MS, HOUR);
-    /// A change that takes longer has its trace kept.
-    trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, MS, HOUR);
+    /// How many requests a second are kept because they changed the state.
+    trace_change_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
+    /// How many requests a second are kept of those that were refused by overload or before the replay was over, and as many failed checks.
+    trace_refused_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
+    /// How many failed and slow requests a second are kept; off = all of them, as fast as the collector takes them.
+    trace_trouble_rate: Option<u32> = "off", "PER_SECOND|off", |v: &Option<u32>| check::number(&v.unwrap_or(1), 1, 1_000_000);
+    /// For how long these rates may save up what was not used of them.
+    trace_burst: Duration = "2s", "DURATION", |v| check::between(v, MS, HOUR);
+    /// A read from memory that takes longer has its trace kept; 0ms = all have.
+    trace_slow_read: Duration = "10ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    /// A change that takes longer has its trace kept; 0ms = all have.
+    trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    /// A list, or a question about the past, that takes longer has its trace kept; 0ms = all have.
+    trace_slow_question: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
     /// Where a trace can be seen, for the links in answers; {trace_id} and {span_id} are filled in, empty = no links.
     trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
     /// How long requests in progress, the log and the spans are waited for when the server stops.

@@ -117,10 +117,6 @@ pub struct Config {
     pub default_ttl: Millis,
     /// Where checks may go besides the address that registers.
     pub check_networks: Networks,
-    /// From when on a read is slow enough for its span to be kept.
-    pub slow_read: Duration,
-    /// The same for a request that waits for the log.
-    pub slow_change: Duration,
     /// Whether every request gets a log line.
     pub log_requests: bool,
     /// What is kept of the past, to be shown.
@@ -140,8 +136,6 @@ impl Default for Config {
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
             check_networks: Networks::default(),
-            slow_read: crate::telemetry::keep::SLOW_READ,
-            slow_change: crate::telemetry::keep::SLOW_CHANGE,
             log_requests: false,
             policy: Policy::default(),
             trace_url: None,

@@ -18,7 +18,7 @@ use crate::domain::{Instance, Seq, Timestamp, TraceRef};
 use crate::projection::Projection;
 use crate::registrar::Telemetry;
 use crate::registrar::observe::{link, system_time};
-use crate::telemetry::keep::Outcome;
+use crate::telemetry::keep::{Ending, Outcome, Pace};
 use crate::telemetry::metrics::set_count;
 use crate::telemetry::names;
 use crate::telemetry::propagation::TraceContext;
@@ -127,11 +127,15 @@ impl Telling {
         let tracer = &self.telemetry.tracer;
         let Some(found) = &span.found else { return };
         let outcome = Outcome {
-            failed: found.outcome != ProbeOutcome::Passed,
+            // That somebody else is unwell is no failure of this registry, and is found again with every turn.
+            ending: match found.outcome {
+                ProbeOutcome::Passed => Ending::Well,
+                _ => Ending::Refused,
+            },
             changed: led_to.is_some(),
             elapsed: span.took,
             // How slow it is, is the instance's affair: it has its time limit.
-            slow_after: Duration::MAX,
+            pace: Pace::Unhurried,
             now: Duration::from_micros(now.0),
         };
         if let Some(reason) = tracer.keep_probe(&span.context, &outcome) {

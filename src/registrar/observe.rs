@@ -15,7 +15,7 @@ use crate::domain::{Change, InstanceKey, Mode, Seq, Status, Timestamp, TraceRef}
 use crate::lease::guard::Holding;
 use crate::log::AppendError;
 use crate::projection::{Projection, Shift};
-use crate::telemetry::keep::{Outcome, SLOW_CHANGE};
+use crate::telemetry::keep::{Ending, Outcome, Pace};
 use crate::telemetry::metrics::{Metrics, set_count};
 use crate::telemetry::names::{
     self, Class, DampingOutcome, DbCollection, DbOperation, EventKind, EventOutcome, ExpiryReason,
@@ -219,10 +219,10 @@ impl Telemetry {
 
     fn keep(&self, context: &TraceContext, elapsed: Duration, now: Monotonic) -> bool {
         let outcome = Outcome {
-            failed: false,
+            ending: Ending::Well,
             changed: true,
             elapsed,
-            slow_after: SLOW_CHANGE,
+            pace: Pace::Change,
             now: Duration::from_micros(now.0),
         };
         self.tracer.is_on() && self.tracer.keep(context, &outcome).is_some()

@@ -105,6 +105,22 @@ impl Pipeline {
         self.processor.on_end(span);
     }
 
+    /// Whether there is room for one more span. If not, it counts as one that was kept and dropped.
+    ///
+    /// The last quarter of the queue is for what failed or was slow: however many the others are, that has room.
+    pub(super) fn has_room(&self, trouble: bool) -> bool {
+        let limit = match trouble {
+            true => self.queue_spans_max,
+            false => self.queue_spans_max - self.queue_spans_max / 4,
+        };
+        let has_room = self.state.queued.load(Ordering::Acquire) < limit;
+        if !has_room {
+            self.state.count(SpanResult::Kept, 1);
+            self.state.count(SpanResult::DroppedQueue, 1);
+        }
+        has_room
+    }
+
     /// Counts a request whose span was not kept.
     pub(super) fn count_unsampled(&self) {
         self.state.count(SpanResult::Unsampled, 1);

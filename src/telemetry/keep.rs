@@ -1,20 +1,16 @@
 //! Which requests' spans are kept: decided at the end of the request, when it is known what it was.
 //!
 //! Making a span costs 2 to 4 µs even if it is then thrown away, so nothing is made before this says so. It is
-//! tail sampling in the process: failed, slow and changing requests are there however rarely anybody samples,
-//! each kind under a cap of its own, because a caller that samples all, or an outage in which all fails, must
-//! not overrun the exporter's queue of 2,048 spans. It never blocks and never allocates. Caller:
-//! [`super::spans::Tracer`].
+//! tail sampling in the process: what failed and what was slow is there however rarely anybody samples, always, unless
+//! the operator sets a cap for it. All other reasons are under caps of their own, because a caller that samples
+//! everything must not overrun the exporter's queue of 2,048 spans; so are refusals, which come in masses just when there
+//! is least time for them, and of which one trace says what a thousand say. It never blocks and never allocates.
+//! Every threshold is a setting, and holds at once when it is changed. Caller: [`super::spans::Tracer`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::propagation::{TraceContext, TraceId};
-
-/// A read slower than this is kept, by default.
-pub const SLOW_READ: Duration = Duration::from_millis(10);
-/// A change slower than this is kept, by default. It waits for a synced commit, so its measure is another.
-pub const SLOW_CHANGE: Duration = Duration::from_millis(100);
 
 /// A share of all traces, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -54,6 +50,25 @@ pub struct Cap {
     pub burst: u32,
 }
 
+impl Cap {
+    /// This rate, of which as much as it gives in `saved` may be saved up.
+    pub fn saving(per_second: u32, saved: Duration) -> Self {
+        let burst = u128::from(per_second) * saved.as_millis() / 1000;
+        Self { per_second, burst: u32::try_from(burst).unwrap_or(u32::MAX) }
+    }
+}
+
+/// From when on something is slow enough for its span to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlowAfter {
+    /// A lookup, a heartbeat, what else is answered from memory.
+    pub read: Duration,
+    /// What waits for a synced commit.
+    pub change: Duration,
+    /// A list, or a question about the past.
+    pub question: Duration,
+}
+
 /// Settings of [`KeepPolicy`].
 #[derive(Debug, Clone)]
 pub struct KeepConfig {
@@ -61,8 +76,12 @@ pub struct KeepConfig {
     pub caller: Cap,
     /// Requests that changed the state.
     pub change: Cap,
-    /// Failed and slow requests.
-    pub trouble: Cap,
+    /// Requests that were refused.
+    pub refused: Cap,
+    /// Failed and slow requests; none keeps all of them.
+    pub trouble: Option<Cap>,
+    /// What is slow.
+    pub slow_after: SlowAfter,
     /// Share kept of the traces that begin here.
     pub root_ratio: RootRatio,
     /// Whether the caller's decision counts; if not, the ratio is for all traces.
@@ -72,28 +91,59 @@ pub struct KeepConfig {
 impl Default for KeepConfig {
     fn default() -> Self {
         let cap = Cap { per_second: 200, burst: 400 };
+        let slow_after = SlowAfter {
+            read: Duration::from_millis(10),
+            change: Duration::from_millis(100),
+            question: Duration::from_millis(100),
+        };
         Self {
             caller: cap,
             change: cap,
-            trouble: cap,
+            refused: cap,
+            trouble: None,
+            slow_after,
             root_ratio: RootRatio(0.01),
             follow_caller: true,
         }
     }
 }
 
+/// How something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Well, or with the caller's own error (4xx).
+    Well,
+    /// Answered with 5xx, or not at all.
+    Failed,
+    /// It was turned away before anything was done, for a reason that holds for very many; or it is a probe that found
+    /// somebody unwell.
+    Refused,
+}
+
+/// Against which measure something is slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// See [`SlowAfter::read`].
+    Read,
+    /// See [`SlowAfter::change`].
+    Change,
+    /// See [`SlowAfter::question`].
+    Question,
+    /// It takes what it takes.
+    Unhurried,
+}
+
 /// What a request was, at its end.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// Answered with 5xx, or not at all. A 4xx is the caller's error, not a failure.
-    pub failed: bool,
+    /// How it ended.
+    pub ending: Ending,
     /// It appended a change.
     pub changed: bool,
     /// How long it took.
     pub elapsed: Duration,
-    /// From when on this route is slow: [`SLOW_READ`], [`SLOW_CHANGE`], or [`Duration::MAX`] for one that waits
-    /// on purpose.
-    pub slow_after: Duration,
+    /// How long it may take.
+    pub pace: Pace,
     /// Monotonic time of its end, since any fixed instant of this process.
     pub now: Duration,
 }
@@ -125,6 +175,11 @@ impl KeepReason {
         }
     }
 
+    /// Whether it is kept because something is wrong, and not because somebody asks for many.
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::Error | Self::Slow)
+    }
+
     /// Whether the steps inside the request get spans too. Not for changes and shares: at 400 changes a flush,
     /// five spans each would overrun the queue.
     pub const fn with_children(self) -> bool {
@@ -137,7 +192,9 @@ impl KeepReason {
 pub struct KeepPolicy {
     caller: Bucket,
     change: Bucket,
-    trouble: Bucket,
+    refused: Bucket,
+    trouble: Option<Bucket>,
+    slow_after: SlowAfter,
     root_ratio: RootRatio,
     follow_caller: bool,
 }
@@ -148,7 +205,9 @@ impl KeepPolicy {
         Self {
             caller: Bucket::new(config.caller),
             change: Bucket::new(config.change),
-            trouble: Bucket::new(config.trouble),
+            refused: Bucket::new(config.refused),
+            trouble: config.trouble.map(Bucket::new),
+            slow_after: config.slow_after,
             root_ratio: config.root_ratio,
             follow_caller: config.follow_caller,
         }
@@ -158,10 +217,17 @@ impl KeepPolicy {
     /// under its cap is given, the more telling ones first.
     pub fn keep(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
         let now = outcome.now;
-        if outcome.failed && self.trouble.take(now) {
+        let has_room = || self.trouble.as_ref().is_none_or(|cap| cap.take(now));
+        let wrong = match outcome.ending {
+            Ending::Well => false,
+            Ending::Failed => has_room(),
+            Ending::Refused => self.refused.take(now),
+        };
+        if wrong {
             return Some(KeepReason::Error);
         }
-        if outcome.elapsed >= outcome.slow_after && self.trouble.take(now) {
+        // Who was turned away has done nothing that could have been slow.
+        if outcome.ending != Ending::Refused && self.is_slow(outcome) && has_room() {
             return Some(KeepReason::Slow);
         }
         if self.follow_caller && context.is_sampled() && self.caller.take(now) {
@@ -171,6 +237,16 @@ impl KeepPolicy {
             return Some(KeepReason::Change);
         }
         self.samples(context).then_some(KeepReason::Ratio)
+    }
+
+    fn is_slow(&self, outcome: &Outcome) -> bool {
+        let slow_after = match outcome.pace {
+            Pace::Read => self.slow_after.read,
+            Pace::Change => self.slow_after.change,
+            Pace::Question => self.slow_after.question,
+            Pace::Unhurried => return false,
+        };
+        outcome.elapsed >= slow_after
     }
 
     /// Whether a trace belongs to the share that is kept whatever comes of it.
@@ -224,10 +300,10 @@ mod tests {
     use super::*;
 
     const READ: Outcome = Outcome {
-        failed: false,
+        ending: Ending::Well,
         changed: false,
         elapsed: Duration::from_millis(1),
-        slow_after: SLOW_READ,
+        pace: Pace::Read,
         now: Duration::from_secs(1),
     };
 
@@ -243,7 +319,7 @@ mod tests {
             root_ratio: RootRatio::new(0.0),
             ..KeepConfig::default()
         });
-        let slow = Outcome { elapsed: SLOW_READ, ..READ };
+        let slow = Outcome { elapsed: Duration::from_millis(10), ..READ };
         let root = TraceContext::root();
         assert_eq!(policy.keep(&root, &READ), None);
         assert_eq!(
@@ -256,9 +332,61 @@ mod tests {
         );
         assert_eq!(policy.keep(&sampled(), &slow), Some(KeepReason::Slow));
         assert_eq!(
-            policy.keep(&sampled(), &Outcome { failed: true, ..slow }),
+            policy.keep(&sampled(), &Outcome { ending: Ending::Failed, ..slow }),
             Some(KeepReason::Error)
         );
+    }
+
+    #[test]
+    fn each_pace_has_its_own_measure() {
+        let slow_after = SlowAfter {
+            read: Duration::from_millis(1),
+            change: Duration::from_millis(2),
+            question: Duration::from_millis(3),
+        };
+        let root_ratio = RootRatio::new(0.0);
+        let policy =
+            KeepPolicy::new(&KeepConfig { slow_after, root_ratio, ..KeepConfig::default() });
+        for (pace, first) in [
+            (Pace::Read, Some(1)),
+            (Pace::Change, Some(2)),
+            (Pace::Question, Some(3)),
+            (Pace::Unhurried, None),
+        ] {
+            let slow = |millis: &u64| {
+                let elapsed = Duration::from_millis(*millis);
+                let outcome = Outcome { elapsed, pace, ..READ };
+                policy.keep(&TraceContext::root(), &outcome) == Some(KeepReason::Slow)
+            };
+            assert_eq!((0..5).find(slow), first, "{pace:?}");
+        }
+    }
+
+    #[test]
+    fn what_failed_and_what_was_slow_is_kept_without_a_cap_unless_one_is_set() {
+        let nothing = Cap { per_second: 0, burst: 0 };
+        let mut config = KeepConfig {
+            caller: nothing,
+            change: nothing,
+            refused: Cap { per_second: 1, burst: 2 },
+            root_ratio: RootRatio::new(0.0),
+            ..KeepConfig::default()
+        };
+        let failed = Outcome { ending: Ending::Failed, ..READ };
+        let slow = Outcome { elapsed: Duration::from_secs(1), ..READ };
+        let refused = Outcome { ending: Ending::Refused, ..slow };
+        let kept = |policy: &KeepPolicy, outcome| {
+            let keep = |_: &u32| policy.keep(&TraceContext::root(), outcome).is_some();
+            (0..10_000).filter(keep).count()
+        };
+        let policy = KeepPolicy::new(&config);
+        assert_eq!(
+            [&failed, &slow, &refused].map(|outcome| kept(&policy, outcome)),
+            [10_000, 10_000, 2]
+        );
+        config.trouble = Some(Cap::saving(100, Duration::from_millis(50)));
+        let policy = KeepPolicy::new(&config);
+        assert_eq!([&failed, &slow].map(|outcome| kept(&policy, outcome)), [5, 0], "together");
     }
 
     #[test]

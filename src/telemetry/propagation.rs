@@ -110,32 +110,57 @@ impl TraceContext {
 
 /// Joins the values of all `tracestate` headers, in their order (W3C 3.3.1.1).
 ///
-/// `None` if there is none, or if the whole is too long, has too many members, holds anything but printable
-/// ASCII or has a member that is not `key=value`: vendors' data are carried or dropped, never repaired. The
+/// `None` if there is none, or if the whole is too long, has too many members, the same key twice, or a member whose
+/// key or value the Recommendation does not allow: vendors' data are carried or dropped whole, never repaired. The
 /// caller drops it too when the `traceparent` was not [`ContextResult::Valid`].
 pub fn join_tracestate<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
     let mut joined = String::new();
-    let mut members = 0;
+    let mut keys = Vec::new();
     for value in values {
-        let text = std::str::from_utf8(value).ok()?;
-        for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+        // Optional white space is spaces and tabs, and an empty member is none (3.3.1.1).
+        let members = std::str::from_utf8(value).ok()?.split(',');
+        for member in members.map(|member| member.trim_matches([' ', '\t'])) {
+            if member.is_empty() {
+                continue;
+            }
             let (key, state) = member.split_once('=')?;
-            let printable = member.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-            members += 1;
-            if key.is_empty() || state.is_empty() || !printable || members > TRACESTATE_MEMBERS_MAX
-            {
+            let is_new = !keys.contains(&key);
+            if !is_new || !is_state_key(key) || !is_state_value(state) {
                 return None;
             }
+            keys.push(key);
             if !joined.is_empty() {
                 joined.push(',');
             }
             joined.push_str(member);
-            if joined.len() > TRACESTATE_LEN_MAX {
+            if keys.len() > TRACESTATE_MEMBERS_MAX || joined.len() > TRACESTATE_LEN_MAX {
                 return None;
             }
         }
     }
     (!joined.is_empty()).then_some(joined)
+}
+
+/// The keys of W3C 3.3.1.3.1: `vendor` of up to 256 characters, or `tenant@vendor` of up to 241 and 14. A digit may
+/// begin either, as the draft of Level 2 has it.
+fn is_state_key(key: &str) -> bool {
+    let is_part = |part: &str, longest: usize| {
+        part.len() <= longest
+            && part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'))
+    };
+    match key.split_once('@') {
+        None => is_part(key, 256),
+        Some((tenant, vendor)) => is_part(tenant, 241) && is_part(vendor, 14),
+    }
+}
+
+/// The values of W3C 3.3.1.3.2: up to 256 printable characters of ASCII, without `,` and `=`.
+fn is_state_value(value: &str) -> bool {
+    let is_allowed = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b',' | b'=');
+    (1..=256).contains(&value.len()) && value.bytes().all(is_allowed)
 }
 
 /// The rules of W3C 3.2.2: version `ff` never; version 00 is exactly 55 bytes; a higher version may go on after
@@ -254,15 +279,45 @@ mod tests {
     #[test]
     fn tracestate_is_joined_or_dropped_whole() {
         let join = |values: &[&str]| join_tracestate(values.iter().map(|value| value.as_bytes()));
-        assert_eq!(join(&["a=1 , b=2", "", "c=x=y"]).as_deref(), Some("a=1,b=2,c=x=y"));
+        assert_eq!(join(&["a=1 ,\tb=2", "", "c=x y,,"]).as_deref(), Some("a=1,b=2,c=x y"));
+        let longest_key = format!("{}@{}=1", "t".repeat(241), "v".repeat(14));
+        let longest_value = format!("a={}", "x".repeat(256));
+        let most = (1..=32).map(|n| format!("k{n:02}={n:02}")).collect::<Vec<_>>().join(",");
+        for carried in [&*longest_key, &*longest_value, &*most, "0a=1", "a-_*/0@9b=~!"] {
+            assert_eq!(join(&[carried]).as_deref(), Some(carried));
+        }
+        let too_many = format!("{most},more=1");
+        let too_long = format!("b=1,{longest_value},{longest_key}");
+        assert!(too_long.len() > TRACESTATE_LEN_MAX);
+        let long_parts = [
+            format!("{}=1", "z".repeat(257)),
+            format!("{}@v=1", "t".repeat(242)),
+            format!("t@{}=1", "v".repeat(15)),
+            format!("a={}", "x".repeat(257)),
+        ];
+        let dropped = long_parts.iter().map(String::as_str).chain([
+            &*too_many,
+            &*too_long,
+            "a",
+            "a=1,b",
+            "a=",
+            "=1",
+            "a=1\u{e9}",
+            "a=1\u{1}",
+            "a=x=y",
+            "A=1",
+            "a b=1",
+            "-a=1",
+            "a@=1",
+            "@a=1",
+            "a@b@c=1",
+            "a=1,b=2,a=3",
+        ]);
+        for dropped in dropped {
+            assert_eq!(join(&["v=1", dropped]), None, "{dropped}");
+        }
         assert_eq!(join(&[]), None);
-        assert_eq!(join(&["a=1,b"]), None);
-        assert_eq!(join(&["a=1\u{e9}"]), None);
-        assert_eq!(
-            join(&[&format!("a={}", "x".repeat(TRACESTATE_LEN_MAX - 2))]).map(|s| s.len()),
-            Some(512)
-        );
-        assert_eq!(join(&[&format!("a={}", "x".repeat(TRACESTATE_LEN_MAX - 1))]), None);
-        assert_eq!(join(&[&"a=1,".repeat(TRACESTATE_MEMBERS_MAX + 1)]), None);
+        assert_eq!(join(&[" , "]), None);
+        assert_eq!(join(&["a=1", "a=1"]), None, "a key of another header");
     }
 }

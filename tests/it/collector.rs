@@ -74,6 +74,12 @@ impl Collector {
         self.spans.lock().unwrap().clone()
     }
 
+    /// Waits for the span with this id.
+    pub(crate) async fn span_of(&self, id: &str) -> Span {
+        let find = || self.spans().into_iter().find(|span| hex(&span.span_id) == id);
+        eventually(id, async || find(), Option::is_some).await.unwrap()
+    }
+
     /// Waits for the span of this name that `fits`.
     pub(crate) async fn span(&self, name: &str, fits: impl Fn(&Span) -> bool) -> Span {
         let find = || self.spans().into_iter().find(|span| span.name == name && fits(span));

@@ -43,5 +43,6 @@ mod replay;
 mod restart;
 mod retention;
 mod stall;
+mod trace_context;
 mod tracing;
 mod watch;

@@ -1,6 +1,8 @@
 //! Spans as a collector sees them, that they and the log tell the same story, and that a collector which is not
 //! well changes no answer.
 
+use std::time::Duration;
+
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use rollcall::config::Settings;
@@ -264,6 +266,53 @@ async fn only_the_registrys_own_failures_are_errors() {
     log.set_fault(Fault::None);
     let writable = async || server.call("PUT", ORDERS_1, Some(registration())).await.0.as_u16();
     eventually("the log is written again", writable, |status| *status == 201).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_or_was_slow_is_never_without_its_trace() {
+    let collector = Collector::start(Behaviour::Takes).await;
+    let log = MemoryLog::new();
+    let options = Options {
+        otlp: Some(collector.url.clone()),
+        memory: Some(log.clone()),
+        // Whatever else is kept has no place, and every read is slow. The clock stands still: no rate fills up.
+        settings: Some(|settings| {
+            settings.trace_root_ratio = 0.0;
+            settings.trace_caller_rate = 0;
+            settings.trace_change_rate = 0;
+            settings.trace_slow_read = Duration::ZERO;
+        }),
+        lines: &["the log cannot be written", "the log is written again", "instance} 503"],
+        ..Options::default()
+    };
+    let server = Server::start_with(options).await;
+    server.register("orders", "orders-1", "1h").await;
+    // Twice as many as the caps of all else let through at once.
+    const REQUESTS: usize = 800;
+    let mut asked = std::collections::BTreeMap::new();
+    for (method, body, status, reason) in
+        [("GET", None, 200, "slow"), ("PUT", Some(registration()), 503, "error")]
+    {
+        if reason == "error" {
+            log.set_fault(Fault::Unavailable);
+        }
+        let path = if reason == "error" { ORDERS_1 } else { ORDERS };
+        for _ in 0..REQUESTS {
+            let answer = server.send(method, path, &[], body.clone()).await;
+            assert_eq!(answer.status, status, "{}", answer.text);
+            asked.insert(answer.header("traceresponse")[36..52].to_owned(), reason);
+        }
+    }
+    let found = async || {
+        let spans = collector.spans();
+        let keep = |span: &Span| attribute(&span.attributes, "rollcall.keep");
+        spans.iter().filter(|s| asked.get(&hex(&s.span_id)).is_some_and(|r| keep(s) == *r)).count()
+    };
+    eventually("a span for each of them", found, |found| *found == 2 * REQUESTS).await;
+    log.set_fault(Fault::None);
+    let writable = async || server.call("PUT", ORDERS_1, Some(registration())).await.0.as_u16();
+    eventually("the log is written again", writable, |status| *status < 300).await;
     server.stop().await;
 }
 

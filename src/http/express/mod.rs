@@ -33,7 +33,7 @@ use super::{About, Shared, accept};
 use crate::clock::Monotonic;
 use crate::domain::traffic::{Detail, Traffic};
 use crate::domain::{InstanceId, Seq, ServiceName, Timestamp, TraceRef};
-use crate::telemetry::keep::Outcome;
+use crate::telemetry::keep::{Ending, Outcome, Pace};
 use crate::telemetry::metrics::RouteMetrics;
 use crate::telemetry::names::{ErrorType, Method, RequestClass};
 use crate::telemetry::propagation::TraceContext;
@@ -155,10 +155,10 @@ impl Express {
     fn keep<B>(&self, done: &Done<'_, B>, answered: &Answered<'_>, now: Duration) {
         let api = &*self.api;
         let outcome = Outcome {
-            failed: false,
+            ending: Ending::Well,
             changed: false,
             elapsed: answered.elapsed,
-            slow_after: api.config.slow_read,
+            pace: Pace::Read,
             now,
         };
         let Some(reason) = api.tracer.keep(answered.context, &outcome) else { return };

@@ -10,9 +10,9 @@ use super::{Exchange, Watch};
 use crate::domain::{Change, InstanceId, ServiceName, Timestamp};
 use crate::http::caller::Peer;
 use crate::registrar::Timings;
-use crate::telemetry::keep::{KeepReason, Outcome};
+use crate::telemetry::keep::{Ending, KeepReason, Outcome, Pace};
 use crate::telemetry::metrics::Exemplars;
-use crate::telemetry::names::ErrorType;
+use crate::telemetry::names::{ErrorType, RequestClass};
 use crate::telemetry::propagation::{ContextResult, TraceContext, join_tracestate};
 use crate::telemetry::signals::Answered;
 use crate::telemetry::spans::{KeyValue, SpanKind, SpanRecord, Status};
@@ -96,9 +96,10 @@ impl Exchange {
     pub(super) fn keep(&self, seed: &Seed, answered: &Answered<'_>, now: Duration) {
         let api = &*self.layer.api;
         let facts = self.scope.0.facts.lock();
-        let slow_after = match facts.waited_for_log {
-            true => api.config.slow_change,
-            false => api.config.slow_read,
+        let pace = match (facts.waited_for_log, self.class) {
+            (true, _) => Pace::Change,
+            (false, Some(RequestClass::Other)) => Pace::Question,
+            (false, _) => Pace::Read,
         };
         // To have waited for a change is not to be slow.
         let idle = match facts.watch {
@@ -106,10 +107,18 @@ impl Exchange {
             Some(Watch::Stream) | None => Duration::ZERO,
         };
         let outcome = Outcome {
-            failed: answered.error != ErrorType::None,
+            ending: match answered.error {
+                ErrorType::None => Ending::Well,
+                ErrorType::NotReady | ErrorType::Overloaded => Ending::Refused,
+                ErrorType::Internal
+                | ErrorType::LogFailed
+                | ErrorType::LogSlow
+                | ErrorType::Timeout
+                | ErrorType::Cancelled => Ending::Failed,
+            },
             changed: facts.change.is_some(),
             elapsed: answered.elapsed.saturating_sub(idle),
-            slow_after,
+            pace,
             now,
         };
         let Some(reason) = api.tracer.keep(answered.context, &outcome) else { return };
@@ -122,7 +131,9 @@ impl Exchange {
             change: facts.change.as_ref().map(|(change, _)| &**change),
             reason,
         };
-        api.tracer.emit(kept.record(seed));
+        let record = kept.record(seed);
+        let tracestate = record.tracestate.clone();
+        api.tracer.emit(record);
         // Streams and long polls are no latencies.
         if facts.watch.is_none() {
             kept.exemplify(&api.metrics.exemplars);
@@ -137,7 +148,8 @@ impl Exchange {
             && reason.with_children()
         {
             for step in steps(answered.context, timings) {
-                api.tracer.emit(step);
+                // All spans of a trace carry the state that it came with.
+                api.tracer.emit(SpanRecord { tracestate: tracestate.clone(), ..step });
             }
         }
     }

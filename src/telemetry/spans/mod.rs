@@ -133,6 +133,18 @@ struct Active {
     recent: Recent,
 }
 
+impl Active {
+    /// Counts what is not kept. What is to be kept is given on if there is a place for it in the queue: it is asked
+    /// before a span is made, so that one that would be dropped costs nothing.
+    fn room_for(&self, kept: Option<KeepReason>) -> Option<KeepReason> {
+        let Some(reason) = kept else {
+            self.pipeline.count_unsampled();
+            return None;
+        };
+        self.pipeline.has_room(reason.is_trouble()).then_some(reason)
+    }
+}
+
 impl Tracer {
     /// A tracer that keeps nothing.
     pub fn off() -> Self {
@@ -201,24 +213,17 @@ impl Tracer {
         }
     }
 
-    /// Whether to keep the span of a request that ended so, and why; counts it if not. `None` if tracing is off.
+    /// Whether to keep the span of a request that ended so, and why; counts it if not. `None` if tracing is off, or if
+    /// there is no room for it.
     pub fn keep(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
         let active = self.0.as_ref()?;
-        let kept = active.policy.load().keep(context, outcome);
-        if kept.is_none() {
-            active.pipeline.count_unsampled();
-        }
-        kept
+        active.room_for(active.policy.load().keep(context, outcome))
     }
 
     /// The same for the registry's own probes, which take no place of a request.
     pub fn keep_probe(&self, context: &TraceContext, outcome: &Outcome) -> Option<KeepReason> {
         let active = self.0.as_ref()?;
-        let kept = active.probes.load().keep(context, outcome);
-        if kept.is_none() {
-            active.pipeline.count_unsampled();
-        }
-        kept
+        active.room_for(active.probes.load().keep(context, outcome))
     }
 
     /// Whether a trace that begins here will be kept whatever comes of it, so that those it reaches may know.

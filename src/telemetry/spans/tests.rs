@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::telemetry::keep::{Ending, Pace};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::MetricsConfig;
 use crate::telemetry::propagation::ContextResult;
@@ -154,12 +155,50 @@ async fn a_full_queue_drops_and_counts_and_never_blocks() {
 }
 
 #[tokio::test]
+async fn the_last_quarter_of_the_queue_is_for_what_is_wrong() {
+    let metrics = metrics();
+    let (called, is_called) = mpsc::sync_channel(1);
+    let (go, wait) = mpsc::sync_channel(1);
+    let mut config =
+        TelemetryConfig { queue_spans_max: 8, batch_spans_max: 1, ..TelemetryConfig::default() };
+    config.keep.root_ratio = crate::telemetry::keep::RootRatio::new(0.0);
+    let tracer = Tracer::with_exporter(Blocked { called, go: Mutex::new(wait) }, &config, &metrics);
+    tracer.emit(internal("first"));
+    is_called.recv().unwrap();
+    let well = Outcome {
+        ending: Ending::Well,
+        changed: true,
+        elapsed: Duration::ZERO,
+        pace: Pace::Change,
+        now: Duration::from_secs(1),
+    };
+    let failed = Outcome { ending: Ending::Failed, ..well };
+    let kept = |outcome: &Outcome| {
+        let kept = tracer.keep(&TraceContext::root(), outcome);
+        kept.iter().for_each(|_| tracer.emit(internal("more")));
+        kept.is_some()
+    };
+    assert_eq!(
+        (0..20).filter(|_| kept(&well)).count(),
+        5,
+        "with the one in the export six of eight"
+    );
+    assert_eq!((0..20).filter(|_| kept(&failed)).count(), 2);
+    // The first, twenty and twenty; each that found no room was dropped before it was made.
+    assert_eq!((count(&metrics, "kept"), count(&metrics, "dropped_queue")), (41, 33));
+    drop(go);
+    drop(is_called);
+    assert_eq!(tracer.shutdown(SHUTDOWN_LIMIT).await.spans_lost, 0);
+    assert_eq!(count(&metrics, "exported"), 8);
+}
+
+#[tokio::test]
 async fn a_request_that_is_not_kept_is_counted_and_without_an_endpoint_nothing_is() {
     let outcome = Outcome {
-        failed: false,
+        ending: Ending::Well,
         changed: false,
         elapsed: Duration::ZERO,
-        slow_after: Duration::MAX,
+        pace: Pace::Unhurried,
         now: Duration::ZERO,
     };
     let metrics = metrics();
