@@ -9,7 +9,7 @@ use criterion::Criterion;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use rollcall::telemetry::config::TelemetryConfig;
-use rollcall::telemetry::keep::{Outcome, SLOW_READ};
+use rollcall::telemetry::keep::{Ending, Outcome, Pace};
 use rollcall::telemetry::metrics::{Metrics, MetricsConfig};
 use rollcall::telemetry::names::{ErrorType, LookupOutcome, Method, Status};
 use rollcall::telemetry::propagation::TraceContext;
@@ -75,10 +75,10 @@ fn lookup(criterion: &mut Criterion) {
     let on = Tracer::with_exporter(Forgets, &TelemetryConfig::default(), &metrics);
     let mut now = Duration::from_secs(1);
     let outcome = |now| Outcome {
-        failed: false,
+        ending: Ending::Well,
         changed: false,
         elapsed: Duration::from_micros(120),
-        slow_after: SLOW_READ,
+        pace: Pace::Read,
         now,
     };
     for (name, tracer) in [("tracing off", &off), ("unsampled", &on)] {
