@@ -14,10 +14,13 @@ export function traceLink(traceId, spanId, url) {
   return h("span", { class: "trace" }, inside, " ", h("a", { class: "out", href: outside, target: "_blank", rel: "noopener", "aria-label": `Trace ${traceId} in Jaeger`, title: "Open in Jaeger" }, "Jaeger ↗"));
 }
 
-/** Whom an event is about, as links to where more is told of them. */
+const DEPARTURES = ["expired", "deregistered"];
+
+/** Whom an event is about, as links to where more is told of them: of a departure that very one, and not a later life. */
 export function about(event) {
   if (!event.service) return h("span", { class: "faint" }, event.namespace ?? "the registry");
   const service = h("a", { href: at(["services", event.namespace, event.service]) }, event.service);
   if (!event.instance) return service;
-  return [service, h("span", { class: "faint" }, " / "), h("a", { href: at(["instances", event.namespace, event.service, event.instance]) }, event.instance)];
+  const life = { seq: DEPARTURES.includes(event.kind) ? event.seq : null };
+  return [service, h("span", { class: "faint" }, " / "), h("a", { href: at(["instances", event.namespace, event.service, event.instance], life) }, event.instance)];
 }

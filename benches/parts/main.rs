@@ -4,6 +4,7 @@
 //! Run by `cargo bench --bench parts`; what each group says is in `benches/README.md`. The whole server over
 //! sockets is `benches/end_to_end`.
 
+mod answered;
 mod append;
 mod detectors;
 mod fold;
@@ -28,6 +29,7 @@ fn main() {
     fold::bench(&mut criterion);
     detectors::bench(&mut criterion);
     lookup::bench(&mut criterion);
+    answered::bench(&mut criterion);
     guard::bench(&mut criterion);
     telemetry::bench(&mut criterion);
     append::changes(&mut criterion);

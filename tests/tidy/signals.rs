@@ -278,6 +278,7 @@ fn alerts_are_complete() {
         let runbook = format!("docs/runbooks/{name}.md");
         let page = std::fs::read_to_string(root().join(&runbook)).unwrap_or_default();
         let board = rule.value("dashboard_url:").strip_prefix("http://localhost:3000/d/rollcall-");
+        let page_url = rule.value("page_url:");
         // Each test asks twice: once who fires, and once when nobody does any more.
         let asked = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\"}}");
         let answers: Vec<_> = tests
@@ -300,6 +301,10 @@ fn alerts_are_complete() {
                 !board
                     .is_some_and(|board| root().join(format!("dashboards/{board}.json")).is_file()),
                 "leads to no dashboard",
+            ),
+            (
+                !page_url.is_empty() && !events_on_the_page(page_url),
+                "its page_url leads to no kind of event on the page",
             ),
             (
                 !answers.iter().any(|answer| answer.trim_start().starts_with('-')),
@@ -327,6 +332,12 @@ fn alerts_are_complete() {
         }
     }
     none("alerts", &found);
+}
+
+/// Whether this leads to the events of a kind that there is, on the registry's own page.
+fn events_on_the_page(url: &str) -> bool {
+    let kind = url.strip_prefix("http://localhost:7655/ui#/events?kind=");
+    kind.is_some_and(|kind| names::EventKind::ALL.iter().any(|known| known.as_str() == kind))
 }
 
 #[test]

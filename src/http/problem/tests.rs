@@ -55,6 +55,8 @@ fn types_and_statuses_are_the_contract() {
         .iter()
         .map(|problem| {
             let Kind { status, name, .. } = problem.kind();
+            let at_hand = crate::telemetry::metrics::STATUSES.contains(&status.as_u16());
+            assert!(at_hand, "{status} looks its histogram up among all series each time");
             let retry =
                 problem.retry_after().map_or(String::new(), |s| format!(" retry-after {s}"));
             let failure = problem.error_type().as_str();

@@ -27,6 +27,8 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::door::DoorMetrics;
 pub use self::exemplars::Exemplars;
+#[cfg(test)]
+pub(crate) use self::http::STATUSES;
 pub use self::http::{ActiveRequest, HttpMetrics, RouteMetrics};
 pub use self::probe::ProbeMetrics;
 use self::process::ProcessMetrics;
