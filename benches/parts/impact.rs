@@ -114,7 +114,13 @@ fn day(events: usize) -> (tempfile::TempDir, SqliteArchive, InstanceKey) {
     }
     let heartbeat = Traffic {
         instance: Some(dead.instance.clone()),
-        detail: Detail::Heartbeat { incarnation: Seq(1), load: None, health: None, note: None },
+        detail: Detail::Heartbeat {
+            incarnation: Seq(1),
+            load: None,
+            health: None,
+            note: None,
+            baggage: None,
+        },
         ..lookup(&registry, 0, 0, BEGIN)
     };
     log.append_traffic(std::slice::from_ref(&heartbeat)).expect("the disk has room");
@@ -179,6 +185,7 @@ fn lookup(registry: &Registry, of: usize, number: usize, at: i64) -> Traffic {
             returned: 1,
             status: 200,
             held: None,
+            baggage: None,
         },
     }
 }

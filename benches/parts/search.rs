@@ -146,6 +146,7 @@ fn build_day() -> Log {
                 returned: 3,
                 status: 200,
                 held: None,
+                baggage: None,
             },
             ..first.clone()
         };

@@ -193,6 +193,7 @@ pub(crate) fn traffic(seed: u64, count: usize) -> Vec<Traffic> {
                     load: None,
                     health: None,
                     note: None,
+                    baggage: None,
                 }
             } else {
                 Detail::Lookup {
@@ -201,6 +202,7 @@ pub(crate) fn traffic(seed: u64, count: usize) -> Vec<Traffic> {
                     returned: 5,
                     status: 200,
                     held: None,
+                    baggage: None,
                 }
             },
         }

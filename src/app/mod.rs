@@ -404,6 +404,7 @@ fn http_config(settings: &Settings) -> http::Config {
         shutdown_timeout: settings.shutdown_timeout,
         default_ttl: Millis::from(settings.default_ttl),
         check_networks: settings.check_networks.clone(),
+        baggage_keys: settings.baggage_keys.clone(),
         log_requests: settings.log_requests,
         policy: policy(settings),
         trace_url: Some(settings.trace_url.clone()).filter(|template| !template.is_empty()),

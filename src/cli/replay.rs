@@ -22,6 +22,7 @@ use crate::replay::{Config, Handle, Place, Playing, Position, Refused, Speed, St
 use crate::rfc3339;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::records::Records;
 use crate::telemetry::spans::Tracer;
 
 /// Lines that may wait to be obeyed.
@@ -88,8 +89,13 @@ pub(super) async fn run(
     let settings = Settings { listen: args.listen, data: args.data.clone(), ..settings };
     let metrics = app::metrics(&settings);
     let tracer = Tracer::off();
-    let _lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
-        .map_err(|error| Error::failed("write log lines", error))?;
+    let _lines = logs::init_logs(
+        settings.log_format,
+        &settings.log_level,
+        (&tracer, &Records::off()),
+        &metrics,
+    )
+    .map_err(|error| Error::failed("write log lines", error))?;
     let replay = build(&args, &app::within_the_system(settings), metrics).await?;
     writeln!(out, "{}", replay.url())?;
     out.flush()?;

@@ -11,6 +11,7 @@ use super::reload::{self, Reload};
 use super::{Error, Exit, Interrupt};
 use crate::app;
 use crate::config::{Flags, Settings, process_variables};
+use crate::telemetry::records::Records;
 use crate::telemetry::spans::Tracer;
 use crate::telemetry::{logs, signals};
 
@@ -68,9 +69,19 @@ async fn serve(
         .map_err(|error| Error::Usage(error.to_string()))?;
     let metrics = app::metrics(&settings);
     let tracer = Tracer::start(&config, &metrics).map_err(|error| failed(error.into()))?;
-    let lines = logs::init_logs(settings.log_format, &settings.log_level, &tracer, &metrics)
+    let records = match settings.otlp_logs {
+        true => Records::start(&config, &metrics).map_err(|error| failed(error.into()))?,
+        false => Records::off(),
+    };
+    let exporters = (&tracer, &records);
+    let lines = logs::init_logs(settings.log_format, &settings.log_level, exporters, &metrics)
         .map_err(|error| Error::failed("write log lines", error))?;
     config.warnings.iter().for_each(|warning| signals::setting_ignored(warning));
+    if settings.otlp_logs && !records.is_on() {
+        signals::setting_ignored(
+            "otlp_logs has no effect: OTEL_EXPORTER_OTLP_ENDPOINT is not set, or export is turned off",
+        );
+    }
     let shutdown = CancellationToken::new();
     let (tracer_of_reload, of_reload) = (tracer.clone(), settings.clone());
     let reload =
@@ -85,5 +96,6 @@ async fn serve(
             serving.await
         }
     };
+    signals::records_lost(records.shutdown().await);
     ended.map(|()| Exit::Done).map_err(failed)
 }

@@ -28,6 +28,7 @@ use value::Value;
 pub use crate::log::sqlite::Synchronous;
 pub use crate::probe::Roots;
 pub use crate::probe::allowed::Networks;
+pub use crate::telemetry::baggage::BaggageKeys;
 pub use crate::telemetry::logs::LogFormat;
 
 /// Makes the typed [`Settings`], the table of their descriptions and the code that reads the one by the other.
@@ -176,6 +177,8 @@ settings! {
     log_requests: bool = "false", "BOOL", check::any;
     /// How many changes a second have a log line of their own, the rest being counted in one; 0 = all have.
     log_change_rate: u32 = "1000", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
+    /// Send log lines to OpenTelemetry's collector too, as records of their traces; standard error has them all the same.
+    otlp_logs: bool = "false", "BOOL", check::any;
     /// Share of the traces begun here that is kept though nothing was remarkable about them, 0 to 1.
     trace_root_ratio: f64 = "0.01", "RATIO", check::ratio;
     /// How many requests a second are kept because the caller sampled them.
@@ -194,6 +197,8 @@ settings! {
     trace_slow_change: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
     /// A list, or a question about the past, that takes longer has its trace kept; 0ms = all have.
     trace_slow_question: Duration = "100ms", "DURATION", |v| check::between(v, Duration::ZERO, HOUR);
+    /// Which keys of W3C Baggage that requests bring along become part of their events, at most 8 (not of those of streams).
+    baggage_keys: BaggageKeys = "none", "KEY,...|none", check::any;
     /// Where a trace can be seen, for the links in answers; {trace_id} and {span_id} are filled in, empty = no links.
     trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
     /// How long requests in progress, the log and the spans are waited for when the server stops.

@@ -13,6 +13,7 @@ use crate::domain::Millis;
 use crate::log::sqlite::Synchronous;
 use crate::probe::Roots;
 use crate::probe::allowed::Networks;
+use crate::telemetry::baggage::BaggageKeys;
 use crate::telemetry::logs::LogFormat;
 
 /// A type that a setting may have.
@@ -233,6 +234,16 @@ impl Value for Synchronous {
 }
 
 impl Value for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
+    }
+}
+
+impl Value for BaggageKeys {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse()
     }

@@ -94,6 +94,7 @@ impl Decision {
             caller,
             trace,
             cause: self.cause,
+            baggage: None,
             event: self.event,
         }
     }

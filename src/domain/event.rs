@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::baggage::Baggage;
 use super::health::{Evidence, Flaps, Signals};
 use super::ids::{InstanceKey, Seq, ServiceKey, TraceRef};
 use super::instance::{Health, Instance, Mode, Status, words};
@@ -133,6 +134,8 @@ pub struct Change {
     pub trace: TraceRef,
     /// The change that led to it, such as the registration whose lease ran out.
     pub cause: Option<Seq>,
+    /// What the request that asked for it brought along, as far as the operator wants to know that.
+    pub baggage: Option<Arc<Baggage>>,
     /// What happened.
     pub event: Event,
 }

@@ -73,3 +73,9 @@ pub const PHI_THRESHOLD_MIN_MILLI: u32 = 1_000;
 pub const PHI_THRESHOLD_MAX_MILLI: u32 = 16_000;
 /// Longest deadline of a drain: a day.
 pub const DRAIN_DEADLINE_MAX: Millis = Millis::from_millis(24 * 3_600_000);
+/// Most keys of baggage that an event keeps.
+pub const BAGGAGE_KEYS_MAX: usize = 8;
+/// Longest key of baggage, in bytes.
+pub const BAGGAGE_KEY_BYTES_MAX: usize = 128;
+/// Longest value of baggage, in bytes, once it is decoded. A longer one is passed over.
+pub const BAGGAGE_VALUE_BYTES_MAX: usize = 256;

@@ -11,6 +11,7 @@
 //!                    └──▶ Rejection (a value, 4xx)       └── the same function, live and replayed
 //! ```
 
+pub mod baggage;
 pub mod check;
 pub mod command;
 pub mod decide;
@@ -32,6 +33,7 @@ pub mod traffic;
 #[cfg(test)]
 mod tests;
 
+pub use baggage::Baggage;
 pub use check::{Check, Detector};
 pub use command::Command;
 pub use decide::{Rejection, decide};

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::baggage::Baggage;
 use super::event::Kind;
 use super::ids::{InstanceId, Namespace, Seq, ServiceName, TraceRef};
 use super::instance::{Health, words};
@@ -51,6 +52,8 @@ pub enum Detail {
         health: Option<Health>,
         /// What else it said.
         note: Option<Box<str>>,
+        /// What its request brought along, as far as the operator wants to know that.
+        baggage: Option<Arc<Baggage>>,
     },
     /// An answered question.
     Lookup {
@@ -64,6 +67,8 @@ pub enum Detail {
         status: u16,
         /// For a long poll, the revision that its caller said it held.
         held: Option<Seq>,
+        /// What its request brought along, as far as the operator wants to know that.
+        baggage: Option<Arc<Baggage>>,
     },
     /// A stream of changes began. The three events of one stream have the same trace and span.
     WatchOpened {
@@ -107,6 +112,25 @@ words! {
 }
 
 impl Detail {
+    /// The same with what its request brought along. Streams keep none of it: they live on when their request is over.
+    #[must_use]
+    pub fn with_baggage(mut self, brought: Option<Arc<Baggage>>) -> Self {
+        match &mut self {
+            Self::Heartbeat { baggage, .. } | Self::Lookup { baggage, .. } => *baggage = brought,
+            Self::WatchOpened { .. } | Self::WatchClosed { .. } | Self::Notified { .. } => {}
+        }
+        self
+    }
+
+    /// What its request brought along.
+    #[must_use]
+    pub fn baggage(&self) -> Option<&Arc<Baggage>> {
+        match self {
+            Self::Heartbeat { baggage, .. } | Self::Lookup { baggage, .. } => baggage.as_ref(),
+            Self::WatchOpened { .. } | Self::WatchClosed { .. } | Self::Notified { .. } => None,
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> Kind {

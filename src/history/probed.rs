@@ -128,7 +128,7 @@ mod tests {
         };
         let trace = TraceRef { trace_id: [0x4b; 16], span_id: [1; 8] };
         let (seq, at) = (Seq(2), Timestamp(1_795_248_000_000_000));
-        Change { seq, at, caller: None, trace, cause: None, event }
+        Change { seq, at, caller: None, trace, cause: None, baggage: None, event }
     }
 
     #[test]

@@ -212,6 +212,7 @@ pub(super) fn registry_of<'a>(
             caller: None,
             trace: TraceRef::default(),
             cause: None,
+            baggage: None,
             event,
         };
         drop(fold(&mut registry, &change));

@@ -89,8 +89,13 @@ impl Plain {
         let flips = health.is_some_and(|health| health.contradicts(living.signals));
         (means && !flips).then(|| {
             let seen = head.max(living.revision);
-            let detail =
-                Detail::Heartbeat { incarnation: living.incarnation, load, health, note: None };
+            let detail = Detail::Heartbeat {
+                incarnation: living.incarnation,
+                load,
+                health,
+                note: None,
+                baggage: None,
+            };
             (about(living), seen, detail)
         })
     }
@@ -233,7 +238,8 @@ async fn record(
     if let Some(load) = load {
         lease.says_load(load);
     }
-    let detail = Detail::Heartbeat { incarnation: living.incarnation, load, health, note };
+    let detail =
+        Detail::Heartbeat { incarnation: living.incarnation, load, health, note, baggage: None };
     api.record(scope, about(living), seen, detail, Some(Arc::clone(lease))).await
 }
 

@@ -348,6 +348,7 @@ impl Found {
             returned: self.returned,
             status: self.status().as_u16(),
             held,
+            baggage: None,
         };
         (about, head.max(view.revision), detail)
     }
@@ -453,6 +454,7 @@ async fn unknown(
         returned: 0,
         status: problem.status().as_u16(),
         held,
+        baggage: None,
     };
     let about = About { namespace: Some(key.namespace), service: Some(key.service), instance };
     let outcome = LookupOutcome::Unknown;
@@ -495,6 +497,7 @@ pub(super) async fn instance(
         returned: 1,
         status: StatusCode::OK.as_u16(),
         held: None,
+        baggage: None,
     };
     let about = About {
         namespace: Some(key.service.namespace),

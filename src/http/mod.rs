@@ -83,6 +83,7 @@ use crate::lease::Lease;
 use crate::probe::allowed::Networks;
 use crate::projection::{Entry, EntryRef, Projection};
 use crate::registrar::{Applied, Handle, QueuedTraffic, Readiness, Refused, Request};
+use crate::telemetry::baggage::BaggageKeys;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::propagation::{SpanId, TraceId};
 use crate::telemetry::spans::Tracer;
@@ -117,6 +118,8 @@ pub struct Config {
     pub default_ttl: Millis,
     /// Where checks may go besides the address that registers.
     pub check_networks: Networks,
+    /// Which baggage of requests becomes part of their events.
+    pub baggage_keys: BaggageKeys,
     /// Whether every request gets a log line.
     pub log_requests: bool,
     /// What is kept of the past, to be shown.
@@ -136,6 +139,7 @@ impl Default for Config {
             shutdown_timeout: Duration::from_secs(10),
             default_ttl: crate::domain::limits::TTL_DEFAULT,
             check_networks: Networks::default(),
+            baggage_keys: BaggageKeys::default(),
             log_requests: false,
             policy: Policy::default(),
             trace_url: None,
@@ -224,8 +228,12 @@ impl Api {
 
     /// Sends a command in the name of this request and waits until its effect can be read.
     async fn submit(&self, scope: &Scope, command: Command) -> Result<Applied, Refused> {
-        let request =
-            Request { command, caller: Some(Arc::clone(scope.caller())), trace: scope.trace() };
+        let request = Request {
+            command,
+            caller: Some(Arc::clone(scope.caller())),
+            trace: scope.trace(),
+            baggage: scope.baggage().cloned(),
+        };
         scope.waits_for_log();
         let submitted = self.registrar.submit(request).await;
         match &submitted {
@@ -310,6 +318,7 @@ impl Api {
         detail: Detail,
         lease: Option<Arc<Lease>>,
     ) -> Result<(), Problem> {
+        let detail = detail.with_baggage(scope.baggage().cloned());
         let traffic =
             self.traffic(Arc::clone(scope.caller()), scope.trace(), (about, seen, detail));
         Ok(self.registrar.record(QueuedTraffic { traffic, lease }).await?)

@@ -181,6 +181,7 @@ pub(super) async fn finish(
         returned: u32::try_from(returned).unwrap_or(u32::MAX),
         status: StatusCode::OK.as_u16(),
         held: None,
+        baggage: None,
     };
     let outcome = if returned == 0 { LookupOutcome::Empty } else { LookupOutcome::Hit };
     lookup::record(api, scope, about, head, detail, outcome).await?;

@@ -213,7 +213,7 @@ impl Rig {
         // Nobody expires, however far the clock goes.
         let ttl = Some(Millis::from_millis(24 * 3_600_000));
         let command = Command::Register(Register { ttl, ..register(&key("orders", instance)) });
-        let request = Request { command, caller: None, trace: TraceRef::default() };
+        let request = Request { command, caller: None, trace: TraceRef::default(), baggage: None };
         self.registrar.handle.submit(request).await.map(drop)
     }
 

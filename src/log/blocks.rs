@@ -6,14 +6,16 @@
 //! columns, [`Form`] for what of them a kind of event uses, and [`super::columns`] for the way back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use super::baggage::{StoredBaggage, load as load_baggage, put, store};
 use crate::domain::event::Kind;
 use crate::domain::instance::Health;
 use crate::domain::traffic::{CloseReason, Detail, Traffic};
-use crate::domain::{InstanceId, Namespace, Seq, ServiceName};
+use crate::domain::{Baggage, InstanceId, Namespace, Seq, ServiceName};
 
 /// Events of a full block.
 pub const BLOCK: usize = 256;
@@ -60,6 +62,9 @@ pub struct Block {
 /// | 3 | watch closed | filter and reason, JSON | through | 0 |
 /// | 4 | notified | filter | through | events |
 /// | 5 | lookup, answered by a long poll | filter and revision held, JSON | revision answered | instances |
+/// | 6 | lookup that brought baggage along | filter, revision held if any, baggage, JSON | revision answered | instances |
+///
+/// The view `events` shows 6 as it shows 5, so that it needed no new one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// A heartbeat.
@@ -74,16 +79,19 @@ pub enum Form {
     Notified,
     /// A lookup that waited for a change.
     LongPoll,
+    /// A lookup that brought baggage along, whether it waited or not.
+    LookupCarrying,
 }
 
 impl Form {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Heartbeat,
         Self::Lookup,
         Self::WatchOpened,
         Self::WatchClosed,
         Self::Notified,
         Self::LongPoll,
+        Self::LookupCarrying,
     ];
 
     /// The form of an event that says `detail`.
@@ -91,8 +99,9 @@ impl Form {
     pub fn of(detail: &Detail) -> Self {
         match detail {
             Detail::Heartbeat { .. } => Self::Heartbeat,
-            Detail::Lookup { held: None, .. } => Self::Lookup,
-            Detail::Lookup { held: Some(_), .. } => Self::LongPoll,
+            Detail::Lookup { baggage: Some(_), .. } => Self::LookupCarrying,
+            Detail::Lookup { held: None, baggage: None, .. } => Self::Lookup,
+            Detail::Lookup { held: Some(_), baggage: None, .. } => Self::LongPoll,
             Detail::WatchOpened { .. } => Self::WatchOpened,
             Detail::WatchClosed { .. } => Self::WatchClosed,
             Detail::Notified { .. } => Self::Notified,
@@ -104,7 +113,7 @@ impl Form {
     pub fn kind(self) -> Kind {
         match self {
             Self::Heartbeat => Kind::Heartbeat,
-            Self::Lookup | Self::LongPoll => Kind::Lookup,
+            Self::Lookup | Self::LongPoll | Self::LookupCarrying => Kind::Lookup,
             Self::WatchOpened => Kind::WatchOpened,
             Self::WatchClosed => Kind::WatchClosed,
             Self::Notified => Kind::Notified,
@@ -133,6 +142,17 @@ pub(super) struct Said {
     pub(super) health: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) baggage: Option<StoredBaggage>,
+}
+
+/// The details of a lookup that brought baggage along.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Carrying {
+    pub(super) filter: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) held: Option<u64>,
+    pub(super) baggage: StoredBaggage,
 }
 
 /// The details of a lookup that a long poll answered.
@@ -160,6 +180,8 @@ struct Names<'a> {
     /// Where the texts stand that are made of what heartbeats said: the bits of a load, and a health. Loads are measured
     /// in hundredths or so, so that many say the same.
     said: HashMap<(Option<u64>, Option<Health>), u64, RandomState>,
+    /// Where the texts stand that hold baggage: callers bring the same along with very many requests.
+    carrying: HashMap<String, u64, RandomState>,
     json: String,
     count: u64,
 }
@@ -176,12 +198,21 @@ impl<'a> Names<'a> {
     }
 
     /// What a heartbeat said beyond its life.
-    fn said(&mut self, load: Option<f64>, health: Option<Health>, note: Option<&str>) -> u64 {
+    fn said(
+        &mut self,
+        load: Option<f64>,
+        health: Option<Health>,
+        note: Option<&str>,
+        baggage: Option<&Arc<Baggage>>,
+    ) -> u64 {
         let key = (load.map(f64::to_bits), health);
         let make = || {
             let health = health.map(|health| health.to_string());
-            to_json(&Said { load, health, note: note.map(Box::from) })
+            to_json(&Said { load, health, note: note.map(Box::from), baggage: store(baggage) })
         };
+        if baggage.is_some() {
+            return self.carrying(make());
+        }
         match (key, note) {
             ((None, None), None) => 0,
             // Notes are rare enough to stand once each.
@@ -195,6 +226,16 @@ impl<'a> Names<'a> {
                 position
             }
         }
+    }
+
+    /// A text that holds baggage.
+    fn carrying(&mut self, text: String) -> u64 {
+        if let Some(position) = self.carrying.get(&text) {
+            return *position;
+        }
+        let position = self.append(&text);
+        self.carrying.insert(text, position);
+        position
     }
 
     /// Texts made here, which nobody else owns.
@@ -238,14 +279,19 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
     for event in events {
         block.kinds.push(Form::of(&event.detail).digit());
         let (detail, revision, returned, status) = match &event.detail {
-            Detail::Heartbeat { incarnation, load, health, note } => {
-                (names.said(*load, *health, note.as_deref()), *incarnation, 0, 200)
+            Detail::Heartbeat { incarnation, load, health, note, baggage } => {
+                let said = names.said(*load, *health, note.as_deref(), baggage.as_ref());
+                (said, *incarnation, 0, 200)
             }
-            Detail::Lookup { filter, revision, returned, status, held } => {
-                let detail = match held {
-                    None => names.position(Some(filter)),
-                    Some(held) => {
+            Detail::Lookup { filter, revision, returned, status, held, baggage } => {
+                let detail = match (held, store(baggage.as_ref())) {
+                    (None, None) => names.position(Some(filter)),
+                    (Some(held), None) => {
                         names.append(&to_json(&Polled { filter: filter.clone(), held: held.0 }))
+                    }
+                    (held, Some(baggage)) => {
+                        let (filter, held) = (filter.clone(), held.map(|held| held.0));
+                        names.carrying(to_json(&Carrying { filter, held, baggage }))
                     }
                 };
                 (detail, *revision, *returned, *status)
@@ -331,12 +377,13 @@ impl Block {
 #[must_use]
 pub fn data_of(detail: &Detail) -> String {
     let data = match detail {
-        Detail::Heartbeat { incarnation, load, health, note } => {
+        Detail::Heartbeat { incarnation, load, health, note, baggage: _ } => {
             let mut data = serde_json::json!({ "incarnation": incarnation.0 });
             let said = Said {
                 load: *load,
                 health: health.map(|health| health.to_string()),
                 note: note.clone(),
+                baggage: None,
             };
             if let (Some(data), Ok(serde_json::Value::Object(said))) =
                 (data.as_object_mut(), serde_json::to_value(said))
@@ -345,7 +392,7 @@ pub fn data_of(detail: &Detail) -> String {
             }
             data
         }
-        Detail::Lookup { filter, revision, returned, status, held } => {
+        Detail::Lookup { filter, revision, returned, status, held, baggage: _ } => {
             let mut data = serde_json::json!({
                 "filter": filter, "revision": revision.0, "returned": returned, "status": status
             });
@@ -364,7 +411,11 @@ pub fn data_of(detail: &Detail) -> String {
             "filter": filter, "through": through.0, "events": events
         }),
     };
-    data.to_string()
+    let mut data = data.to_string();
+    if let Some(baggage) = detail.baggage() {
+        put(&mut data, baggage);
+    }
+    data
 }
 
 /// The payload of any traffic event: what [`data_of`] writes of one kind or another.
@@ -398,7 +449,7 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
     let filter = || given(data.filter.clone(), "filter");
     Ok(match kind {
         Kind::Heartbeat => {
-            let Said { load, health, note } = data.said;
+            let Said { load, health, note, baggage } = data.said;
             let parse = |word: &str| {
                 Health::parse(word).ok_or_else(|| format!("data.health: unknown word {word:?}"))
             };
@@ -407,6 +458,7 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
                 load,
                 health: health.as_deref().map(parse).transpose()?,
                 note,
+                baggage: load_baggage(baggage),
             }
         }
         Kind::Lookup => Detail::Lookup {
@@ -415,6 +467,7 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
             returned: given(data.returned, "returned")?,
             status: given(data.status, "status")?,
             held: data.held.map(Seq),
+            baggage: load_baggage(data.said.baggage),
         },
         Kind::WatchOpened => {
             Detail::WatchOpened { filter: filter()?, after: seq(data.after, "after")? }
@@ -452,8 +505,6 @@ pub fn detail_of(kind: Kind, data: &str) -> Result<Detail, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::columns::Columns;
     use super::*;
     use crate::domain::{Timestamp, TraceRef};
@@ -473,6 +524,7 @@ mod tests {
                 load,
                 health,
                 note: note.map(Box::from),
+                baggage: None,
             },
         };
         let events = [

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::blocks::{Block, Closed, Form, NUMBERS, Polled, Said};
+use super::baggage::load as load_baggage;
+use super::blocks::{Block, Carrying, Closed, Form, NUMBERS, Polled, Said};
 use crate::domain::ids::InvalidName;
 use crate::domain::instance::Health;
 use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
@@ -190,6 +191,10 @@ impl<'a> Columns<'a> {
                 let polled: Polled = serde_json::from_str(text).map_err(|e| broken(n, &e))?;
                 Ok(Cow::Owned(polled.filter.into()))
             }
+            Some(Form::LookupCarrying) => {
+                let carrying: Carrying = serde_json::from_str(text).map_err(|e| broken(n, &e))?;
+                Ok(Cow::Owned(carrying.filter.into()))
+            }
             _ => Ok(Cow::Borrowed(text)),
         }
     }
@@ -249,15 +254,24 @@ impl<'a> Columns<'a> {
                     load: said.load,
                     health: said.health.as_deref().and_then(Health::parse),
                     note: said.note,
+                    baggage: load_baggage(said.baggage),
                 }
             }
             Form::Lookup => {
-                Detail::Lookup { filter: text.into(), revision, returned, status, held: None }
+                let (filter, held, baggage) = (text.into(), None, None);
+                Detail::Lookup { filter, revision, returned, status, held, baggage }
             }
             Form::LongPoll => {
                 let Polled { filter, held } =
                     serde_json::from_str(text).map_err(|error| broken(n, &error))?;
-                Detail::Lookup { filter, revision, returned, status, held: Some(Seq(held)) }
+                let (held, baggage) = (Some(Seq(held)), None);
+                Detail::Lookup { filter, revision, returned, status, held, baggage }
+            }
+            Form::LookupCarrying => {
+                let Carrying { filter, held, baggage } =
+                    serde_json::from_str(text).map_err(|error| broken(n, &error))?;
+                let (held, baggage) = (held.map(Seq), load_baggage(Some(baggage)));
+                Detail::Lookup { filter, revision, returned, status, held, baggage }
             }
             Form::WatchOpened => Detail::WatchOpened { filter: text.into(), after: revision },
             Form::WatchClosed => {

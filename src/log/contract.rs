@@ -148,6 +148,7 @@ pub(super) fn changes(from: u64, count: u64) -> Vec<Arc<Change>> {
                 caller: caller(),
                 trace: trace(1),
                 cause: None,
+                baggage: None,
                 event: Event::Deregistered { key: key("orders", "a"), reason },
             })
         })

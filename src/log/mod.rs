@@ -25,6 +25,7 @@
 //! 6. A snapshot is of a version that the changes after it lead on from, and reads as it was put.
 //! 7. Calls block; only the registrar's thread makes them.
 
+mod baggage;
 pub mod blocks;
 pub mod codec;
 pub mod columns;

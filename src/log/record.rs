@@ -22,7 +22,7 @@ pub fn of_change(change: &Change) -> Record {
         caller: change.caller.as_deref().map(Into::into),
         trace: change.trace,
         cause: change.cause,
-        data: codec::encode_event(&change.event).into(),
+        data: codec::data_of(change).into(),
     }
 }
 

@@ -18,17 +18,19 @@ use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health};
 use crate::domain::invariants::check_change;
 use crate::domain::{
-    Change, Detector, Instance, InstanceKey, Labels, Millis, Mode, Registry, Seq, Signals, Status,
-    Timestamp, fold,
+    Baggage, Change, Detector, Instance, InstanceKey, Labels, Millis, Mode, Registry, Seq, Signals,
+    Status, Timestamp, fold,
 };
 use crate::lease::Lease;
-use crate::testing::traffic::traffic;
+use crate::testing::traffic::{baggage, traffic};
 use crate::testing::{START, cases, key_in, metadata, trace};
 
 /// Rows as format 1 wrote them. Never edited; a new format gets a file of its own.
 const PAYLOADS_V1: &str = include_str!("../../tests/fixtures/payloads_v1.jsonl");
 /// Rows of what came with format 2.
 const PAYLOADS_V2: &str = include_str!("../../tests/fixtures/payloads_v2.jsonl");
+/// Rows of both, of requests that brought baggage along, as format 3 wrote them.
+const PAYLOADS_V3: &str = include_str!("../../tests/fixtures/payloads_v3.jsonl");
 
 fn subject() -> InstanceKey {
     key_in("staging", "orders", "a-1")
@@ -259,10 +261,20 @@ fn changes_of(events: Vec<Event>) -> Vec<Change> {
                 caller: asked.then(|| "deploy \"bot\"".into()),
                 trace: if asked { trace(0x5c) } else { trace(0) },
                 cause: asked.then(|| Seq(seq - 1)),
+                baggage: None,
                 event,
             }
         })
         .collect()
+}
+
+/// All of them, of requests that brought baggage along.
+fn changes_with_baggage() -> Vec<Change> {
+    let pairs = [("tenant", "acme \"€\""), ("user.tier", "")];
+    let pairs = pairs.map(|(key, value)| (key.into(), value.into())).into();
+    let baggage = Baggage::new(pairs).map(Arc::new);
+    let all = fixture_changes().into_iter().chain(changes_of(one_of_each_since_checks()));
+    all.map(|change| Change { baggage: baggage.clone(), ..change }).collect()
 }
 
 fn row_of(line: &str) -> Row {
@@ -306,6 +318,9 @@ fn rows_of_every_format_decode_for_ever() {
     let since: Vec<Change> =
         PAYLOADS_V2.lines().map(|line| codec::decode(&row_of(line)).unwrap()).collect();
     assert_eq!(since, changes_of(one_of_each_since_checks()));
+    let carrying: Vec<Change> =
+        PAYLOADS_V3.lines().map(|line| codec::decode(&row_of(line)).unwrap()).collect();
+    assert_eq!(carrying, changes_with_baggage());
     let covered =
         |kind: Kind| decoded.iter().chain(&since).any(|change| change.event.kind() == kind);
     for kind in Kind::ALL {
@@ -321,9 +336,12 @@ fn rows_of_every_format_decode_for_ever() {
 /// Whoever changes what is written, adds a format and a fixture.
 #[test]
 fn what_is_written_today_is_the_oldest_format_that_can_say_it() {
-    assert_eq!(FORMAT, 2, "give the new format a fixture, and compare with that one");
+    assert_eq!(FORMAT, 3, "give the new format a fixture, and compare with that one");
     let since = changes_of(one_of_each_since_checks());
-    for (changes, stored) in [(fixture_changes(), PAYLOADS_V1), (since, PAYLOADS_V2)] {
+    let carrying = changes_with_baggage();
+    for (changes, stored) in
+        [(fixture_changes(), PAYLOADS_V1), (since, PAYLOADS_V2), (carrying, PAYLOADS_V3)]
+    {
         let written = changes.iter().map(|change| line_of(&codec::encode(change, "n1")));
         assert!(written.eq(stored.lines()), "write a fixture of what is new, never edit one");
     }
@@ -342,7 +360,7 @@ fn a_row_of_another_world_is_refused_with_the_reason() {
     changed.caller = Some("somebody else".into());
     assert!(matches!(codec::decode(&changed), Err(DecodeError::Checksum { .. })));
     for (edit, reason) in [
-        ((|row| row.format = 3) as fn(&mut Row), "format 3 is newer than this program"),
+        ((|row| row.format = 4) as fn(&mut Row), "format 4 is newer than this program"),
         (|row| row.kind = "lookup".into(), "lookup is traffic, not a change"),
         (|row| row.kind = "exploded".into(), "unknown kind \"exploded\""),
         (|row| row.data = row.data.replace("created", "cremated"), "unknown word \"cremated\""),
@@ -406,6 +424,33 @@ proptest! {
             let read = blocks::detail_of(event.detail.kind(), &data);
             prop_assert_eq!(read.as_ref(), Ok(&event.detail));
         }
+    }
+
+    #[test]
+    fn changes_give_back_what_their_requests_brought(
+        of in any::<prop::sample::Index>(),
+        baggage in baggage(),
+        harms in harms(),
+    ) {
+        let changes = changes_with_baggage();
+        let change = of.get(&changes).clone();
+        let plain = codec::encode(&Change { baggage: None, ..change.clone() }, "n1");
+        let change = Change { baggage, ..change };
+        let row = codec::encode(&change, "n1");
+        let decoded = codec::decode(&row);
+        prop_assert_eq!(decoded.as_ref(), Ok(&change));
+        if change.baggage.is_none() {
+            prop_assert_eq!(row, plain);
+            return Ok(());
+        }
+        let shown: Value = serde_json::from_str(&row.data).unwrap();
+        let pairs = change.baggage.iter().flat_map(|baggage| baggage.pairs());
+        prop_assert!(pairs.clone().all(|(key, value)| shown["baggage"][&**key] == **value));
+        prop_assert_eq!(shown["baggage"].as_object().map(|shown| shown.len()), Some(pairs.count()));
+        let mut row = row;
+        harm_text(&mut row.data, &harms);
+        row.checksum = row.expected_checksum();
+        let _ = codec::decode(&row);
     }
 
     #[test]

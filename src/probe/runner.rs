@@ -187,7 +187,7 @@ impl Runner {
         let asked = judgement.clone();
         let task = self.judgements.spawn(async move {
             let command = Command::Judge(judgement.judge.clone());
-            let request = Request { command, caller: None, trace: judgement.trace };
+            let request = Request { command, caller: None, trace: judgement.trace, baggage: None };
             let answer = registrar.submit(request).await;
             Answered { judgement, answer, span }
         });

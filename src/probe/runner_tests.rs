@@ -61,7 +61,7 @@ async fn an_instance_whose_probe_panicked_is_probed_again() {
         ..register(&key("orders", "a"))
     };
     let command = Command::Register(register);
-    let request = Request { command, caller: None, trace: TraceRef::default() };
+    let request = Request { command, caller: None, trace: TraceRef::default(), baggage: None };
     running.handle.submit(request).await.unwrap();
 
     let config = Config {

@@ -80,7 +80,10 @@ impl Registrar {
         let command = due.command(&*self.shared.clock, registered_at.unwrap_or_default());
         let ids = sweep.child();
         let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-        Work { request: Request { command, caller: None, trace }, origin: Origin::Sweep(due) }
+        Work {
+            request: Request { command, caller: None, trace, baggage: None },
+            origin: Origin::Sweep(due),
+        }
     }
 
     pub(super) fn note(&mut self, note: Note) {

@@ -35,7 +35,10 @@ impl Work {
     pub(super) fn own(command: Command) -> Self {
         let ids = TraceContext::root();
         let trace = TraceRef { trace_id: ids.trace_id.to_bytes(), span_id: ids.span_id.to_bytes() };
-        Self { request: Request { command, caller: None, trace }, origin: Origin::Own }
+        Self {
+            request: Request { command, caller: None, trace, baggage: None },
+            origin: Origin::Own,
+        }
     }
 }
 
@@ -92,11 +95,12 @@ impl Decided {
         };
         for (position, work) in works.iter().enumerate() {
             yielding::step(position);
-            let Request { command, caller, trace } = &work.request;
+            let Request { command, caller, trace, baggage } = &work.request;
             let outcome = decide(registry, command, now).and_then(|decision| {
                 let Some(decision) = decision else { return Ok(None) };
                 quotas.check(registry, &decision.event)?;
-                let change = decision.into_change(registry, now, caller.clone(), *trace);
+                let mut change = decision.into_change(registry, now, caller.clone(), *trace);
+                change.baggage.clone_from(baggage);
                 decided.undo.push(fold(registry, &change));
                 decided.batch.push(Arc::new(change));
                 Ok(Some(decided.batch.len() - 1))

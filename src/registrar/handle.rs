@@ -12,7 +12,7 @@ use super::group::Work;
 use super::inbox::{Inbox, QueuedCommand};
 use crate::clock::Clock;
 use crate::domain::event::Note;
-use crate::domain::{Change, Command, Instance, Rejection, Seq, Timestamp, TraceRef};
+use crate::domain::{Baggage, Change, Command, Instance, Rejection, Seq, Timestamp, TraceRef};
 use crate::lease::Lease;
 use crate::lease::guard::Holding;
 
@@ -25,6 +25,8 @@ pub struct Request {
     pub caller: Option<Arc<str>>,
     /// In which trace.
     pub trace: TraceRef,
+    /// What the request brought along, as far as the operator wants to know that.
+    pub baggage: Option<Arc<Baggage>>,
 }
 
 /// When what happened to a command, in wall time, for the spans of its trace.

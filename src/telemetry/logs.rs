@@ -19,6 +19,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::metrics::Metrics;
+use super::records::Records;
 use super::spans::Tracer;
 
 /// The form of log lines.
@@ -128,7 +129,7 @@ impl LogGuard {
 pub fn init_logs(
     format: LogFormat,
     directives: &str,
-    tracer: &Tracer,
+    (tracer, records): (&Tracer, &Records),
     metrics: &Metrics,
 ) -> Result<LogGuard, LogError> {
     let format = match (format, std::io::stderr().is_terminal()) {
@@ -138,7 +139,7 @@ pub fn init_logs(
     };
     let (writer, guard) = lossy(std::io::stderr(), LINES_MAX, metrics);
     let (lines, filter) = reload::Layer::new(filter(directives)?);
-    subscriber(format, lines, writer, tracer).try_init().map_err(LogError::Twice)?;
+    subscriber(format, lines, writer, (tracer, records)).try_init().map_err(LogError::Twice)?;
     Ok(LogGuard { _writer: guard, filter })
 }
 
@@ -159,7 +160,7 @@ pub fn subscriber<W>(
     format: LogFormat,
     filter: impl Filter<Registry> + Send + Sync + 'static,
     writer: W,
-    tracer: &Tracer,
+    (tracer, records): (&Tracer, &Records),
 ) -> impl Subscriber + Send + Sync + for<'a> LookupSpan<'a>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -180,16 +181,25 @@ where
             .with_tracked_inactivity(false)
             .with_filter(exported())
     });
-    Registry::default().with(lines.with_filter(filter)).with(spans)
+    // One filter for both, so that a record is what a line is.
+    Registry::default().with(lines.and_then(records.layer()).with_filter(filter)).with(spans)
 }
 
 /// What may become a span: not the parts that the export itself is made of, or each export would make spans
 /// that need exporting.
 fn exported() -> Targets {
-    let quiet = ["hyper", "hyper_util", "h2", "tonic", "tower", "reqwest", "opentelemetry"];
     Targets::new()
         .with_default(LevelFilter::INFO)
-        .with_targets(quiet.into_iter().map(|target| (target, LevelFilter::OFF)))
+        .with_targets(PARTS_OF_EXPORT.into_iter().map(|target| (target, LevelFilter::OFF)))
+}
+
+/// What an export is made of: the beginnings of the names of these crates' modules.
+const PARTS_OF_EXPORT: [&str; 7] =
+    ["hyper", "hyper_util", "h2", "tonic", "tower", "reqwest", "opentelemetry"];
+
+/// Whether a line with this target is one of those parts', which must not become part of an export itself.
+pub(super) fn is_of_export(target: &str) -> bool {
+    PARTS_OF_EXPORT.iter().any(|part| target.starts_with(part))
 }
 
 #[cfg(test)]
@@ -223,7 +233,7 @@ mod tests {
             LogFormat::Json,
             filter("info").unwrap(),
             move || writer.clone(),
-            &Tracer::off(),
+            (&Tracer::off(), &Records::off()),
         );
         tracing::subscriber::with_default(lines, || {
             tracing::info!(trace_id = "0af7", event.seq = 42_u64, "registered");
@@ -246,7 +256,12 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let (lines, filter_by) = reload::Layer::new(filter("info").unwrap());
-        let lines = subscriber(LogFormat::Json, lines, move || writer.clone(), &Tracer::off());
+        let lines = subscriber(
+            LogFormat::Json,
+            lines,
+            move || writer.clone(),
+            (&Tracer::off(), &Records::off()),
+        );
         tracing::subscriber::with_default(lines, || {
             let both = || {
                 tracing::debug!("detail");

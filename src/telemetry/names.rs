@@ -216,6 +216,8 @@ metrics! {
         [RESULT], "Spans kept or not, and what became of the kept ones.";
     STDERR_LINES_DROPPED = "rollcall_stderr_lines_dropped_total", Counter, Count,
         [], "Log lines lost because whoever reads standard error was too slow.";
+    LOG_RECORDS = "rollcall_log_records_total", Counter, Count,
+        [RESULT], "What became of the log lines that were to reach the collector (otlp_logs).";
     BUILD_INFO = "rollcall_build_info", Gauge, Count,
         [VERSION, REVISION, RUSTC], "Always 1; the labels say what is running.";
     PROCESS_CPU = "process_cpu_seconds_total", Counter, Seconds,
@@ -576,6 +578,14 @@ label_values! {
         Kept = "kept",
         /// A request whose span was not worth keeping.
         Unsampled = "unsampled",
+        Exported = "exported",
+        ExportFailed = "export_failed",
+        /// The queue was full.
+        DroppedQueue = "dropped_queue",
+    }
+
+    /// What became of a log line that was to reach the collector.
+    RecordResult {
         Exported = "exported",
         ExportFailed = "export_failed",
         /// The queue was full.

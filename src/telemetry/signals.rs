@@ -361,6 +361,24 @@ pub(super) fn export_resumed() {
     info!("spans reach the collector again");
 }
 
+/// Exports of log records began to fail. Once a failure; `rollcall_log_records_total` counts the records.
+pub(super) fn records_failing(cause: &dyn Error) {
+    let cause = Chain(cause);
+    warn!(error.r#type = "export_failed", "log records do not reach the collector: {cause}");
+}
+
+/// Exports of log records work again.
+pub(super) fn records_resumed() {
+    info!("log records reach the collector again");
+}
+
+/// Log lines did not reach the collector before the end.
+pub fn records_lost(records: u64) {
+    if records > 0 {
+        warn!(records, "shutdown: {records} log records did not reach the collector");
+    }
+}
+
 /// More is asked than can be done, and some requests are refused from now on. Once an episode; `requests_refused` counts.
 pub fn shedding_began(waited: Duration) {
     let waited_ms = millis(waited);

@@ -122,7 +122,8 @@ impl Past {
     /// A heartbeat; its number.
     pub(crate) fn beats(&mut self, key: &InstanceKey) -> u64 {
         let incarnation = self.registry.instance(key).unwrap().incarnation;
-        let detail = Detail::Heartbeat { incarnation, load: None, health: None, note: None };
+        let detail =
+            Detail::Heartbeat { incarnation, load: None, health: None, note: None, baggage: None };
         self.traffic("self", Some(&key.service), Some(key), detail)
     }
 
@@ -130,7 +131,8 @@ impl Past {
     pub(crate) fn looks_up(&mut self, caller: &str, key: &ServiceKey, status: u16) -> u64 {
         let revision = self.registry.service(key).map_or(Seq::ZERO, |service| service.revision);
         let filter = Box::default();
-        let detail = Detail::Lookup { filter, revision, returned: 1, status, held: None };
+        let detail =
+            Detail::Lookup { filter, revision, returned: 1, status, held: None, baggage: None };
         self.traffic(caller, Some(key), None, detail)
     }
 
@@ -169,7 +171,7 @@ fn of_change(change: &Change) -> Record {
         caller: None,
         trace: change.trace,
         cause: change.cause,
-        data: codec::encode_event(&change.event).into(),
+        data: codec::data_of(change).into(),
     }
 }
 

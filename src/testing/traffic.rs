@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::history::{health, instant, keys, text};
 use super::{START, trace};
 use crate::domain::traffic::{CloseReason, Detail, Traffic};
-use crate::domain::{Seq, Timestamp};
+use crate::domain::{Baggage, Seq, Timestamp};
 
 /// Numbers that fill every width of column.
 fn number() -> impl Strategy<Value = u64> {
@@ -21,6 +21,15 @@ fn number() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// Baggage of every shape, mostly none.
+pub(crate) fn baggage() -> impl Strategy<Value = Option<Arc<Baggage>>> {
+    let pairs = proptest::collection::btree_map("[a-z.*]{1,9}", ".{0,40}", 0..4);
+    pairs.prop_map(|pairs| {
+        let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Baggage::new(pairs).map(Arc::new)
+    })
+}
+
 fn heartbeats() -> impl Strategy<Value = Detail> {
     let load = any::<f64>().prop_filter("JSON knows finite numbers only", |load| load.is_finite());
     (number(), option::of(load), option::of(health()), option::of(text())).prop_map(
@@ -29,6 +38,7 @@ fn heartbeats() -> impl Strategy<Value = Detail> {
             load,
             health,
             note,
+            baggage: None,
         },
     )
 }
@@ -41,6 +51,7 @@ fn lookups() -> impl Strategy<Value = Detail> {
             returned,
             status,
             held: held.map(Seq),
+            baggage: None,
         },
     )
 }
@@ -68,7 +79,8 @@ pub(crate) fn traffic(
     count: impl Into<proptest::collection::SizeRange>,
 ) -> impl Strategy<Value = Vec<Traffic>> {
     let names = (option::of(keys()), any::<bool>());
-    let detail = prop_oneof![heartbeats(), lookups(), streams()];
+    let detail = (prop_oneof![heartbeats(), lookups(), streams()], baggage())
+        .prop_map(|(detail, baggage)| detail.with_baggage(baggage));
     let event = (instant(), number(), names, text(), any::<u8>(), detail).prop_map(
         |(at, seen, (key, with_instance), caller, n, detail)| Traffic {
             at,
@@ -103,6 +115,7 @@ pub(crate) fn lookup(n: usize) -> Traffic {
             returned: 0,
             status: 404,
             held: None,
+            baggage: None,
         },
     }
 }

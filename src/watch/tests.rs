@@ -201,6 +201,7 @@ fn lookup(service: &str, seen: Seq) -> Traffic {
             returned: 0,
             status: 200,
             held: None,
+            baggage: None,
         },
     }
 }

@@ -94,6 +94,8 @@ impl Weighed for Arc<Told> {
                 | Event::Expired { .. }
                 | Event::Note(_) => 0,
             }
+            // Once as it is, once in the words.
+            + self.change.baggage.as_ref().map_or(0, |baggage| 2 * baggage.bytes())
     }
 }
 
@@ -130,5 +132,6 @@ impl Weighed for Arc<ToldTraffic> {
                 | Detail::Notified { filter, .. } => 2 * filter.len(),
                 Detail::Heartbeat { note, .. } => note.as_ref().map_or(0, |note| 2 * note.len()),
             }
+            + self.event.traffic.detail.baggage().map_or(0, |baggage| 2 * baggage.bytes())
     }
 }

@@ -7,6 +7,7 @@
 
 mod backup;
 mod bad_input;
+mod baggage;
 mod bench_command;
 mod collector;
 mod command_line;
@@ -32,6 +33,7 @@ mod limits;
 mod linear;
 mod lines;
 mod load;
+mod log_records;
 mod metrics;
 mod outage;
 mod page;

@@ -255,7 +255,7 @@ impl Crowd {
         if let Asked::Register(who) | Asked::Beat(who, _) | Asked::Leave(who) = asked {
             self.members[who].waits = true;
         }
-        let request = Request { command, caller: Some("simulation".into()), trace };
+        let request = Request { command, caller: Some("simulation".into()), trace, baggage: None };
         let answer = Box::pin(async move { handle.submit(request).await });
         self.calls.push(Call { asked, trace, answer });
         self.asked = true;
@@ -333,7 +333,8 @@ impl Crowd {
         let truth = self.truth.entry(key.clone()).or_default();
         // One that finds the buffer full may not be in the log in time, or never.
         truth.last_beat = if length < capacity { LastBeat::In(trace) } else { LastBeat::Unsure };
-        let detail = Detail::Heartbeat { incarnation, load: None, health: None, note: None };
+        let detail =
+            Detail::Heartbeat { incarnation, load: None, health: None, note: None, baggage: None };
         let traffic = Traffic {
             at: self.clock.wall(),
             seen: projection.head(),
@@ -528,6 +529,7 @@ impl Crowd {
             returned: u32::try_from(offered.len()).unwrap_or(u32::MAX),
             status: 200,
             held: None,
+            baggage: None,
         };
         let traffic = Traffic {
             at: self.clock.wall(),

@@ -3,11 +3,12 @@
 //!
 //! It starts nothing and asks no network. [`tree`] reads sources and documents, [`dashboards`] the dashboards
 //! with what they lean on (the table of metric names, Grafana's provisioning, the compose file), [`detectors`] a table of figures, [`signals`] the
-//! page of all signals and the rules of Prometheus, [`spans`] what they say of spans, and [`promql`] takes their expressions apart. Whether an expression returns data is another question; the end-to-end run
+//! page of all signals and the rules of Prometheus, [`spans`] what they say of spans, [`lines`] the fields of log lines, and [`promql`] takes their expressions apart. Whether an expression returns data is another question; the end-to-end run
 //! answers it with a real Prometheus.
 
 mod dashboards;
 mod detectors;
+mod lines;
 mod promql;
 mod signals;
 mod spans;

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use rollcall::telemetry::names::{self, Kind, METRICS, Metric, Unit, label};
 
 use crate::dashboards::Dashboard;
-use crate::{files_below, none, promql, read, root, shown, spans};
+use crate::{files_below, lines, none, promql, read, root, shown, spans};
 
 const PAGE: &str = "docs/SIGNALS.md";
 const RULES: [&str; 2] = ["deploy/prometheus/slo.yml", "deploy/prometheus/alerts.yml"];
@@ -91,6 +91,7 @@ pub(crate) fn values(metric: &str, key: &str) -> Option<Vec<&'static str>> {
         (label::WORK, _) => values!(Work),
         (label::TRANSPORT, _) => values!(Transport),
         (label::RESULT, names::SPANS) => values!(SpanResult),
+        (label::RESULT, names::LOG_RECORDS) => values!(RecordResult),
         (label::RESULT, names::TRACE_CONTEXT) => values!(ContextResult),
         (label::LIMIT, _) => values!(Limit),
         (label::SCOPE, _) => values!(GuardScope),
@@ -195,7 +196,7 @@ fn page() -> String {
     let uses = uses();
     let mut text = String::from(
         "# Signals\n\nEvery metric that the registry has on `/metrics`: what it says, its labels with their values, its buckets, and which \
-         panels and rules ask it; then what Prometheus makes of them, alerts, and spans. This page is made from the code by a test; to make it anew:\n\n\
+         panels and rules ask it; then what Prometheus makes of them, alerts, spans, and the fields of log lines. This page is made from the code by a test; to make it anew:\n\n\
          ```sh\nROLLCALL_WRITE_SIGNALS=1 cargo test --test tidy signals\n```\n\n\
          Labels are closed sets, so that the number of series has a bound. `job` and `instance` come from Prometheus. What alerts mean and \
          ask to be done stands in [runbooks](runbooks/README.md), what panels show in [dashboards](../dashboards/).\n\n## Metrics\n\n",
@@ -225,6 +226,7 @@ fn page() -> String {
         );
     }
     text.push_str(&spans::section());
+    text.push_str(&lines::section());
     text
 }
 

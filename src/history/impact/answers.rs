@@ -173,7 +173,10 @@ fn registry_of(service: &Service) -> Registry {
         let (seq, at) = (instance.revision, Timestamp::default());
         let trace = TraceRef::default();
         // Nothing of this is ever taken back.
-        drop(fold(&mut registry, &Change { seq, at, caller: None, trace, cause: None, event }));
+        drop(fold(
+            &mut registry,
+            &Change { seq, at, caller: None, trace, cause: None, baggage: None, event },
+        ));
     }
     registry
 }

@@ -229,7 +229,14 @@ fn a_long_poll_across_the_departure_held_what_it_named() {
     let gone = expires(&mut past, &one(), Some(heartbeat));
     let poll = |past: &mut Past, caller: &str, filter: &str, held: Seq| {
         let (filter, held) = (filter.into(), Some(held));
-        let detail = Detail::Lookup { filter, revision: gone, returned: 1, status: 200, held };
+        let detail = Detail::Lookup {
+            filter,
+            revision: gone,
+            returned: 1,
+            status: 200,
+            held,
+            baggage: None,
+        };
         past.traffic(caller, Some(&one().service), None, detail);
     };
     poll(&mut past, "waits", "", other);
@@ -346,7 +353,8 @@ fn answers_that_were_on_their_way_count_by_what_they_saw() {
     let heartbeat = past.beats(&one);
     let answered = |past: &mut Past, caller: &str, revision: Seq| {
         let (filter, held) = (Box::default(), None);
-        let detail = Detail::Lookup { filter, revision, returned: 1, status: 200, held };
+        let detail =
+            Detail::Lookup { filter, revision, returned: 1, status: 200, held, baggage: None };
         past.traffic(caller, Some(&one.service), None, detail);
     };
     // Looked before the heartbeat, one of them at another life; answered after it.
@@ -447,6 +455,7 @@ fn who_comes_back_late_is_followed_by_name() {
 /// A round of Prometheus' discovery.
 fn discovers(past: &mut Past, caller: &str, saw: Seq) {
     let (filter, held) = (crate::domain::selection::SD_PROMETHEUS.into(), None);
-    let detail = Detail::Lookup { filter, revision: saw, returned: 1, status: 200, held };
+    let detail =
+        Detail::Lookup { filter, revision: saw, returned: 1, status: 200, held, baggage: None };
     past.traffic(caller, None, None, detail);
 }

@@ -126,6 +126,9 @@ impl Express {
     ) -> Traffic {
         let TraceContext { trace_id, span_id, .. } = begun.context;
         let trace = TraceRef { trace_id: trace_id.to_bytes(), span_id: span_id.to_bytes() };
+        let (about, seen, detail) = what;
+        let brought = scope::baggage_of(request.headers(), &self.api.config.baggage_keys);
+        let what = (about, seen, detail.with_baggage(brought));
         self.api.traffic(super::caller::of(request.headers(), Some(peer)), trace, what)
     }
 

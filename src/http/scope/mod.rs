@@ -27,8 +27,9 @@ use super::encoding::Accepted;
 use super::problem::Problem;
 use super::{Api, Shared, accept, wire};
 use crate::clock::Monotonic;
-use crate::domain::{Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
+use crate::domain::{Baggage, Change, InstanceId, Seq, ServiceName, Timestamp, TraceRef};
 use crate::registrar::{Applied, Timings};
+use crate::telemetry::baggage::{self, BaggageKeys};
 use crate::telemetry::metrics::{ActiveRequest, RouteMetrics};
 use crate::telemetry::names::{ErrorType, Method, RequestClass, WatchOutcome};
 use crate::telemetry::propagation::TraceContext;
@@ -38,6 +39,8 @@ pub(super) use span::{Kept, Seed};
 
 /// The trace that the request is part of. A constant, as a name that is given as a text is read anew each time.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What else the request brings along.
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// The log's id, in every answer.
 const LOG: HeaderName = HeaderName::from_static("rollcall-log");
 /// The trace that the request was part of, in every answer.
@@ -73,6 +76,7 @@ enum Watch {
 struct Inner {
     context: TraceContext,
     caller: Arc<str>,
+    baggage: Option<Arc<Baggage>>,
     facts: Mutex<Facts>,
 }
 
@@ -84,6 +88,11 @@ impl Scope {
     /// Who asks.
     pub(super) fn caller(&self) -> &Arc<str> {
         &self.0.caller
+    }
+
+    /// What the request brought along for its events.
+    pub(super) fn baggage(&self) -> Option<&Arc<Baggage>> {
+        self.0.baggage.as_ref()
     }
 
     /// The ids that the event of this request carries.
@@ -295,10 +304,11 @@ impl Exchange {
         let method = method_of(request.method());
         let peer = request.extensions().get::<Arc<Peer>>();
         let caller = caller::of(headers, peer.map(|peer| &**peer));
+        let baggage = baggage_of(headers, &api.config.baggage_keys);
         let seed = api.tracer.is_on().then(|| Box::new(Seed::of(request, peer.cloned(), &context)));
         Self {
             layer: layer.clone(),
-            scope: Scope(Arc::new(Inner { context, caller, facts: Mutex::default() })),
+            scope: Scope(Arc::new(Inner { context, caller, baggage, facts: Mutex::default() })),
             method,
             class: layer.route.classes.class(request.method(), request.uri().query()),
             started: api.clock.monotonic(),
@@ -387,6 +397,14 @@ impl Drop for Exchange {
 pub(super) fn context_of(headers: &HeaderMap) -> TraceContext {
     let traceparent = headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
     TraceContext::from_headers(traceparent)
+}
+
+/// What a request with these headers brought along under these keys. Without keys the headers are not even looked for.
+pub(super) fn baggage_of(headers: &HeaderMap, keys: &BaggageKeys) -> Option<Arc<Baggage>> {
+    if keys.is_empty() {
+        return None;
+    }
+    baggage::of(headers.get_all(BAGGAGE).iter().map(HeaderValue::as_bytes), keys)
 }
 
 /// Puts what every answer says into this one: of which log it is, and in which trace it was given.

@@ -16,12 +16,15 @@ pub use read::decode;
 pub(super) use read::{load_heartbeat, load_instance, trace_of};
 pub(super) use stored::{StoredHeartbeat, StoredInstance};
 pub(super) use texts::Text;
-pub use write::{encode, encode_event};
+pub use write::{data_of, encode, encode_event};
 pub(super) use write::{is_plain, store_heartbeat, store_instance};
 
 /// The newest version of payload. What needs nothing newer is written as the oldest that can say it, so that a log
-/// without checks, guards and damping can be read by the programs of before.
-pub const FORMAT: u32 = 2;
+/// without checks, guards and damping, or without baggage, can be read by the programs of before.
+pub const FORMAT: u32 = 3;
+
+/// The version of payload of before there was baggage.
+const FORMAT_CHECKS: u32 = 2;
 
 /// The version of payload of before there were checks.
 const FORMAT_PLAIN: u32 = 1;

@@ -11,7 +11,7 @@ use super::stored::{
     StoredMode, StoredOverdue, StoredRecovered, StoredRegistered, StoredSignals, StoredStarted,
     StoredStatus, StoredUpdated,
 };
-use super::{DecodeError, FORMAT, Row, payload, unhex};
+use super::{DecodeError, FORMAT, FORMAT_CHECKS, Row, payload, unhex};
 use crate::domain::check::{CheckKind, CheckMethod};
 use crate::domain::event::{
     Accrual, Arithmetic, Class, Compacted, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft,
@@ -20,9 +20,10 @@ use crate::domain::event::{
 use crate::domain::health::{Evidence, Flaps, ProbeOutcome, ProbeVerdict};
 use crate::domain::instance::{Endpoint, Health, Mode, NO_TTL, Status};
 use crate::domain::{
-    Change, Check, Detector, Instance, InstanceId, InstanceKey, Labels, Millis, Namespace, Seq,
-    ServiceKey, ServiceName, Signals, Timestamp, TraceRef,
+    Baggage, Change, Check, Detector, Instance, InstanceId, InstanceKey, Labels, Millis, Namespace,
+    Seq, ServiceKey, ServiceName, Signals, Timestamp, TraceRef,
 };
+use crate::log::baggage::{self, StoredBaggage};
 use crate::rfc3339;
 /// Decodes a row.
 ///
@@ -49,8 +50,22 @@ pub fn decode(row: &Row) -> Result<Change, DecodeError> {
         caller: row.caller.as_deref().map(Arc::from),
         trace,
         cause: row.cause.map(Seq),
+        baggage: baggage_of(row)?,
         event: decode_event(row)?,
     })
+}
+
+/// What the payload has of baggage. Only a format that may have some is looked at for it.
+fn baggage_of(row: &Row) -> Result<Option<Arc<Baggage>>, DecodeError> {
+    #[derive(Deserialize)]
+    struct Beside {
+        baggage: Option<StoredBaggage>,
+    }
+    if row.format <= FORMAT_CHECKS {
+        return Ok(None);
+    }
+    let beside: Beside = serde_json::from_str(&row.data).map_err(payload)?;
+    Ok(baggage::load(beside.baggage))
 }
 
 fn decode_event(row: &Row) -> Result<Event, DecodeError> {

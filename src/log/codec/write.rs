@@ -6,10 +6,11 @@ use super::stored::{
     StoredMode, StoredOverdue, StoredRecovered, StoredRegistered, StoredSignals, StoredStarted,
     StoredStatus, StoredUpdated,
 };
-use super::{FORMAT, FORMAT_PLAIN, Row, hex};
+use super::{FORMAT, FORMAT_CHECKS, FORMAT_PLAIN, Row, hex};
 use crate::domain::event::{Accrual, Arithmetic, Class, Event, HeartbeatRef, Note};
 use crate::domain::health::Evidence;
 use crate::domain::{Change, Check, Detector, Instance, Signals, Status};
+use crate::log::baggage;
 use crate::rfc3339;
 /// Encodes a change as the row that `node` appends.
 #[must_use]
@@ -29,15 +30,25 @@ pub fn encode(change: &Change, node: &str) -> Row {
         span_id: ids.map(|ids| ids.span_id.to_vec()),
         cause: change.cause.map(|cause| cause.0),
         node: node.to_owned(),
-        format: format_of(&change.event),
-        data: encode_event(&change.event),
+        format: format_of(change),
+        data: data_of(change),
         checksum: 0,
     };
     row.checksum = row.expected_checksum();
     row
 }
 
-/// The payload of an event as JSON: its `data` in the API and in the view.
+/// The payload of a change as JSON: its `data` in the API and in the view.
+#[must_use]
+pub fn data_of(change: &Change) -> String {
+    let mut data = encode_event(&change.event);
+    if let Some(baggage) = &change.baggage {
+        baggage::put(&mut data, baggage);
+    }
+    data
+}
+
+/// The payload of an event alone, without what its request brought along.
 #[must_use]
 pub fn encode_event(event: &Event) -> String {
     let encoded = match event {
@@ -126,9 +137,12 @@ pub fn encode_event(event: &Event) -> String {
     encoded.expect("these types hold nothing that JSON can't: string keys, no maps of other keys")
 }
 
-/// The oldest version of payload that can say all of `event`.
-fn format_of(event: &Event) -> u32 {
-    let plain = match event {
+/// The oldest version of payload that can say all of `change`.
+fn format_of(change: &Change) -> u32 {
+    if change.baggage.is_some() {
+        return FORMAT;
+    }
+    let plain = match &change.event {
         Event::Registered { instance, .. } | Event::Updated { instance, .. } => is_plain(instance),
         Event::ModeChanged { until, .. } => until.is_none(),
         Event::StatusChanged { from, to, signals, probe, flaps, overdue, .. } => {
@@ -142,7 +156,7 @@ fn format_of(event: &Event) -> u32 {
         Event::Deregistered { .. } => true,
         Event::Note(note) => !matches!(note, Note::GuardEntered(_) | Note::GuardLeft(_)),
     };
-    if plain { FORMAT_PLAIN } else { FORMAT }
+    if plain { FORMAT_PLAIN } else { FORMAT_CHECKS }
 }
 
 /// Whether an instance has nothing that came with format 2.

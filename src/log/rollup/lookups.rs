@@ -49,7 +49,8 @@ impl Lookups {
                 (self.period, self.part) = (Some(Period::of(at, MINUTE, number)), number);
             }
             self.last = number;
-            if matches!(parsed.forms[n], Some(Form::Lookup | Form::LongPoll)) {
+            if matches!(parsed.forms[n], Some(Form::Lookup | Form::LongPoll | Form::LookupCarrying))
+            {
                 self.count(columns, parsed, n, at)?;
             }
         }
@@ -74,8 +75,8 @@ impl Lookups {
         };
         let ids = [id(namespace), id(service), id(instance), id(caller)];
         let filter = match parsed.forms[n] {
-            Some(Form::LongPoll) if full => texts.known(&columns.filter(n)?),
-            Some(Form::LongPoll) => texts.id(&columns.filter(n)?),
+            Some(Form::LongPoll | Form::LookupCarrying) if full => texts.known(&columns.filter(n)?),
+            Some(Form::LongPoll | Form::LookupCarrying) => texts.id(&columns.filter(n)?),
             _ => id(filter),
         };
         let [of_namespace, of_service, instance, caller] = ids;

@@ -132,7 +132,13 @@ fn beat(n: usize, lives: usize) -> Traffic {
         namespace: Some(key.service.namespace),
         service: Some(key.service.service),
         instance: Some(key.instance),
-        detail: Detail::Heartbeat { incarnation: Seq(1), load: None, health: None, note: None },
+        detail: Detail::Heartbeat {
+            incarnation: Seq(1),
+            load: None,
+            health: None,
+            note: None,
+            baggage: None,
+        },
         ..lookup(n)
     }
 }

@@ -366,7 +366,7 @@ proptest! {
                 Some(ids.map_or(String::new(), |ids| codec::hex(&ids.span_id))),
                 change.cause.map(|cause| cause.to_string()),
             ];
-            expected.push((texts, serde_json::from_str(&codec::encode_event(&change.event)).unwrap()));
+            expected.push((texts, serde_json::from_str(&codec::data_of(change)).unwrap()));
         }
         for (number, event) in (1..).zip(&events) {
             let ids = event.trace.is_some().then_some(event.trace);

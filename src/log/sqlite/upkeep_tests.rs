@@ -47,6 +47,7 @@ fn changes(from: u64, count: u64) -> Vec<Arc<Change>> {
     let note = |seq: u64| Change {
         seq: Seq(seq),
         at: Timestamp(START.0 + i64::try_from(seq).unwrap()),
+        baggage: None,
         event: Event::Note(Note::Started { version: "1".into(), node: "tests".into() }),
         caller: None,
         trace: TraceRef::default(),

@@ -237,7 +237,8 @@ fn theirs(rig: &Rig, key: &InstanceKey) -> Change {
         revision: seq,
     });
     let event = Event::Registered { outcome: Outcome::Created, instance };
-    Change { seq, at: rig.last().at, caller: None, trace: trace(9), cause: None, event }
+    let (at, baggage) = (rig.last().at, None);
+    Change { seq, at, caller: None, trace: trace(9), cause: None, baggage, event }
 }
 
 #[tokio::test]

@@ -280,7 +280,13 @@ impl Rig {
             instance: Some(key.instance.clone()),
             caller: "tests".into(),
             trace,
-            detail: Detail::Heartbeat { incarnation, load: None, health: None, note: None },
+            detail: Detail::Heartbeat {
+                incarnation,
+                load: None,
+                health: None,
+                note: None,
+                baggage: None,
+            },
         };
         let lease = Some(Arc::clone(&entry.lease));
         self.handle().record(QueuedTraffic { traffic, lease }).await?;
@@ -333,5 +339,5 @@ pub(super) type Published = (ServiceKey, Seq, Vec<Arc<Instance>>);
 
 /// A request by the tests' caller.
 pub(super) fn request(command: Command, trace: TraceRef) -> Request {
-    Request { command, caller: caller(), trace }
+    Request { command, caller: caller(), trace, baggage: None }
 }

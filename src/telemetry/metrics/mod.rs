@@ -38,7 +38,7 @@ pub use self::registry::{
 use self::source::Source;
 pub use self::source::{Family, Grid};
 pub use self::watch::{WatchMetrics, Watching};
-use super::names::{self, ContextResult, SpanResult, label};
+use super::names::{self, ContextResult, RecordResult, SpanResult, label};
 /// The handles that the groups hand out, so that other modules need not name the crate.
 pub use ::metrics::{Counter, Histogram};
 
@@ -103,6 +103,8 @@ pub struct Metrics {
     pub trace_context: Family<ContextResult, Counter>,
     /// `rollcall_spans_total`.
     pub spans: Family<SpanResult, Counter>,
+    /// `rollcall_log_records_total`.
+    pub records: Family<RecordResult, Counter>,
     /// The last kept request in each bucket of the latencies.
     pub exemplars: Exemplars,
     page: MetricsPage,
@@ -138,6 +140,7 @@ impl Metrics {
             keeper: KeeperMetrics::new(&source),
             trace_context: Family::busy_counters(&source, names::TRACE_CONTEXT, label::RESULT),
             spans: Family::counters(&source, names::SPANS, label::RESULT),
+            records: Family::counters(&source, names::LOG_RECORDS, label::RESULT),
             exemplars: Exemplars::default(),
             page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)), source },
         })

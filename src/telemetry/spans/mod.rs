@@ -44,11 +44,23 @@ pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// The exporter could not be built.
 #[derive(Debug, thiserror::Error)]
-#[error("traces cannot be exported to {endpoint}")]
+#[error("{what} cannot be exported to {endpoint}")]
 pub struct StartError {
+    what: &'static str,
     endpoint: String,
     #[source]
     source: opentelemetry_otlp::ExporterBuildError,
+}
+
+impl StartError {
+    /// What was to be exported, whereto, and why that cannot be.
+    pub(super) fn new(
+        what: &'static str,
+        endpoint: &str,
+        source: opentelemetry_otlp::ExporterBuildError,
+    ) -> Self {
+        Self { what, endpoint: endpoint.to_owned(), source }
+    }
 }
 
 /// A finished span.
@@ -166,7 +178,7 @@ impl Tracer {
             .with_endpoint(endpoint)
             .with_timeout(config.export_timeout)
             .build()
-            .map_err(|source| StartError { endpoint: endpoint.clone(), source })?;
+            .map_err(|source| StartError::new("traces", endpoint, source))?;
         Ok(Self::with_exporter(exporter, config, metrics))
     }
 
@@ -273,7 +285,8 @@ impl Tracer {
     }
 }
 
-fn resource(config: &TelemetryConfig) -> Resource {
+/// What all spans and records say of the process.
+pub(super) fn resource(config: &TelemetryConfig) -> Resource {
     let further =
         config.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
     Resource::builder_empty()

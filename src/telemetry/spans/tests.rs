@@ -20,6 +20,7 @@ use crate::telemetry::keep::{Ending, Pace};
 use crate::telemetry::logs;
 use crate::telemetry::metrics::MetricsConfig;
 use crate::telemetry::propagation::ContextResult;
+use crate::telemetry::records::Records;
 
 const CALLER: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -116,7 +117,8 @@ async fn spans_of_the_tracing_layer_take_the_same_way_but_not_those_of_the_expor
     config.keep.root_ratio = crate::telemetry::keep::RootRatio::new(1.0);
     let tracer = Tracer::with_exporter(kept.clone(), &config, &metrics);
     let off = logs::filter("off").unwrap();
-    let subscriber = logs::subscriber(logs::LogFormat::Json, off, std::io::sink, &tracer);
+    let subscriber =
+        logs::subscriber(logs::LogFormat::Json, off, std::io::sink, (&tracer, &Records::off()));
     tracing::subscriber::with_default(subscriber, || {
         drop(tracing::info_span!("probe", kind = "http").entered());
         drop(tracing::info_span!(target: "tonic::transport", "export").entered());

@@ -163,7 +163,8 @@ fn segments_decide_what_is_read() {
 
 fn note(disk: &Disk, seq: u64, at: Timestamp, note: Note) {
     let (caller, trace, cause) = (None, TraceRef::default(), None);
-    let change = Change { seq: Seq(seq), at, caller, trace, cause, event: Event::Note(note) };
+    let change =
+        Change { seq: Seq(seq), at, caller, trace, cause, baggage: None, event: Event::Note(note) };
     disk.log().append(Seq(seq - 1), &[Arc::new(change)]).unwrap();
 }
 

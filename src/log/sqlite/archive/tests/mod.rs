@@ -258,10 +258,16 @@ fn fleet(length: usize) -> impl Strategy<Value = Vec<Traffic>> {
             let filter = format!("tag=\"{}\"", number % 2).into();
             let held = polls.then_some(Seq(9));
             let detail = if beats {
-                Detail::Heartbeat { incarnation: Seq(number), load: None, health: None, note: None }
+                Detail::Heartbeat {
+                    incarnation: Seq(number),
+                    load: None,
+                    health: None,
+                    note: None,
+                    baggage: None,
+                }
             } else {
                 let (revision, status) = (Seq(number), if number == 3 { 404 } else { 200 });
-                Detail::Lookup { filter, revision, returned: 1, status, held }
+                Detail::Lookup { filter, revision, returned: 1, status, held, baggage: None }
             };
             Traffic {
                 at: Timestamp(at),
