@@ -187,7 +187,7 @@ settings! {
     trace_change_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
     /// How many requests a second are kept of those that were refused by overload or before the replay was over, and as many failed checks.
     trace_refused_rate: u32 = "200", "PER_SECOND", |v| check::number(v, 0, 1_000_000);
-    /// How many failed and slow requests a second are kept: under overload all are slow, and their spans would take what answers need; off = all of them.
+    /// How many failed and slow requests a second are kept: under overload all are slow, and their spans would take what answers need; off or 0 = all of them.
     trace_trouble_rate: Option<u32> = "1000", "PER_SECOND|off", |v: &Option<u32>| check::number(&v.unwrap_or(1), 1, 1_000_000);
     /// For how long these rates may save up what was not used of them.
     trace_burst: Duration = "2s", "DURATION", |v| check::between(v, MS, HOUR);
