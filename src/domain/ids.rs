@@ -57,6 +57,14 @@ pub fn check_name(text: &str, max: usize) -> Result<(), InvalidName> {
     Ok(())
 }
 
+/// The text that stands in nearly every event. As part of the program its clones are not counted: a counter that all
+/// requests move, and the thread that writes them down too, would travel from core to core.
+const DEFAULT_TEXT: ArcStr = arcstr::literal!("default");
+
+fn text_of(text: &str) -> ArcStr {
+    if text == DEFAULT_TEXT { DEFAULT_TEXT } else { ArcStr::from(text) }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $max:expr) => {
         $(#[$doc])*
@@ -72,7 +80,7 @@ macro_rules! name {
             /// [`InvalidName`] otherwise.
             pub fn new(text: &str) -> Result<Self, InvalidName> {
                 check_name(text, $max)?;
-                Ok(Self(ArcStr::from(text)))
+                Ok(Self(text_of(text)))
             }
 
             /// The name as text.
@@ -128,7 +136,7 @@ impl Namespace {
 impl Default for Namespace {
     /// [`Namespace::DEFAULT`].
     fn default() -> Self {
-        Self(ArcStr::from(Self::DEFAULT))
+        Self(DEFAULT_TEXT)
     }
 }
 

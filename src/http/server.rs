@@ -9,7 +9,7 @@
 //!   requests at once     1; others of a pipeline wait in       STREAMS_MAX on a connection, the rest wait with the
 //!                        the socket and are answered in order  client; reset ones count (RESETS_PENDING_MAX)
 //!   head                 100 headers, 400 KiB                  HEAD_BYTES_MAX
-//!   silence, slow heads  hyper: header_timeout a head          `streams`: header_timeout without an open request
+//!   silence, slow heads  `heads`: header_timeout a head        `streams`: header_timeout without an open request
 //! ```
 //!
 //! Small answers leave at once (`TCP_NODELAY`). Answers to a pipeline are not gathered into fewer writes, though hyper
@@ -21,7 +21,6 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ use hyper_util::server::conn::auto::{Builder, Connection};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -45,6 +44,7 @@ use tower::Service as _;
 use super::aside::Aside;
 use super::caller::Peer;
 use super::express::{Beat, Express, Found};
+use super::heads::{Heads, Open, Watch};
 use super::router::router;
 use super::streams::{Activity, Streams};
 use super::{Api, Config, admission};
@@ -99,7 +99,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
     let mut sensing = JoinSet::new();
     sensing.spawn(admission::sense(Arc::clone(&api)));
     let server = Arc::new(Server {
-        builders: Builders::of(config),
+        builders: Builders::new(),
         router: router(Arc::clone(&api)),
         express: Arc::new(Express::new(Arc::clone(&api))),
         stop,
@@ -130,11 +130,12 @@ struct Builders {
 }
 
 impl Builders {
-    fn of(config: &Config) -> Self {
+    fn new() -> Self {
         let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        // `heads` gives them their time.
+        http1.header_read_timeout(None);
         let mut either = Builder::new(TokioExecutor::new());
-        either.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout);
+        either.http1().header_read_timeout(None);
         either
             .http2()
             .timer(TokioTimer::new())
@@ -199,23 +200,24 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("no TCP_NODELAY for {address}: {error}");
         }
-        let asked = Arc::new(AtomicBool::new(false));
+        let heads = Arc::new(Heads::default());
         let peer = Arc::new(Peer::at(address));
         let own_cut = Arc::clone(&peer.cut);
         let (router, express) = (self.router.clone(), Arc::clone(&self.express));
-        let asked_too = Arc::clone(&asked);
-        let requests = Requests(Arc::new(Asking { router, express, peer, asked: asked_too }));
-        // Until the version of HTTP is known, hyper has no time limit of its own; so the first request has
-        // one here, for both versions.
-        let mut first_request = pin!(tokio::time::sleep(self.config.header_timeout));
+        let heads_too = Arc::clone(&heads);
+        let requests = Requests(Arc::new(Asking { router, express, peer, heads: heads_too }));
+        let opened = Instant::now();
+        let watch = Watch::new(self.config.header_timeout, opened);
+        let mut look = pin!(tokio::time::sleep_until(opened + self.config.header_timeout));
         let may_be_http2 = tokio::select! {
             biased;
             found = may_be_http2(&stream) => found,
             () = self.cut.cancelled() => return,
             () = self.stop.cancelled() => return,
-            () = first_request.as_mut() => return,
+            () = look.as_mut() => return,
         };
-        let limits = Limits { first_request, asked, own_cut };
+        look.as_mut().reset(watch.next(Instant::now()));
+        let limits = Limits { look, watch, heads, own_cut };
         let io = TokioIo::new(stream);
         let ended = if may_be_http2 {
             let activity = Activity::default();
@@ -227,7 +229,6 @@ impl Server {
         } else {
             let connection = self.builders.http1.serve_connection(io, requests);
             let finish = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
-            // Here hyper gives every head its time.
             self.drive(connection, finish, limits, None).await
         };
         if let Err(error) = ended {
@@ -248,7 +249,7 @@ impl Server {
         C: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Limits { mut first_request, asked, own_cut } = limits;
+        let Limits { mut look, mut watch, heads, own_cut } = limits;
         let mut connection = pin!(connection);
         let mut own_cut = pin!(own_cut.notified());
         let idle = |limit: Duration| {
@@ -256,7 +257,7 @@ impl Server {
             activity.map(|activity| Box::pin(async move { activity.idle(limit).await }))
         };
         let mut quiet = idle(self.config.header_timeout);
-        let (mut waiting, mut finishing, mut leaving) = (true, false, false);
+        let (mut waits_for_heads, mut finishing, mut leaving) = (true, false, false);
         loop {
             let happened = {
                 let beside = pin!(async {
@@ -266,7 +267,7 @@ impl Server {
                         () = own_cut.as_mut() => Beside::Cut,
                         () = self.stop.cancelled(), if !finishing => Beside::Stop,
                         () = or_never(&mut quiet) => Beside::Quiet,
-                        () = first_request.as_mut(), if waiting => Beside::FirstRequestIsDue,
+                        () = look.as_mut(), if waits_for_heads => Beside::Look,
                     }
                 });
                 let mut beside = Aside::new(beside);
@@ -292,11 +293,14 @@ impl Server {
                     finish(connection.as_mut());
                     quiet = idle(GOODBYE);
                 }
-                Ok(Beside::FirstRequestIsDue) => {
-                    waiting = false;
-                    if !asked.load(Ordering::Relaxed) {
+                Ok(Beside::Look) => {
+                    let now = Instant::now();
+                    if watch.is_overdue(&heads, now) {
                         return Ok(());
                     }
+                    // From its first request on, HTTP/2 is watched by its activity.
+                    waits_for_heads = activity.is_none() || !heads.any();
+                    look.as_mut().reset(watch.next(now));
                 }
             }
         }
@@ -311,8 +315,8 @@ enum Beside {
     Stop,
     /// Nothing was asked for a while.
     Quiet,
-    /// By now it has had time for its first request.
-    FirstRequestIsDue,
+    /// It is time to look whether the next head is overdue.
+    Look,
 }
 
 /// Waits for what is there.
@@ -325,8 +329,9 @@ async fn or_never(future: &mut Option<Pin<Box<impl Future<Output = ()>>>>) {
 
 /// What ends a connection before its time.
 struct Limits<'a> {
-    first_request: Pin<&'a mut Sleep>,
-    asked: Arc<AtomicBool>,
+    look: Pin<&'a mut Sleep>,
+    watch: Watch,
+    heads: Arc<Heads>,
     own_cut: Arc<Notify>,
 }
 
@@ -340,7 +345,7 @@ struct Asking {
     router: Router,
     express: Arc<Express>,
     peer: Arc<Peer>,
-    asked: Arc<AtomicBool>,
+    heads: Arc<Heads>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Requests {
@@ -350,9 +355,9 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let asking = &*self.0;
-        asking.asked.store(true, Ordering::Relaxed);
+        asking.heads.came();
         match asking.express.answer(&request, &asking.peer) {
-            Found::Answered(response) => Answering::Done(Some(response)),
+            Found::Answered(response) => Answering::Done(Some(asking.heads.follow(response))),
             Found::Beat(beat) => Answering::Beat(Some((beat, request)), self.clone()),
             Found::Unusual => self.the_long_way(request.map(Body::new)),
         }
@@ -361,10 +366,10 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
 
 impl Requests {
     fn the_long_way(&self, mut request: Request) -> Answering {
-        let Asking { router, peer, .. } = &*self.0;
+        let Asking { router, peer, heads, .. } = &*self.0;
         request.extensions_mut().insert(Arc::clone(peer));
         // A router is always ready; calling one borrows it mutably for no reason but the trait.
-        Answering::Routed(router.clone().call(request))
+        Answering::Routed(router.clone().call(request), heads.open())
     }
 }
 
@@ -375,7 +380,7 @@ pub(super) enum Answering {
     /// Its body is still to be read, at the first poll: hyper puts it there after it has called.
     Beat(Option<(Beat, Request<Incoming>)>, Requests),
     /// The router makes it.
-    Routed(RouteFuture<Infallible>),
+    Routed(RouteFuture<Infallible>, Open),
 }
 
 impl Future for Answering {
@@ -393,7 +398,10 @@ impl Future for Answering {
             }
         }
         match this {
-            Self::Routed(routed) => Pin::new(routed).poll(context),
+            // The answer is under way before the request is not.
+            Self::Routed(routed, open) => {
+                Pin::new(routed).poll(context).map_ok(|response| open.follow(response))
+            }
             Self::Done(response) => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 // Nobody polls what has ended.

@@ -1,23 +1,20 @@
 //! The requests of a connection that may carry many at once (HTTP/2), counted from their heads to the ends of their
 //! answers, so that one on which nothing goes on is found and closed.
 //!
-//! HTTP/1 needs none of this: hyper gives each head of such a connection its time, also the one that never comes. An
-//! HTTP/2 connection has no such limit, and a client that sends a head in pieces, or nothing at all, would keep its
-//! place among the connections for ever. Called by `server`; it must not know what a request means.
+//! HTTP/1 has its own ([`super::heads`]). Without this, a client of HTTP/2 that sends a head in pieces, or nothing at all,
+//! would keep its place among the connections for ever. Called by `server`; it must not know what a request means.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::Response;
-use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use super::held::Held;
 use super::server::Requests;
 
 /// How many requests of a connection are open, which changes with each beginning and each end.
@@ -47,7 +44,7 @@ impl Activity {
 
 /// One open request, for as long as it lives.
 #[derive(Debug)]
-struct Open(Activity);
+pub(super) struct Open(Activity);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -65,41 +62,14 @@ pub(super) struct Streams {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Streams {
-    type Response = Response<Counted>;
+    type Response = Response<Held<Open>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let open = self.activity.begin();
         let answer = self.requests.call(request);
-        Box::pin(async move { Ok(answer.await?.map(|body| Counted { body, _open: open })) })
-    }
-}
-
-/// The body of an answer, whose request is open until it was handed over.
-#[derive(Debug)]
-pub(super) struct Counted {
-    body: Body,
-    _open: Open,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        Box::pin(async move { Ok(answer.await?.map(|body| Held::new(body, open))) })
     }
 }
 
