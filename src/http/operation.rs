@@ -1,6 +1,8 @@
 //! For those who run the registry: is it alive, is it ready, what does it measure, how does it stand.
 //! None of these is an event.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -95,15 +97,16 @@ pub(super) async fn metrics(
     request: Request,
 ) -> Result<Response, Problem> {
     refuse_query(&request, &METRICS)?;
-    // What is read off rather than counted is read now, so that a scrape shows this moment.
-    observe::gauges(&api.metrics, &api.projection, &api.registrar);
-    limits::gauges(&api);
-    // Rendering reads the process' figures from the system, some of them from files.
     let open = accept::prefers(request.headers(), "application/openmetrics-text", "text/plain");
-    Ok(match open {
-        true => typed(MetricsPage::OPEN_CONTENT_TYPE, api.metrics.open_page()),
-        false => typed(MetricsPage::CONTENT_TYPE, api.metrics.page().render()),
-    })
+    let of = Arc::clone(&api);
+    // What is read off rather than counted is read now, so that a scrape shows this moment.
+    let observe = move || {
+        observe::gauges(&of.metrics, &of.projection, &of.registrar);
+        limits::gauges(&of);
+    };
+    let page = api.metrics.scrape(open, observe).await.ok_or(Problem::Internal)?;
+    let form = if open { MetricsPage::OPEN_CONTENT_TYPE } else { MetricsPage::CONTENT_TYPE };
+    Ok(typed(form, page))
 }
 
 pub(super) async fn openapi(request: Request) -> Result<Response, Problem> {

@@ -12,6 +12,7 @@ mod door;
 mod exemplars;
 mod http;
 mod open;
+mod paced;
 mod probe;
 mod process;
 mod registry;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use ::metrics::Gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Semaphore;
 use tracing_appender::non_blocking::ErrorCounter;
 
 pub use self::door::DoorMetrics;
@@ -142,7 +144,7 @@ impl Metrics {
             spans: Family::counters(&source, names::SPANS, label::RESULT),
             records: Family::counters(&source, names::LOG_RECORDS, label::RESULT),
             exemplars: Exemplars::default(),
-            page: MetricsPage { handle, process: Arc::new(ProcessMetrics::new(&source)), source },
+            page: MetricsPage::new(handle, source),
         })
     }
 
@@ -156,6 +158,27 @@ impl Metrics {
         open::of(&self.page.render(), &self.exemplars)
     }
 
+    /// The page for whoever asks over the network, in the form of OpenMetrics if it is to be `open`. It is made on a thread
+    /// that may block, and one at a time: however many ask, pages take no more than one core, and no thread that answers
+    /// requests. `observe` is called there first, for what is read off rather than counted. None if it panicked.
+    pub async fn scrape(
+        self: &Arc<Self>,
+        open: bool,
+        observe: impl FnOnce() + Send + 'static,
+    ) -> Option<String> {
+        // It is never closed.
+        let turn = Arc::clone(&self.page.turn).acquire_owned().await.ok()?;
+        let metrics = Arc::clone(self);
+        let write = move || {
+            observe();
+            let page = if open { metrics.open_page() } else { metrics.page.render() };
+            // Here, as who asked may have gone while it was made.
+            drop(turn);
+            page
+        };
+        tokio::task::spawn_blocking(write).await.ok()
+    }
+
     /// The page that Prometheus scrapes.
     pub fn page(&self) -> &MetricsPage {
         &self.page
@@ -163,11 +186,13 @@ impl Metrics {
 }
 
 /// The page of `/metrics`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MetricsPage {
     handle: PrometheusHandle,
-    process: Arc<ProcessMetrics>,
+    process: ProcessMetrics,
     source: Source,
+    /// Whose turn it is to have it made.
+    turn: Arc<Semaphore>,
 }
 
 impl MetricsPage {
@@ -178,12 +203,18 @@ impl MetricsPage {
     /// The media type of [`Self::render`]'s text.
     pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
 
-    /// All series as Prometheus text. Reads the process' own figures from the system, so it takes about a
-    /// millisecond; called inside a tokio runtime, it shows that runtime's figures too.
+    fn new(handle: PrometheusHandle, source: Source) -> Self {
+        let process = ProcessMetrics::new(&source);
+        Self { handle, process, source, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// All series as Prometheus text. Reads the process' own figures from the system, and takes some milliseconds where there
+    /// are thousands of series: not to be called where requests are answered ([`Metrics::scrape`]). Called inside a tokio
+    /// runtime, it shows that runtime's figures too.
     pub fn render(&self) -> String {
         self.process.sample();
         self.source.settle();
-        let mut text = self.handle.render();
+        let mut text = paced::text(|page| self.handle.render_to_write(page));
         self.source.append_to(&mut text);
         self.process.append_to(&mut text);
         text
@@ -304,6 +335,40 @@ mod tests {
         assert!(page.contains("\n# TYPE rollcall_lookups counter\n"), "{page}");
         assert!(page.contains("\nrollcall_lookups_total{outcome=\"hit\"} 0\n"));
         assert!(page.ends_with("\n# EOF\n") && !page.contains("\n\n"));
+    }
+
+    #[tokio::test]
+    async fn pages_are_written_one_at_a_time_and_beside_whoever_answers() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::sync_channel(1);
+        let observe = move || {
+            began.send(()).unwrap();
+            may_go_on.recv().unwrap();
+        };
+        let mut first = std::pin::pin!(metrics.scrape(false, observe));
+        // The only thread of this runtime goes on here although the page is not written.
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("it is not to go on"),
+            begun = has_begun => begun.unwrap(),
+        }
+        let (looked, has_looked) = std::sync::mpsc::sync_channel(1);
+        let mut second = std::pin::pin!(metrics.scrape(true, move || looked.send(()).unwrap()));
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                _ = &mut second => panic!("two at a time"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert!(has_looked.try_recv().is_err(), "the second one was begun");
+        go_on.send(()).unwrap();
+        assert!(second.await.unwrap().ends_with("# EOF\n"));
+        assert!(first.await.unwrap().contains("rollcall_build_info"));
+        // One that fails gives its turn back.
+        assert_eq!(metrics.scrape(false, || panic!("a defect, made for this test")).await, None);
+        assert!(metrics.scrape(false, || {}).await.is_some());
     }
 
     #[test]

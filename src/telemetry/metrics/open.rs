@@ -5,12 +5,14 @@
 //! and the page says where it ends.
 
 use super::exemplars::Exemplars;
+use crate::yielding;
 
 /// The page `plain` in this form, with the exemplars of its buckets.
 pub(super) fn of(plain: &str, exemplars: &Exemplars) -> String {
     // Some hundred exemplars of a hundred bytes.
     let mut page = String::with_capacity(plain.len() + plain.len() / 4);
-    for line in plain.lines().filter(|line| !line.is_empty()) {
+    for (position, line) in plain.lines().filter(|line| !line.is_empty()).enumerate() {
+        yielding::step(position);
         match line.strip_prefix("# ").and_then(|comment| comment.split_once(' ')) {
             Some((keyword, rest)) => {
                 let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));

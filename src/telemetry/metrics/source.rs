@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::shards::{Buckets, Tally};
 use crate::telemetry::names::{self, Kind, LabelValue};
+use crate::yielding;
 
 /// A recorder, cheap to clone.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ struct Inner {
 struct Series {
     name: &'static str,
     labels: Vec<(&'static str, SharedString)>,
+    /// The labels as the page has them, each with its comma.
+    text: String,
     buckets: Arc<Buckets>,
 }
 
@@ -103,7 +106,12 @@ impl Source {
             Some(Kind::Counter | Kind::Gauge) | None => &[],
         };
         let buckets = Arc::new(Buckets::new(bounds));
-        histograms.push(Series { name, labels, buckets: Arc::clone(&buckets) });
+        let mut text = String::new();
+        for (key, value) in &labels {
+            // Closed words and templates: none of them has a character that would need an escape.
+            let _ = write!(text, "{key}=\"{value}\",");
+        }
+        histograms.push(Series { name, labels, text, buckets: Arc::clone(&buckets) });
         Histogram::from_arc(buckets)
     }
 
@@ -132,34 +140,30 @@ impl Source {
 
     /// Appends the histograms to a page.
     pub(super) fn append_to(&self, page: &mut String) {
-        let histograms = self.0.histograms.lock();
-        for metric in names::METRICS {
-            let mut series = histograms.iter().filter(|series| series.name == metric.name);
-            let mut next = series.next();
-            if next.is_some() {
-                let (name, help) = (metric.name, metric.help);
-                // Writing to a String cannot fail.
-                let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for metric in
+            names::METRICS.iter().filter(|metric| matches!(metric.kind, Kind::Histogram(_)))
+        {
+            // For as short as can be, as a failure of a kind that was not seen before enters a series.
+            let histograms = self.0.histograms.lock();
+            let mut series =
+                histograms.iter().filter(|series| series.name == metric.name).peekable();
+            if series.peek().is_none() {
+                continue;
             }
-            while let Some(series_of_it) = next {
-                series_of_it.append_to(page);
-                next = series.next();
-                if next.is_none() {
-                    page.push('\n');
-                }
-            }
+            let (name, help) = (metric.name, metric.help);
+            // Writing to a String cannot fail.
+            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+            series.for_each(|series| series.append_to(page));
+            page.push('\n');
+            drop(histograms);
+            yielding::pause();
         }
     }
 }
 
 impl Series {
     fn append_to(&self, page: &mut String) {
-        let mut labels = String::new();
-        for (key, value) in &self.labels {
-            // Closed words and templates: none of them has a character that would need an escape.
-            let _ = write!(labels, "{key}=\"{value}\",");
-        }
-        let (name, shown) = (self.name, self.buckets.show());
+        let (name, labels, shown) = (self.name, &self.text, self.buckets.show());
         for (bound, count) in &shown.below {
             let _ = writeln!(page, "{name}_bucket{{{labels}le=\"{bound}\"}} {count}");
         }
