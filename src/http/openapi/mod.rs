@@ -149,6 +149,7 @@ fn response(answer: &Answer) -> Value {
         let media = match schema {
             "Text" => "text/plain",
             "Stream" => "text/event-stream",
+            "Profile" => "application/octet-stream",
             _ => "application/json",
         };
         described["content"] = json!({media: {"schema": reference(schema)}});
@@ -348,6 +349,7 @@ fn present() -> Value {
             },
         },
         "Text": text,
+        "Profile": {"type": "string", "format": "binary"},
         "Stream": {
             "type": "string",
             "description": "Server-sent events. `id:` is the number of the change (with `traffic=true` a pair, `42,t1093`), \
