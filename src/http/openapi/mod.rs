@@ -316,7 +316,7 @@ fn present() -> Value {
             "service": maybe("string"), "instance": maybe("string"), "caller": maybe("string"),
             "trace_id": maybe("string"), "span_id": maybe("string"), "cause": maybe("integer"),
             "data": {"type": ["object", "null"]},
-        })), json!({"trace_url": maybe("string")})),
+        })), json!({"trace_url": maybe("string"), "last_heartbeat_trace_url": maybe("string")})),
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
             "missing": list(reference("Missing")),
