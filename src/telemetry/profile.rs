@@ -41,6 +41,9 @@ const PER_SECOND: i32 = 99;
 /// like `libcache` is not one of them.
 const NOT_IN: [&str; 5] = ["libc.so", "libpthread.so", "libgcc_s.so", "ld-linux", "linux-vdso.so"];
 
+/// Among how many of the innermost functions of a stack those who walk it are.
+const WALK_MAX: usize = 8;
+
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -112,11 +115,12 @@ fn end(guard: ProfilerGuard<'_>) -> pprof::Result<Report> {
     Ok(Report { data, timing: seen.timing })
 }
 
-/// Without those who walked it, who stand above where the signal came. What was inlined into one of them goes with it: it may
-/// have lost the path of its name.
+/// Without those who walked it, who stand above where the signal came. Some of them may have lost the path of their names, but not the
+/// last one.
 fn without_the_walk(mut stack: Frames) -> Frames {
-    let of_the_walk = stack.frames.iter().take_while(|symbols| symbols.iter().any(walks)).count();
-    stack.frames.drain(..of_the_walk);
+    let top = stack.frames.len().min(WALK_MAX);
+    let last = stack.frames[..top].iter().rposition(|symbols| symbols.iter().any(walks));
+    stack.frames.drain(..last.map_or(0, |last| last + 1));
     stack
 }
 

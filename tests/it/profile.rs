@@ -172,6 +172,7 @@ async fn a_profile_names_the_functions_of_a_busy_registry() {
     // As deep as the runtime that carries it all, and without those who looked.
     assert!(stacks.iter().any(|stack| stack.iter().any(|name| name.contains("tokio::runtime"))));
     assert!(!all().any(|name| name.starts_with("pprof::") || name.starts_with("backtrace::")));
+    assert!(stacks.iter().all(|stack| !stack[0].starts_with("trace")), "{stacks:#?}");
     let thread = &profile.sample[0].label[0];
     assert_eq!(profile.text(thread.key), "thread");
     assert!(!profile.text(thread.text).is_empty());
