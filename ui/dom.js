@@ -1,7 +1,7 @@
 // Elements out of data. Everything that the registry tells is foreign text: it becomes text nodes and attribute values,
 // never markup. Nothing here knows what is shown.
 
-import { passed } from "./words.js";
+import { now, passed } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -83,7 +83,7 @@ export function sign(status, word) {
 /** A moment that counts up: `3.2 s ago`. */
 export function since(iso, words) {
   const [then, suffix] = [Date.parse(iso), words ?? "ago"];
-  return h("time", { datetime: iso, "data-since": then, "data-words": suffix }, passed(Date.now() - then, suffix));
+  return h("time", { datetime: iso, "data-since": then, "data-words": suffix }, passed(now() - then, suffix));
 }
 
 /** What is shown instead of nothing, and what to do about it. */

@@ -117,7 +117,7 @@ export async function one({ root, names, titled, signal }) {
       event.caller && fact("Caller", h("a", { href: at(["events"], { caller: event.caller }) }, event.caller)),
       event.trace_id && fact("Trace", traceLink(event.trace_id, event.span_id, event.trace_url)),
       event.cause && fact("Because of", h("a", { href: at(["events", event.cause]) }, `@${event.cause}`)),
-      event.data?.last_heartbeat && fact("Last heartbeat", h("a", { href: at(["events", event.data.last_heartbeat.id]) }, event.data.last_heartbeat.id), " ", traceLink(event.data.last_heartbeat.trace_id, event.data.last_heartbeat.span_id)),
+      event.data?.last_heartbeat && fact("Last heartbeat", h("a", { href: at(["events", event.data.last_heartbeat.id]) }, event.data.last_heartbeat.id), " ", traceLink(event.data.last_heartbeat.trace_id, event.data.last_heartbeat.span_id, event.last_heartbeat_trace_url)),
     ),
     h("h2", {}, "All that it says"),
     h("pre", { tabindex: "0", "aria-label": "The event as JSON" }, JSON.stringify(event, null, 2)),

@@ -5,12 +5,16 @@
 //         ▲                       │ broken, ended, too old
 //         └───────────────────────┘ after a rest; meanwhile the page says how old its picture is
 //
+// A replay has such a stream, too: of what happened then. It also moves without one, so it is asked where it stands.
+//
 // The overview is asked for again rather than folded here: the registry knows best, and asking costs it little.
 
 import { Refused, get, read, stream } from "./api.js";
+import { now, presentIs } from "./words.js";
 
 const REST_MS = [500, 1000, 2000, 4000, 8000];
 const RECENT = 40;
+const STAND_MS = 1000;
 
 export class Live extends EventTarget {
   /** By `namespace/service`. */
@@ -29,6 +33,8 @@ export class Live extends EventTarget {
   loaded = false;
   /** What /v1/status says; null until it was asked. */
   status = null;
+  /** Where a replay stands; null where this is the present. */
+  replay = null;
 
   /** The last change that the stream told; null before it began. */
   #toldUntil = null;
@@ -39,6 +45,7 @@ export class Live extends EventTarget {
   start() {
     // A browser lends few connections to one server: a tab that nobody sees must not hold one.
     document.addEventListener("visibilitychange", () => this.#turn());
+    setInterval(() => this.replay && !document.hidden && this.#stand(this.#stop.signal).catch(() => {}), STAND_MS);
     this.#turn();
   }
 
@@ -55,7 +62,7 @@ export class Live extends EventTarget {
         await this.#load(signal);
         this.#set("live", null);
         const heard = () => {
-          this.heardAt = Date.now();
+          this.heardAt = now();
           failures = 0;
           if (this.state !== "live") this.#set("live", null);
         };
@@ -83,8 +90,9 @@ export class Live extends EventTarget {
     this.services = new Map(body.services.map((row) => [`${row.namespace}/${row.service}`, row]));
     this.leftOut = body.left_out;
     this.status = status;
+    if (status.mode === "replay") await this.#stand(signal);
     this.seq = seq;
-    this.heardAt = Date.now();
+    this.heardAt = now();
     if (this.logId !== status.log_id) {
       // The first answer, or another log at the same address: nothing of before belongs to it.
       this.logId = status.log_id;
@@ -94,6 +102,13 @@ export class Live extends EventTarget {
     }
     this.loaded = true;
     this.dispatchEvent(new Event("overview"));
+  }
+
+  /** Asks where the replay stands: its present is what ages count from. */
+  async #stand(signal) {
+    this.replay = await get("v1/replay", {}, signal);
+    presentIs(Date.parse(this.replay.position.at));
+    this.dispatchEvent(new Event("state"));
   }
 
   #took = 0;

@@ -9,7 +9,7 @@
 
 import { h, put, sign, since, trouble } from "./dom.js";
 import { live } from "./live.js";
-import { count, passed } from "./words.js";
+import { count, instant, now, passed } from "./words.js";
 import * as events from "./events.js";
 import * as graph from "./graph.js";
 import * as instance from "./instance.js";
@@ -88,13 +88,16 @@ async function show() {
   }
 }
 
-function titled(text) {
-  document.title = `${text} · rollcall`;
+let title = "";
+
+function titled(text = title) {
+  title = text;
+  document.title = `${text} · rollcall${live.replay ? " replay" : ""}`;
 }
 
 function stream() {
   const words = {
-    live: () => sign("healthy", `live at change ${count(live.seq)}`),
+    live: () => (live.replay ? standing(live.replay) : sign("healthy", `live at change ${count(live.seq)}`)),
     connecting: () => sign("info", "connecting"),
     paused: () => sign("info", "paused"),
     broken: () =>
@@ -103,15 +106,21 @@ function stream() {
         : sign("failed", live.error?.title ?? "no connection"),
   };
   const element = document.getElementById("stream");
-  element.className = `stream is-${live.state}`;
+  element.className = `stream is-${live.state}${live.replay ? " is-past" : ""}`;
   element.title = live.error?.message ?? "";
   put(element, words[live.state]());
   // Read aloud when it breaks and when it is back, and not at every change.
   const said = document.getElementById("said");
   if (said.dataset.state !== live.state) {
     said.dataset.state = live.state;
-    put(said, { live: "The stream of changes is live.", broken: "The stream of changes is broken.", paused: "", connecting: "" }[live.state]);
+    put(said, { live: live.replay ? `This is a replay of the past, as of ${instant(live.replay.position.at)}.` : "The stream of changes is live.", broken: "The stream of changes is broken.", paused: "", connecting: "" }[live.state]);
   }
+}
+
+/** Where a replay stands: that it is the past, as of when, and whether it goes on. */
+function standing({ position, state, speed }) {
+  const pace = state === "playing" ? `replay at ${speed}` : `replay ${state}`;
+  return [sign("unstable", "the past"), " as of ", h("time", { class: "mono", datetime: position.at }, instant(position.at)), ` · change ${count(position.seq)} · ${pace}`];
 }
 
 function about() {
@@ -121,9 +130,9 @@ function about() {
 
 /** Times that count up, and nothing else, move by themselves. */
 function tick() {
-  const now = Date.now();
+  const present = now();
   for (const element of document.querySelectorAll("[data-since]")) {
-    const text = passed(Math.max(0, now - Number(element.dataset.since)), element.dataset.words);
+    const text = passed(Math.max(0, present - Number(element.dataset.since)), element.dataset.words);
     if (element.textContent !== text) element.textContent = text;
   }
 }
@@ -155,6 +164,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
 });
 live.addEventListener("state", stream);
 live.addEventListener("overview", () => {
+  if (title) titled();
   stream();
   about();
 });

@@ -5,7 +5,7 @@ import { at as link, empty, h, put, sign, trouble } from "./dom.js";
 import { live } from "./live.js";
 import { columns, figures } from "./services.js";
 import { Table } from "./table.js";
-import { count, counted, instant, span, tell } from "./words.js";
+import { count, counted, instant, now, span, tell } from "./words.js";
 
 /** The slider's steps: finer than a hand, and each a moment. */
 const STEPS = 2000;
@@ -64,7 +64,7 @@ export async function view({ root, query, titled, signal, on }) {
   const state = h("div", { class: "stack" });
   const since = h("section", { class: "stack", "aria-label": "What is different now" });
   const places = h("section", { class: "stack busy-able", "aria-label": "Services then" });
-  let end = Date.now();
+  let end = now();
   let asked = "";
   let moment = null;
 
@@ -96,7 +96,7 @@ export async function view({ root, query, titled, signal, on }) {
       const when = /^\d{4}-/.test(text) ? Date.parse(text) : Date.parse(diff.from.at);
       if (typed) slider.value = Math.round(((when - begin) / Math.max(1, end - begin)) * STEPS);
       slider.setAttribute("aria-valuetext", `change ${seq}, ${instant(new Date(when).toISOString())}`);
-      put(words, h("strong", {}, `Change ${count(seq)}`), " ", h("time", { class: "mono" }, instant(new Date(when).toISOString())), h("span", { class: "faint" }, ` ${span(Math.max(0, Date.now() - when))} ago`));
+      put(words, h("strong", {}, `Change ${count(seq)}`), " ", h("time", { class: "mono" }, instant(new Date(when).toISOString())), h("span", { class: "faint" }, ` ${span(Math.max(0, now() - when))} ago`));
       const { services } = answer.body;
       put(
         state,
@@ -129,7 +129,7 @@ export async function view({ root, query, titled, signal, on }) {
   const step = (by) => () => moment && load(`@${Math.min(live.seq, Math.max(oldest.seq, moment.seq + by))}`, true).then(() => (exact.value = asked));
   const before = h("button", { type: "button", on: { click: step(-1) } }, "← Change");
   const after = h("button", { type: "button", on: { click: step(1) } }, "Change →");
-  const back = STEP_BACK.map(([word, ms]) => h("button", { type: "button", on: { click: () => load(new Date(Math.max(begin, Date.now() - ms)).toISOString(), true).then(() => (exact.value = asked)) } }, `${word} ago`));
+  const back = STEP_BACK.map(([word, ms]) => h("button", { type: "button", on: { click: () => load(new Date(Math.max(begin, now() - ms)).toISOString(), true).then(() => (exact.value = asked)) } }, `${word} ago`));
   const form = h("form", { class: "tools", on: { submit: (event) => (event.preventDefault(), load(exact.value.trim(), true)) } }, before, after, back, exact, h("button", {}, "Go"));
   put(
     root,

@@ -2,7 +2,7 @@
 // theirs. Above it all lives, to choose from.
 
 import { h, svg } from "./dom.js";
-import { counted, instant, span, tell } from "./words.js";
+import { counted, instant, now, span, tell } from "./words.js";
 
 const WIDTH = 760;
 const PAD = 8;
@@ -47,7 +47,7 @@ function strip({ lives, life, choose }) {
  * drawn to scale, because a week of heartbeats in one line says nothing.
  */
 export function timeline({ lives, leftOut, life, beats, more, ttl, choose }) {
-  const end = life.until ? Date.parse(life.until) : Date.now();
+  const end = life.until ? Date.parse(life.until) : now();
   const begin = more && beats.length > 0 ? Date.parse(beats[0]) : Date.parse(life.from);
   const length = Math.max(1, end - begin);
   const x = (ms) => PAD + ((Math.min(Math.max(ms, begin), end) - begin) / length) * (WIDTH - 2 * PAD);

@@ -1,4 +1,4 @@
-// Numbers, times and events in words. Pure: nothing here touches the page or the registry.
+// Numbers, times and events in words, and which moment they count from. Nothing here touches the page or the registry.
 
 const NUMBER = new Intl.NumberFormat("en");
 
@@ -7,6 +7,17 @@ export const count = (number) => NUMBER.format(number);
 
 /** 1 instance, 2 instances */
 export const counted = (number, one, many) => `${count(number)} ${number === 1 ? one : many ?? `${one}s`}`;
+
+/** How far what is shown is behind the clock of this machine: a replay shows the past. */
+let behind = 0;
+
+/** The present of what is shown, from which ages count. */
+export const now = () => Date.now() - behind;
+
+/** Says what that present is; null is that of this machine. */
+export function presentIs(moment) {
+  behind = moment === null ? 0 : Date.now() - moment;
+}
 
 /** A length of time with its unit, with as many digits as matter. */
 export function span(ms) {

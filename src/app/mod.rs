@@ -406,6 +406,7 @@ fn http_config(settings: &Settings) -> http::Config {
         check_networks: settings.check_networks.clone(),
         baggage_keys: settings.baggage_keys.clone(),
         log_requests: settings.log_requests,
+        profiling: settings.profiling,
         policy: policy(settings),
         trace_url: Some(settings.trace_url.clone()).filter(|template| !template.is_empty()),
     }

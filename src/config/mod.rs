@@ -201,6 +201,8 @@ settings! {
     baggage_keys: BaggageKeys = "none", "KEY,...|none", check::any;
     /// Where a trace can be seen, for the links in answers; {trace_id} and {span_id} are filled in, empty = no links.
     trace_url: String = "http://localhost:16686/trace/{trace_id}?uiFind={span_id}", "URL", check::trace_url;
+    /// Give out profiles of the process at /debug/pprof/profile; the first one takes some 80 MiB that stay.
+    profiling: bool = "false", "BOOL", check::any;
     /// How long requests in progress, the log and the spans are waited for when the server stops.
     shutdown_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// Name of this server in its events; {hostname} stands for the name of the host.

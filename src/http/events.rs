@@ -4,7 +4,7 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cursor::List;
 use super::faults::Faults;
@@ -15,10 +15,12 @@ use super::query::Query;
 use super::registration::json_response;
 use super::spec::{ANY_NAMESPACE, Method, Operation, Parameter, Shape, answer};
 use super::{Api, Shared, wire};
+use crate::domain::TraceRef;
 use crate::domain::event::Kind;
 use crate::domain::limits::NAME_CHARS_MAX;
 use crate::history::{EventId, EventPage, EventQuery, Missing, Order, Position, Record};
-use crate::telemetry::propagation::TraceId;
+use crate::rfc3339;
+use crate::telemetry::propagation::{SpanId, TraceId};
 
 /// `GET /v1/events`
 pub(super) const EVENTS: Operation = Operation {
@@ -78,18 +80,53 @@ const STRETCH: [&str; 2] = ["since", "until"];
 
 /// An event, and where its span can be seen.
 #[derive(Serialize)]
-struct EventText<'a> {
+pub(super) struct EventText<'a> {
     #[serde(flatten)]
     event: &'a Record,
     /// Left out where spans go nowhere; null if this one was not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_url: Option<Option<String>>,
+    /// The same of the heartbeat that it rests on; also left out where it rests on none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_heartbeat_trace_url: Option<Option<String>>,
 }
 
 impl<'a> EventText<'a> {
-    fn of(api: &Api, event: &'a Record) -> Self {
-        let linked = api.config.trace_url.is_some();
-        Self { event, trace_url: linked.then(|| api.trace_url_of(event)) }
+    pub(super) fn of(api: &Api, event: &'a Record) -> Self {
+        if api.config.trace_url.is_none() {
+            return Self { event, trace_url: None, last_heartbeat_trace_url: None };
+        }
+        let beat = last_heartbeat(&event.data).map(|beat| beat.trace_url(api));
+        Self { event, trace_url: Some(api.trace_url_of(event)), last_heartbeat_trace_url: beat }
+    }
+}
+
+/// What an event's data says of a heartbeat.
+#[derive(Deserialize)]
+struct Beat<'a> {
+    at: &'a str,
+    trace_id: &'a str,
+    span_id: &'a str,
+}
+
+/// The heartbeat that an event rests on. What can't be read, because the file is damaged, is none.
+fn last_heartbeat(data: &str) -> Option<Beat<'_>> {
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        last_heartbeat: Option<Beat<'a>>,
+    }
+    // Few kinds have one, and pages are long.
+    data.contains(r#""last_heartbeat""#)
+        .then(|| serde_json::from_str::<Data<'_>>(data).ok()?.last_heartbeat)
+        .flatten()
+}
+
+impl Beat<'_> {
+    fn trace_url(&self, api: &Api) -> Option<String> {
+        let trace_id = TraceId::parse(self.trace_id.as_bytes()).ok()?.to_bytes();
+        let span_id = SpanId::parse(self.span_id.as_bytes()).ok()?.to_bytes();
+        api.trace_url(TraceRef { trace_id, span_id }, rfc3339::parse(self.at)?)
     }
 }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
+use super::events::EventText;
 use super::faults::{Faults, FieldError};
 use super::instants::CHARS_MAX;
 use super::names::Path;
@@ -100,8 +101,8 @@ struct LifeText<'a> {
     incarnation: u64,
     from: String,
     until: Option<String>,
-    ended_by: &'a Option<Record>,
-    transitions: &'a [Record],
+    ended_by: Option<EventText<'a>>,
+    transitions: Vec<EventText<'a>>,
     widest_gaps: Vec<GapText>,
 }
 
@@ -131,16 +132,16 @@ pub(super) async fn history(
     let (wanted, now) = (key.clone(), api.clock.wall());
     let found = api.ask(move |archive| history::lives(archive, &wanted, limit, now)).await?;
     let (version, found) = found.map_err(|unseen| unknown(&api, &scope, &key, unseen))?;
-    Ok(json_response(StatusCode::OK, history_text(&key, &found), version))
+    Ok(json_response(StatusCode::OK, history_text(&api, &key, &found), version))
 }
 
-fn history_text(key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
+fn history_text(api: &Api, key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
     let missing = &*found.missing;
     wire::json(&HistoryText {
         namespace: key.service.namespace.as_str(),
         service: key.service.service.as_str(),
         instance: key.instance.as_str(),
-        lives: found.lives.iter().map(life_text).collect(),
+        lives: found.lives.iter().map(|life| life_text(api, life)).collect(),
         left_out: LeftOut { lives: found.lives_left_out, transitions: found.transitions_left_out },
         flap_score: found.flap_score,
         gaps_exact_since: found.gaps_exact_since.map(rfc3339::format),
@@ -149,7 +150,8 @@ fn history_text(key: &InstanceKey, found: &InstanceHistory) -> bytes::Bytes {
     })
 }
 
-fn life_text(life: &LifeStory) -> LifeText<'_> {
+fn life_text<'a>(api: &Api, life: &'a LifeStory) -> LifeText<'a> {
+    let event = |event| EventText::of(api, event);
     let gap = |gap: &Gap| GapText {
         at: rfc3339::format(gap.at),
         gap_ms: gap.gap.millis(),
@@ -159,8 +161,8 @@ fn life_text(life: &LifeStory) -> LifeText<'_> {
         incarnation: life.incarnation.0,
         from: rfc3339::format(life.from),
         until: life.until.map(rfc3339::format),
-        ended_by: &life.ended_by,
-        transitions: &life.transitions,
+        ended_by: life.ended_by.as_ref().map(event),
+        transitions: life.transitions.iter().map(event).collect(),
         widest_gaps: life.widest_gaps.iter().map(gap).collect(),
     }
 }
@@ -176,7 +178,7 @@ struct WhyText<'a> {
     last_heartbeat: Option<HeartbeatText>,
     registration: Option<RegistrationText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    guard: &'a Option<Record>,
+    guard: Option<EventText<'a>>,
     complete: bool,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     missing: &'a [Missing],
@@ -328,7 +330,7 @@ fn why_text(api: &Api, why: &Why) -> bytes::Bytes {
             .registration
             .as_ref()
             .map(|event| RegistrationText { event, trace_url: url(event) }),
-        guard: &why.guard,
+        guard: why.guard.as_ref().map(|guard| EventText::of(api, guard)),
         complete: missing.is_empty(),
         missing,
     })

@@ -48,6 +48,7 @@ mod overview;
 mod past;
 mod pieces;
 mod problem;
+mod profile;
 mod query;
 mod registration;
 mod renewed;
@@ -124,6 +125,8 @@ pub struct Config {
     pub baggage_keys: BaggageKeys,
     /// Whether every request gets a log line.
     pub log_requests: bool,
+    /// Whether profiles of the process are given out.
+    pub profiling: bool,
     /// What is kept of the past, to be shown.
     pub policy: Policy,
     /// Where a trace can be seen, with `{trace_id}` and `{span_id}` in it; none where spans go nowhere.
@@ -143,6 +146,7 @@ impl Default for Config {
             check_networks: Networks::default(),
             baggage_keys: BaggageKeys::default(),
             log_requests: false,
+            profiling: false,
             policy: Policy::default(),
             trace_url: None,
         }

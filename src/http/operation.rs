@@ -123,6 +123,8 @@ fn typed(content_type: &'static str, body: impl Into<Body>) -> Response {
 #[derive(Serialize)]
 struct Status {
     version: &'static str,
+    /// `serve`, or `replay` where the past is shown; where a replay stands is at /v1/replay.
+    mode: &'static str,
     log_id: String,
     uptime: String,
     head: u64,
@@ -213,6 +215,7 @@ pub(super) async fn status(
     let head = api.projection.head();
     let body = wire::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
+        mode: if api.replay.is_some() { "replay" } else { "serve" },
         log_id: api.log_id.to_string(),
         uptime: api.clock.monotonic().since(api.started_at).to_string(),
         head: head.0,

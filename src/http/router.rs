@@ -13,7 +13,7 @@ use super::scope::{Route, ScopeLayer};
 use super::spec::Operation;
 use super::{
     Api, Shared, diff, events, graph, heartbeat, impact, life, lookup, operation, overview,
-    registration, replay, sd, services, ui, watch,
+    profile, registration, replay, sd, services, ui, watch,
 };
 use crate::telemetry::names;
 
@@ -106,6 +106,7 @@ pub(super) fn resources() -> Vec<Resource> {
         Resource::at("/livez").on(&operation::LIVE, operation::live),
         Resource::at("/readyz").on(&operation::READY, operation::ready),
         Resource::at("/metrics").on(&operation::METRICS, operation::metrics).not_bargaining(),
+        Resource::at(profile::PATH).on(&profile::PROFILE, profile::profile).not_bargaining(),
         Resource::at("/openapi.json").on(&operation::OPENAPI, operation::openapi),
     ]
 }

@@ -26,6 +26,7 @@ pub mod keep;
 pub mod logs;
 pub mod metrics;
 pub mod names;
+pub mod profile;
 pub mod propagation;
 pub mod records;
 pub mod signals;

@@ -450,6 +450,11 @@ pub fn watcher_told(metrics: &WatchMetrics, transport: Transport, elapsed: Durat
     metrics.notify_seconds.get(transport).record(elapsed.as_secs_f64());
 }
 
+/// A profile of the process could not be taken.
+pub fn profile_failed(error: &dyn Error) {
+    warn!(error.r#type = "profile_failed", "no profile: {}", Chain(error));
+}
+
 /// A stream can't go on because the log can't be read, or what it told can't be recorded.
 pub fn stream_broken(cause: &dyn Display) {
     warn!(error.r#type = "log_unreadable", "a stream of changes has ended: {cause}");

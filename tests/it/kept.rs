@@ -89,6 +89,26 @@ async fn an_event_leads_to_its_span_only_if_there_is_one() {
     let why = server.call("GET", &format!("{ORDERS_1}/why"), None).await.1;
     assert!(why["registration"]["trace_url"].as_str().unwrap().starts_with("http://jaeger/"));
     assert_eq!(why["last_heartbeat"]["trace_url"], Value::Null, "{why}");
+
+    // An expiry that rests on that heartbeat, and the registration that a page of the past leads to, say the same.
+    server.advance(20_000);
+    let gone = async || server.status_of("orders", "orders-1").await;
+    eventually("expired", gone, Option::is_none).await;
+    let history = server.call("GET", &format!("{ORDERS_1}/history"), None).await.1;
+    let life = &history["lives"][0];
+    let registered = &life["transitions"][0];
+    let url = format!("http://jaeger/{:032x}/{}", 1, registered["span_id"].as_str().unwrap());
+    assert_eq!(
+        (&registered["kind"], &registered["trace_url"]),
+        (&json!("registered"), &json!(url))
+    );
+    let expired = &life["ended_by"];
+    assert_eq!(expired["data"]["last_heartbeat"]["trace_id"], format!("{:032x}", 6), "{expired}");
+    assert_eq!(expired.get("last_heartbeat_trace_url"), Some(&Value::Null), "{expired}");
+    assert!(registered.get("last_heartbeat_trace_url").is_none(), "{registered}");
+    let path = format!("/v1/events/{}", expired["id"].as_str().unwrap());
+    let told = server.call("GET", &path, None).await.1;
+    assert_eq!(told, *expired, "one event is told alike everywhere");
     server.stop().await;
     let servers: Vec<_> = collector
         .spans()

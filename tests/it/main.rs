@@ -39,6 +39,7 @@ mod outage;
 mod page;
 mod past;
 mod probes;
+mod profile;
 mod readme;
 mod reload;
 mod replay;

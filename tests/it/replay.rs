@@ -268,6 +268,8 @@ async fn it_changes_nothing_and_says_so() {
     let from = Moment::Version(Seq(kept[2].0));
     let to = Moment::Version(Seq(kept[6].0));
     let player = Player::start(data.path(), stretch(Some(from), Some(to))).await;
+    let status = player.send("GET", "/v1/status", None).await;
+    assert_eq!(status.json["mode"], "replay", "{}", status.text);
     let instance = "/v1/services/orders/instances/orders-1";
     let registration = Some(json!({"address": "10.0.0.7", "port": 1}));
     for (method, path, body) in [

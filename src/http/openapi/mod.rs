@@ -149,6 +149,7 @@ fn response(answer: &Answer) -> Value {
         let media = match schema {
             "Text" => "text/plain",
             "Stream" => "text/event-stream",
+            "Profile" => "application/octet-stream",
             _ => "application/json",
         };
         described["content"] = json!({media: {"schema": reference(schema)}});
@@ -315,7 +316,7 @@ fn present() -> Value {
             "service": maybe("string"), "instance": maybe("string"), "caller": maybe("string"),
             "trace_id": maybe("string"), "span_id": maybe("string"), "cause": maybe("integer"),
             "data": {"type": ["object", "null"]},
-        })), json!({"trace_url": maybe("string")})),
+        })), json!({"trace_url": maybe("string"), "last_heartbeat_trace_url": maybe("string")})),
         "Events": object(&["events", "next", "complete"], json!({
             "events": list(reference("Event")), "next": maybe("string"), "complete": truth,
             "missing": list(reference("Missing")),
@@ -348,6 +349,7 @@ fn present() -> Value {
             },
         },
         "Text": text,
+        "Profile": {"type": "string", "format": "binary"},
         "Stream": {
             "type": "string",
             "description": "Server-sent events. `id:` is the number of the change (with `traffic=true` a pair, `42,t1093`), \

@@ -18,7 +18,11 @@ pub(super) fn add(schemas: &mut Value) {
         "type": ["string", "null"],
         "description": "Where a trace can be seen, with {trace_id} and {span_id} in it; null if spans are not exported.",
     });
+    schemas["Status"]["properties"]["mode"] = json!({
+        "enum": ["serve", "replay"],
+        "description": "`replay` where the past is shown: /v1/replay says as of when.",
+    });
     if let Some(required) = schemas["Status"]["required"].as_array_mut() {
-        required.push("trace_url".into());
+        required.extend(["trace_url".into(), "mode".into()]);
     }
 }

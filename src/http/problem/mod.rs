@@ -54,6 +54,10 @@ pub(super) enum Problem {
     ReadOnly,
     /// This registry is a living one: there is no replay to steer.
     NotAReplay,
+    /// Profiles are not given out here.
+    NotProfiling,
+    /// A profile is being taken, and there is one at a time.
+    ProfileRunning,
     /// `if-none-match: *`, and the id is in use.
     InUse { incarnation: Seq },
     /// `if-match`, and the instance has changed or left.
@@ -122,6 +126,7 @@ impl Problem {
             // Not 405: it is not this path that lacks the method, the whole registry takes no change.
             Self::ReadOnly => (403, "read-only", "The past can't be changed"),
             Self::NotAReplay => (404, "not-a-replay", "This registry is no replay"),
+            Self::NotProfiling => (404, "not-profiling", "No profiles are given out here"),
             Self::UnknownPath => (404, "unknown-path", "There is nothing at this path"),
             Self::UnknownService => (404, "unknown-service", "The service is not known"),
             Self::UnknownInstance => (404, "unknown-instance", "The instance is not registered"),
@@ -142,6 +147,7 @@ impl Problem {
             Self::OtherIncarnation { .. } => {
                 (409, "other-incarnation", "Another life of the instance is registered")
             }
+            Self::ProfileRunning => (409, "profile-running", "A profile is being taken"),
             Self::UnknownEvent => (404, "unknown-event", "The event is not in the log"),
             Self::NoDeparture { .. } => (404, "no-departure", "There is no departure to tell of"),
             Self::HistoryGone { .. } => (410, "history-gone", "History that old is not kept"),
@@ -186,6 +192,12 @@ impl Problem {
             }
             Self::NotAReplay => {
                 "it shows the present; `rollcall replay` starts one that can be steered".into()
+            }
+            Self::NotProfiling => {
+                "start the registry with --profiling (setting profiling) to allow them".into()
+            }
+            Self::ProfileRunning => {
+                "one is taken at a time; try again when it has ended, after a minute at most".into()
             }
             Self::UnknownPath => "see /openapi.json for all paths".into(),
             Self::UnknownService => {
@@ -290,6 +302,8 @@ impl Problem {
             | Self::InvalidCursor { .. }
             | Self::ReadOnly
             | Self::NotAReplay
+            | Self::NotProfiling
+            | Self::ProfileRunning
             | Self::UnknownPath
             | Self::UnknownService
             | Self::UnknownInstance

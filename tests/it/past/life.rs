@@ -197,6 +197,9 @@ async fn the_sentence_tells_who_when_and_by_which_arithmetic() {
     assert_eq!((&heartbeat["id"], &heartbeat["trace_id"]), (&beats[0][0], &json!(TRACE)));
     let link = |of: &Value| of["trace_url"].as_str().unwrap().starts_with("http://jaeger/4bf9");
     assert!(link(heartbeat) && link(&told["registration"]), "{told}");
+    let path = format!("/v1/events/{}", told["event"]["id"].as_str().unwrap());
+    let expired = server.call("GET", &path, None).await.1;
+    assert_eq!(expired["last_heartbeat_trace_url"], heartbeat["trace_url"], "{expired}");
     assert_eq!(told["complete"], true);
 
     let told = why(&server, "?seq=13").await;
