@@ -12,8 +12,8 @@
 //!   no stacks here: its own profiler is not compiled in. Its background threads have all signals blocked.
 //! - Where the signal came in the C library, in its loader, in `libgcc` or in the kernel's page of clocks, the stack is not
 //!   looked at: they may be walking it or changing the list of libraries themselves, parts of them have no or wrong tables, and a
-//!   wrong table is what all open crash reports come down to (tikv/pprof-rs issues 36, 203, 219; tikv/tikv 9765;
-//!   grafana/pyroscope-rs 211; neondatabase/neon 10225). So the time that system calls and `memcpy` take is not in the profile.
+//!   wrong table is what most open crash reports seem to come down to (tikv/pprof-rs issues 36, 203, 219; tikv/tikv 9765;
+//!   grafana/pyroscope-rs 211, whose cause is not known; neondatabase/neon 10225). So the time that system calls and `memcpy` take is not in the profile.
 //!
 //! Rejected: to walk frame pointers, whose reads are checked and can't crash at all. Everything has to be compiled with them, which
 //! `cargo install` would not do, and the profiler leaves out the very function that was interrupted. Rejected, too: `framehop`, which
