@@ -394,4 +394,26 @@ mod tests {
             Some(2.0)
         );
     }
+
+    #[test]
+    fn every_service_is_on_the_page_once_however_many_there_are() {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        for number in 1..=100 {
+            let service = format!("service-{number}");
+            metrics.registry.service_instances.adjust(&service, Status::Healthy, number);
+        }
+        let page = metrics.page().render();
+        let own = page.lines().filter(|line| line.starts_with("rollcall_service_instances{"));
+        let mut found: Vec<&str> = own.filter(|line| line.contains("\"healthy\"")).collect();
+        let expected = (1..=100).map(|number| {
+            format!(
+                r#"rollcall_service_instances{{service="service-{number}",status="healthy"}} {number}"#
+            )
+        });
+        let other = r#"rollcall_service_instances{service="_other",status="healthy"} 0"#.to_owned();
+        let mut expected: Vec<String> = expected.chain([other]).collect();
+        found.sort_unstable();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
 }

@@ -185,9 +185,8 @@ impl ServiceInstances {
 
     fn family(source: &Source, service: &str) -> Family<Status, Gauge> {
         Family::new(|status: Status| {
-            let labels =
-                [(label::SERVICE, service.to_owned()), (label::STATUS, status.text().to_owned())];
-            source.gauge(names::SERVICE_INSTANCES, labels)
+            let labels = [(label::SERVICE, service), (label::STATUS, status.text())];
+            source.open_gauge(names::SERVICE_INSTANCES, &labels)
         })
     }
 

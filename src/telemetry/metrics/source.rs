@@ -3,20 +3,25 @@
 //! Histograms are not the recorder's: it keeps each observation, with its time, until somebody moves it into its bucket,
 //! which costs a request as much as finding its service. They are [`super::shards`], and write themselves on the page.
 //!
+//! Nor are gauges with an open label, of which there may be thousands: the recorder copies, hashes and formats the labels of
+//! all its series anew for each page, some two microseconds a series.
+//!
 //! Only this file speaks to the recorder. A handle is described when it is first asked for, from the table in
 //! [`crate::telemetry::names`], so no series can be on the page without its help. Callers: the groups of
 //! [`super`].
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use metrics_exporter_prometheus::PrometheusRecorder;
 use parking_lot::Mutex;
 
 use super::shards::{Buckets, Tally};
-use crate::telemetry::names::{self, Kind, LabelValue};
+use crate::telemetry::names::{Kind, LabelValue, METRICS};
 use crate::yielding;
 
 /// A recorder, cheap to clone.
@@ -26,6 +31,8 @@ pub(super) struct Source(Arc<Inner>);
 struct Inner {
     recorder: PrometheusRecorder,
     histograms: Mutex<Vec<Series>>,
+    /// By name.
+    open_gauges: Mutex<BTreeMap<&'static str, Vec<OpenGauge>>>,
     /// Counters that count for themselves, each with the recorder's, which shows what they have counted.
     tallies: Mutex<Vec<(Arc<Tally>, Counter)>>,
 }
@@ -39,18 +46,28 @@ struct Series {
     buckets: Arc<Buckets>,
 }
 
+/// A gauge with the labels as the page has them.
+struct OpenGauge {
+    labels: String,
+    /// The bits of its number.
+    value: Arc<AtomicU64>,
+}
+
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Source")
     }
 }
 
+/// Gauges with open labels that are written in one stretch, some ten microseconds.
+const STRETCH: usize = 64;
+
 const METADATA: Metadata<'static> = Metadata::new("rollcall", Level::INFO, None);
 
 impl Source {
     /// Takes the recorder over and describes every metric of the table.
     pub(super) fn new(recorder: PrometheusRecorder) -> Self {
-        for metric in names::METRICS {
+        for metric in METRICS {
             let (name, help) = (metric.name.into(), SharedString::const_str(metric.help));
             match metric.kind {
                 Kind::Counter => recorder.describe_counter(name, None, help),
@@ -59,7 +76,8 @@ impl Source {
             }
         }
         let (histograms, tallies) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { recorder, histograms, tallies }))
+        let open_gauges = Mutex::default();
+        Self(Arc::new(Inner { recorder, histograms, open_gauges, tallies }))
     }
 
     pub(super) fn counter<V: Into<SharedString>>(
@@ -89,6 +107,17 @@ impl Source {
         self.0.recorder.register_gauge(&key(name, labels), &METADATA)
     }
 
+    /// A gauge with a label whose values nobody knows beforehand; to be asked for once for each of them.
+    pub(super) fn open_gauge(&self, name: &'static str, labels: &[(&str, &str)]) -> Gauge {
+        let value = Arc::<AtomicU64>::default();
+        // Names keep a rule that leaves no character which would need an escape.
+        let labels: Vec<String> =
+            labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let gauge = OpenGauge { labels: labels.join(","), value: Arc::clone(&value) };
+        self.0.open_gauges.lock().entry(name).or_default().push(gauge);
+        Gauge::from_arc(value)
+    }
+
     pub(super) fn histogram<V: Into<SharedString>>(
         &self,
         name: &'static str,
@@ -100,7 +129,7 @@ impl Source {
         if let Some(known) = known {
             return Histogram::from_arc(Arc::clone(&known.buckets));
         }
-        let metric = names::METRICS.iter().find(|metric| metric.name == name);
+        let metric = METRICS.iter().find(|metric| metric.name == name);
         let bounds = match metric.map(|metric| metric.kind) {
             Some(Kind::Histogram(bounds)) => bounds,
             Some(Kind::Counter | Kind::Gauge) | None => &[],
@@ -140,9 +169,7 @@ impl Source {
 
     /// Appends the histograms to a page.
     pub(super) fn append_to(&self, page: &mut String) {
-        for metric in
-            names::METRICS.iter().filter(|metric| matches!(metric.kind, Kind::Histogram(_)))
-        {
+        for metric in METRICS.iter().filter(|metric| matches!(metric.kind, Kind::Histogram(_))) {
             // For as short as can be, as a failure of a kind that was not seen before enters a series.
             let histograms = self.0.histograms.lock();
             let mut series =
@@ -158,6 +185,29 @@ impl Source {
             drop(histograms);
             yielding::pause();
         }
+        let names: Vec<&'static str> = self.0.open_gauges.lock().keys().copied().collect();
+        for name in names {
+            let help = METRICS.iter().find(|metric| metric.name == name).map_or("", |m| m.help);
+            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
+            let mut shown = 0;
+            while let more @ 1.. = self.append_gauges(page, name, shown) {
+                shown += more;
+                yielding::pause();
+            }
+            page.push('\n');
+        }
+    }
+
+    /// Appends the next gauges of this name, after those that are shown; how many. Few, because who has a new one to enter
+    /// waits meanwhile.
+    fn append_gauges(&self, page: &mut String, name: &str, shown: usize) -> usize {
+        let all = self.0.open_gauges.lock();
+        let rest = all.get(name).into_iter().flatten().skip(shown).take(STRETCH);
+        rest.map(|OpenGauge { labels, value }| {
+            let value = f64::from_bits(value.load(Relaxed));
+            let _ = writeln!(page, "{name}{{{labels}}} {value}");
+        })
+        .count()
     }
 }
 
