@@ -4,7 +4,8 @@
 //! core for as long as the scheduler lets it, some milliseconds, and a lookup that waits for that core would wait as long.
 //! Two such threads hold both cores of a small machine. So they offer the core to whoever waits, between one piece of
 //! work and the next; with nobody there that is a system call of a third of a microsecond. Called from the loops of the
-//! registrar, of its log and of the keeper; never from an async task, which has other means.
+//! registrar, of its log and of the keeper, and by who writes the page of metrics; never from an async task, which has
+//! other means.
 
 /// Pieces of some microseconds each that are worked on in one stretch: a group of everyday size never pauses.
 const STRETCH: usize = 16;

@@ -101,7 +101,7 @@ settings! {
     write_timeout: Duration = "5s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// How long a client may take to send the body of a request.
     request_timeout: Duration = "10s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
-    /// How long a client may take to send the head of a request; an idle connection is closed after as long.
+    /// How long a client may take to send the head of a request; an idle connection is closed after as long (on HTTP/1, up to a fourth later).
     header_timeout: Duration = "75s", "DURATION", |v| check::between(v, 10 * MS, HOUR);
     /// From what size on answers to reads come in gzip or zstd, to clients that take that; off = never.
     encode_from: Option<Size> = "4KiB", "SIZE|off", check::answer_size;

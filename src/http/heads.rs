@@ -3,7 +3,7 @@
 //!
 //! hyper has such a limit too, as a timer for each head: made, set among all timers of the process and taken away again
 //! for every request. Here a connection counts its requests, and looks some times in that span whether anything was
-//! asked meanwhile: a request costs two plain stores, and a client is given up at most a fourth of its time too late.
+//! asked meanwhile: a request costs one plain store, and a client is given up at most a fourth of its time too late.
 //! HTTP/2 has [`super::streams`]. Called by `server`.
 
 use std::sync::Arc;

@@ -1,13 +1,11 @@
 //! A profile of a real process at work, read as its tools read it: with another decoder than the one that wrote it.
 
 use std::io::Read as _;
-use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use prost::Message;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::crash::Child;
 use crate::harness::{Options, Page, Server, eventually};
@@ -161,7 +159,7 @@ async fn a_profile_names_the_functions_of_a_busy_registry() {
     assert_eq!(profile.kinds(), [("samples", "count"), ("cpu", "nanoseconds")]);
     assert_eq!((profile.string_table[0].as_str(), profile.period), ("", 10_101_010));
     let seconds = profile.duration_nanos / 1_000_000_000;
-    assert!((2..30).contains(&seconds), "{seconds} s");
+    assert!(seconds >= 2, "{seconds} s");
     let seen: i64 = profile.sample.iter().map(|sample| sample.value[0]).sum();
     let cpu: i64 = profile.sample.iter().map(|sample| sample.value[1]).sum();
     assert!(seen > 10, "{seen} samples");
@@ -186,13 +184,13 @@ async fn a_profile_names_the_functions_of_a_busy_registry() {
         Page(page.text().await.unwrap()).sum("http_server_active_requests", &[])
     };
     eventually("it is being taken", active, |active| (*active - 2.0).abs() < 0.5).await;
-    let began = Instant::now();
     let url = child.url.clone();
     assert!(tokio::task::spawn_blocking(|| child.end()).await.unwrap(), "{url} ended in order");
-    assert!(began.elapsed() < Duration::from_secs(50), "it waited for the profile");
     let last = last.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(last.status(), 200);
-    assert!(Profile::read(&last.bytes().await.unwrap()).duration_nanos < 50_000_000_000);
+    // Cut short: it does not cover the minute that was asked for.
+    let covered = Profile::read(&last.bytes().await.unwrap()).duration_nanos;
+    assert!(covered < 60_000_000_000, "it waited for the profile: {covered} ns");
 }
 
 #[tokio::test(flavor = "multi_thread")]
