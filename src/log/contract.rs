@@ -280,8 +280,9 @@ pub(super) fn states_of(changes: &[Arc<Change>]) -> Vec<Snapshot> {
     for change in changes {
         let mut state = states.last().unwrap().clone();
         state.fold(change);
-        let key = change.event.key();
-        if let Some(life) = key.and_then(|key| state.lives.get_mut(key)) {
+        let living = change.event.key().and_then(|key| state.registry.instance(key));
+        let life = living.and_then(|instance| state.lives.get_mut(&instance.incarnation));
+        if let Some(life) = life {
             let beats = change.seq.0 % 3 == 0;
             let heartbeat = HeartbeatRef { at: change.at, id: change.seq.0, trace: trace(3) };
             life.last_heartbeat = beats.then_some(heartbeat).or(life.last_heartbeat);
@@ -312,8 +313,8 @@ fn a_snapshot_and_the_changes_after_it_give_the_state<P: Place>() {
         let whole = states.last().unwrap();
         // Registries are equal if heads, times, revisions, instances and digests are.
         prop_assert_eq!(&state.registry, &whole.registry);
-        for (key, life) in &whole.lives {
-            prop_assert_eq!(state.lives[key].registration, life.registration);
+        for (incarnation, life) in &whole.lives {
+            prop_assert_eq!(state.lives[incarnation].registration, life.registration);
         }
         prop_assert_eq!(state.lives.len(), whole.lives.len());
         prop_assert_eq!(crate::domain::invariants::check_registry(&state.registry), Ok(()));

@@ -19,8 +19,7 @@ use super::upkeep::{Living, ServiceState};
 use crate::domain::event::{Event, HeartbeatRef};
 use crate::domain::registry::{Service, digest_of};
 use crate::domain::{
-    Change, Instance, InstanceKey, Namespace, Registry, Seq, ServiceKey, ServiceName, Timestamp,
-    TraceRef, fold,
+    Change, Instance, Namespace, Registry, Seq, ServiceKey, ServiceName, Timestamp, TraceRef, fold,
 };
 
 /// The newest version of part; one without anything newer in it is written as the first.
@@ -38,8 +37,9 @@ pub struct Life {
     pub registration: TraceRef,
 }
 
-/// What is known of each of the living. A keyed hash that is fast: there may be a million of them.
-pub type Lives = HashMap<InstanceKey, Life, RandomState>;
+/// What is known of each of the living, by incarnation, which no two lives of a log share: it is the number of the change
+/// that began the life. There may be a million of them, and a number is found and kept at a fraction of three names.
+pub type Lives = HashMap<Seq, Life, RandomState>;
 
 /// The state after a change, with what a registry needs beside it to go on from there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,15 +56,18 @@ pub struct Snapshot {
 impl Snapshot {
     /// Folds the next change. Heartbeats are traffic: those after the snapshot are not known from changes.
     pub fn fold(&mut self, change: &Change) {
-        match &change.event {
-            Event::Registered { instance, .. } if instance.incarnation == change.seq => {
-                let life = Life { registration: change.trace, ..Life::default() };
-                self.lives.insert(instance.key.clone(), life);
+        let begins = matches!(&change.event, Event::Registered { instance, .. } if instance.incarnation == change.seq);
+        let ends = matches!(&change.event, Event::Deregistered { .. } | Event::Expired { .. });
+        if begins || ends {
+            // A life may also begin where another one of the same name has not ended before.
+            let key = change.event.key();
+            if let Some(ended) = key.and_then(|key| self.registry.instance(key)) {
+                self.lives.remove(&ended.incarnation);
             }
-            Event::Deregistered { key, .. } | Event::Expired { key, .. } => {
-                self.lives.remove(key);
-            }
-            _ => {}
+        }
+        if begins {
+            let life = Life { registration: change.trace, ..Life::default() };
+            self.lives.insert(change.seq, life);
         }
         // What is in the log is not taken back.
         drop(fold(&mut self.registry, change));
@@ -92,7 +95,7 @@ impl Snapshot {
     }
 
     fn living(&self, instance: &Arc<Instance>) -> Living {
-        let life = self.lives.get(&instance.key).copied().unwrap_or_default();
+        let life = self.lives.get(&instance.incarnation).copied().unwrap_or_default();
         let Life { last_heartbeat, registration } = life;
         Living { instance: Arc::clone(instance), last_heartbeat, registration }
     }
@@ -405,7 +408,7 @@ impl Builder {
         self.lives.reserve(state.instances.len());
         for Living { instance, last_heartbeat, registration } in &state.instances {
             let life = Life { last_heartbeat: *last_heartbeat, registration: *registration };
-            self.lives.insert(instance.key.clone(), life);
+            self.lives.insert(instance.incarnation, life);
         }
         join(&mut self.services, state);
     }

@@ -10,7 +10,7 @@ use super::codec;
 use super::snapshot::{Life, Snapshot};
 use super::sqlite::{OpenError, Reader, check_write_ahead_log, database_of, open_reader};
 use super::{ReadError, blocks::Block};
-use crate::domain::{InstanceKey, Seq, TraceRef, invariants};
+use crate::domain::{Seq, TraceRef, invariants};
 
 /// Rows read at once.
 const CHUNK: usize = 4_096;
@@ -189,10 +189,10 @@ fn differences(snapshot: &Snapshot, folded: &Snapshot) -> Vec<String> {
     let other = |life: &Life, known: &Life| {
         known.registration != TraceRef::default() && life.registration != known.registration
     };
-    let contradicts = |key: &InstanceKey, known: &Life| {
-        snapshot.lives.get(key).is_some_and(|life| other(life, known))
+    let contradicts = |incarnation: &Seq, known: &Life| {
+        snapshot.lives.get(incarnation).is_some_and(|life| other(life, known))
     };
-    if folded.lives.iter().any(|(key, known)| contradicts(key, known)) {
+    if folded.lives.iter().any(|(incarnation, known)| contradicts(incarnation, known)) {
         found.push("it names another trace for a registration than the change does".to_owned());
     }
     found

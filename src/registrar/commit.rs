@@ -249,7 +249,7 @@ impl Registrar {
             }
         }
         if !batch.is_empty() {
-            self.telemetry.appended(&batch, &before, &timings, &*clock, &mut self.lines);
+            self.telemetry.appended(&batch, &before, &timings, &*clock);
         }
         let mut expired = Vec::new();
         for (work, outcome) in works.into_iter().zip(outcomes) {
@@ -282,6 +282,9 @@ impl Registrar {
                 }
                 Origin::Own => {}
             }
+        }
+        if !batch.is_empty() {
+            self.telemetry.told(&batch, &before, &timings, clock.monotonic(), &mut self.lines);
         }
         expired
     }

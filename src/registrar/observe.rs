@@ -42,6 +42,11 @@ impl Before {
     pub(super) fn of_own(taken: Timestamp) -> Self {
         Self { waited_since: taken, guarded: false, found: None }
     }
+
+    /// Seconds until it was durable.
+    fn durable_after(&self, timings: &Timings) -> f64 {
+        seconds(self.waited_since, timings.appended)
+    }
 }
 
 /// The means of telling.
@@ -100,14 +105,14 @@ fn seconds(from: Timestamp, until: Timestamp) -> f64 {
 }
 
 impl Telemetry {
-    /// A group of changes is durable and published, with what is known of each beside it.
+    /// A group of changes is durable and published, with what is known of each beside it: counts them, before anybody
+    /// is answered, so that whoever was answered finds himself counted.
     pub(super) fn appended(
         &self,
         batch: &[Arc<Change>],
         before: &[Before],
         timings: &Timings,
         clock: &dyn Clock,
-        lines: &mut PerSecond,
     ) {
         let log = &self.metrics.log;
         log.db_operation_seconds
@@ -119,17 +124,33 @@ impl Telemetry {
             set_count(&log.head_seq, last.seq.0);
             set_count(&log.projection_seq, last.seq.0);
         }
-        // When it is durable, and told.
         let now = clock.monotonic();
         for (position, (change, before)) in batch.iter().zip(before).enumerate() {
             yielding::step(position);
-            let durable_after = seconds(before.waited_since, timings.appended);
             log.command_wait_seconds.record(seconds(before.waited_since, timings.taken));
-            log.append_seconds.get(Class::Change).record(durable_after);
-            let elapsed = Duration::from_secs_f64(durable_after);
+            log.append_seconds.get(Class::Change).record(before.durable_after(timings));
             let delay = before.found.map_or(0, |found| now.micros_since(found));
             self.counted_by_reason(change, before.guarded, Duration::from_micros(delay));
-            self.counted(change, elapsed, lines.take(now));
+            log.events.get(event_kind(change.event.kind()), event_outcome(change)).increment(1);
+        }
+    }
+
+    /// Says what [`Self::appended`] has counted, in lines and a span. To hand them over wakes other threads, which takes
+    /// longer than to decide a change: that is done after the answers.
+    pub(super) fn told(
+        &self,
+        batch: &[Arc<Change>],
+        before: &[Before],
+        timings: &Timings,
+        now: Monotonic,
+        lines: &mut PerSecond,
+    ) {
+        for (position, (change, before)) in batch.iter().zip(before).enumerate() {
+            yielding::step(position);
+            guard_line(change);
+            if lines.take(now) {
+                line(change, Duration::from_secs_f64(before.durable_after(timings)));
+            }
         }
         self.insert_span(batch, timings, now);
     }
@@ -172,25 +193,6 @@ impl Telemetry {
             }
             _ => {}
         }
-    }
-
-    fn counted(&self, change: &Change, elapsed: Duration, with_line: bool) {
-        guard_line(change);
-        let key = change.event.key();
-        signals::changed(
-            &self.metrics.log,
-            &signals::Change {
-                seq: change.seq.0,
-                kind: event_kind(change.event.kind()),
-                outcome: event_outcome(change),
-                about: key.map(|InstanceKey { service, instance }| {
-                    [service.namespace.as_str(), service.service.as_str(), instance.as_str()]
-                }),
-                context: &context_of(change.trace, None),
-                elapsed,
-            },
-            with_line,
-        );
     }
 
     /// The span of the transaction: a root of its own, linked to the requests in it.
@@ -382,6 +384,21 @@ fn scope_label(over: &Guarded) -> GuardScope {
         None => GuardScope::Registry,
         Some(_) => GuardScope::Service,
     }
+}
+
+/// The line of a change.
+fn line(change: &Change, elapsed: Duration) {
+    let key = change.event.key();
+    signals::changed(&signals::Change {
+        seq: change.seq.0,
+        kind: event_kind(change.event.kind()),
+        outcome: event_outcome(change),
+        about: key.map(|InstanceKey { service, instance }| {
+            [service.namespace.as_str(), service.service.as_str(), instance.as_str()]
+        }),
+        context: &context_of(change.trace, None),
+        elapsed,
+    });
 }
 
 /// The line of a guard that was entered or left: somebody may have to look.

@@ -176,7 +176,7 @@ impl Registrar {
     /// Looks in the traffic that the snapshot does not know for the last heartbeat of each living instance; how many
     /// events were read for it.
     fn last_heartbeats(&mut self, state: &mut Snapshot) -> Result<u64, ReadError> {
-        let mut found: HashSet<InstanceKey, RandomState> = HashSet::default();
+        let mut found: HashSet<Seq, RandomState> = HashSet::default();
         let living = state.registry.instance_count();
         // Those of the flush that was being noted when the snapshot was begun may not be in it.
         let known = state.next_traffic.saturating_sub(SLICE as u64).max(1);
@@ -204,11 +204,10 @@ impl Registrar {
                 let key = InstanceKey { service: ServiceKey { namespace, service }, instance };
                 let lives =
                     state.registry.instance(&key).is_some_and(|i| i.incarnation == incarnation);
-                if lives && !found.contains(&key) {
-                    found.insert(key.clone());
+                if lives && found.insert(incarnation) {
                     let (at, id, trace) = (event.traffic.at, event.number, event.traffic.trace);
                     let heartbeat = HeartbeatRef { at, id, trace };
-                    let known = state.lives.entry(key).or_default();
+                    let known = state.lives.entry(incarnation).or_default();
                     if known.last_heartbeat.is_none_or(|known| known.id < id) {
                         known.last_heartbeat = Some(heartbeat);
                     }
@@ -226,7 +225,7 @@ impl Registrar {
         let head = self.publisher.projection().head().max(head);
         let published = self.publisher.publish_as(&self.registry, head, &all, |instance, _| {
             let Life { last_heartbeat, registration } =
-                lives.get(&instance.key).copied().unwrap_or_default();
+                lives.get(&instance.incarnation).copied().unwrap_or_default();
             let late = instance.signals.late;
             Lease::replayed(instance.ttl, late, last_heartbeat, registration, now)
                 .judged_by(instance.detector)

@@ -234,11 +234,7 @@ pub fn lines_left_out(left_out: u64) {
 }
 
 /// A change is durable and can be seen.
-pub fn changed(metrics: &LogMetrics, change: &Change<'_>, with_line: bool) {
-    metrics.events.get(change.kind, change.outcome).increment(1);
-    if !with_line {
-        return;
-    }
+pub fn changed(change: &Change<'_>) {
     let Change { seq, about, .. } = *change;
     let kind = change.kind.as_str();
     let [namespace, service, instance] = about.map_or([None; 3], |about| about.map(Some));
@@ -487,7 +483,6 @@ fn request_line(metrics: &RouteMetrics, request: &Answered<'_>, log: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{Metrics, MetricsConfig};
 
     #[derive(Debug, thiserror::Error)]
     #[error("commit failed")]
@@ -497,25 +492,5 @@ mod tests {
     fn an_error_is_told_with_its_causes() {
         let error = CommitFailed(std::io::Error::other("disk full"));
         assert_eq!(Chain(&error).to_string(), "commit failed: disk full");
-    }
-
-    #[test]
-    fn a_change_is_counted_by_kind_and_outcome() {
-        let metrics = Metrics::new(&MetricsConfig::default());
-        let change = Change {
-            seq: 7,
-            kind: EventKind::Registered,
-            outcome: EventOutcome::Replaced,
-            about: Some(["default", "orders", "orders-1"]),
-            context: &TraceContext::root(),
-            elapsed: Duration::from_millis(2),
-        };
-        changed(&metrics.log, &change, true);
-        let page = metrics.page().render();
-        assert!(
-            page.contains("rollcall_events_total{kind=\"registered\",outcome=\"replaced\"} 1\n")
-        );
-        assert!(page.contains("rollcall_events_total{kind=\"expired\",outcome=\"done\"} 0\n"));
-        assert!(!page.contains("kind=\"registered\",outcome=\"done\""));
     }
 }

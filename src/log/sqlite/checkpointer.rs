@@ -81,11 +81,11 @@ impl Restart {
     }
 }
 
-/// Starts the WAL anew on a connection that writes, whose turn it is. Without waiting: a reader in the way makes it
+/// Starts the WAL anew on a connection that writes, whose turn it is; what is there of it is written over. Without waiting: a reader in the way makes it
 /// come to nothing, and it is tried again when the checkpointer asks the next time.
 pub(super) fn restart(connection: &Connection) {
     let _ = connection.busy_timeout(Duration::ZERO);
-    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    let _ = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
     let _ = connection.busy_timeout(rows::BUSY);
 }
 
@@ -110,7 +110,7 @@ fn run(path: &Path, signals: &Signals) {
         let Some(open) = &connection else { continue };
         match approach(open, signals) {
             Ok(pages) if pages > RESTART_PAGES => signals.restart.store(true, Relaxed),
-            // Nothing is left to move: the next one who writes begins it anew by himself, and cuts it.
+            // Nothing is left to move: the next one who writes begins it anew by himself.
             Ok(_) => {}
             // A full or failing disk: the writer says so with its cause. Begin anew next time.
             Err(_) => connection = None,

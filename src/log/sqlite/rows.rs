@@ -62,8 +62,9 @@ pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes OR
 /// How long a connection waits for another one's lock: longer than any of ours is held.
 pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// How long the WAL stays when it is started anew: what is there already is written over faster than new space.
-pub(super) const WAL_BYTES_KEPT: i64 = 4 << 20;
+/// How long the WAL stays when it is started anew (32 MiB): what is there already is written over and synced in half the
+/// time that new space takes, whose size has to be synced too. As much as it grows to under a steady load, and as much again.
+pub(super) const WAL_BYTES_KEPT: i64 = 32 << 20;
 
 /// What a connection needs to know before it writes.
 pub(super) fn prepare_for_writing(connection: &Connection) -> rusqlite::Result<()> {
@@ -122,9 +123,11 @@ pub(super) fn insert_change(
 pub(super) fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-            Some(String::from_utf8_lossy(bytes).into_owned())
-        }
+        // What is whole is checked faster than what may have to be mended is gone through.
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+        }),
         ValueRef::Integer(number) => Some(number.to_string()),
         ValueRef::Real(number) => Some(number.to_string()),
     })

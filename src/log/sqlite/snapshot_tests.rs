@@ -276,7 +276,7 @@ fn a_large_service_has_several_parts_and_misses_none_of_them() {
         let register = register(&key);
         let instance = Instance {
             key,
-            incarnation: Seq(1),
+            incarnation: Seq(n + 1),
             endpoint: register.endpoint,
             labels: Labels::new::<&str>(None, None, &[], &metadata(&[("long", &long)])),
             weight: 1,

@@ -40,8 +40,8 @@ fn snapshot_of(log: &MemoryLog, projection: &Projection, next_traffic: u64) -> S
     for change in log.changes().iter().take_while(|change| change.seq <= head) {
         snapshot.fold(change);
     }
-    for (key, .., life) in published(projection) {
-        snapshot.lives.insert(key, life);
+    for (_, _, incarnation, life) in published(projection) {
+        snapshot.lives.insert(incarnation, life);
     }
     snapshot.next_traffic = next_traffic;
     snapshot
