@@ -19,6 +19,18 @@ pub(crate) struct Answer {
     body_bytes: usize,
 }
 
+impl Answer {
+    /// How long it is, with its head.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head_bytes + self.body_bytes
+    }
+
+    /// Its body in the bytes that begin with it.
+    pub(crate) fn body_in<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        &bytes[self.head_bytes..self.bytes()]
+    }
+}
+
 /// What has come in of an answer.
 #[derive(Debug)]
 struct Incoming {
@@ -40,7 +52,7 @@ impl Incoming {
     }
 
     fn body(&self, answer: &Answer) -> &[u8] {
-        &self.buffer[answer.head_bytes..answer.head_bytes + answer.body_bytes]
+        answer.body_in(&self.buffer)
     }
 
     /// Takes note of `count` new bytes; the answer, if it is whole now.
@@ -50,12 +62,12 @@ impl Incoming {
         }
         self.filled += count;
         let answer = parse(&self.buffer[..self.filled])?;
-        Ok(answer.filter(|answer| self.filled >= answer.head_bytes + answer.body_bytes))
+        Ok(answer.filter(|answer| self.filled >= answer.bytes()))
     }
 }
 
 /// Reads the head, if it is there. The body may be incomplete.
-fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
+pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
     let broken = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&bytes[..end]).map_err(|_| broken("a head that is not text"))?;
@@ -122,7 +134,28 @@ impl Client {
 
     /// Sends a request and waits for its answer.
     pub(crate) fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
-        self.stream.write_all(request)?;
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// Sends a request.
+    pub(crate) fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request)
+    }
+
+    /// Whether nothing has come that was not read.
+    pub(crate) fn is_silent(&self) -> io::Result<bool> {
+        self.stream.set_nonblocking(true)?;
+        let seen = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        match seen {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            seen => seen.map(|_| false),
+        }
+    }
+
+    /// Waits for the answer to what was sent.
+    pub(crate) fn receive(&mut self) -> io::Result<Answer> {
         self.incoming.filled = 0;
         loop {
             let count = self.stream.read(self.incoming.space())?;

@@ -57,6 +57,16 @@ impl Seen {
         self.latencies.len() as f64 / self.seconds
     }
 
+    /// Notes an answer to what was sent at `sent_at`; it counts if it came within the measured time. When it came.
+    pub(crate) fn note(&mut self, times: Times, sent_at: Instant) -> Instant {
+        let answered_at = now();
+        self.answered += 1;
+        if (times.counts..times.end).contains(&answered_at) {
+            self.latencies.push(nanos(answered_at - sent_at));
+        }
+        answered_at
+    }
+
     /// The latency in microseconds below which `share` of the requests stay. Sorts at the first call.
     pub(crate) fn quantile(&mut self, share: f64) -> f64 {
         quantile(&mut self.latencies, share) / 1_000.0
@@ -91,7 +101,8 @@ impl Times {
         Self { begin, counts, end: counts + Duration::from_secs_f64(seconds) }
     }
 
-    fn seen(&self) -> Seen {
+    /// What is seen in it, before anything was.
+    pub(crate) fn seen(&self) -> Seen {
         Seen { seconds: (self.end - self.counts).as_secs_f64(), ..Seen::default() }
     }
 }
@@ -121,9 +132,12 @@ pub(crate) struct Load<'a> {
     pub(crate) requests: &'a dyn Fn(u64) -> Requests,
 }
 
+/// Connections with the requests of each.
+pub(crate) type Connected = Vec<(Connection, Requests)>;
+
 impl Load<'_> {
     /// Connects all, before time begins to count.
-    fn connect(&self) -> Result<Vec<(Connection, Requests)>, Failure> {
+    pub(crate) fn connect(&self) -> Result<Connected, Failure> {
         let requests = (0..self.connections as u64).map(self.requests);
         self.runtime.block_on(async {
             let mut connected = Vec::with_capacity(self.connections);
@@ -137,7 +151,11 @@ impl Load<'_> {
     /// As fast as the server answers, over all connections.
     pub(crate) fn closed(&self) -> Result<Seen, Failure> {
         let connected = self.connect()?;
-        let times = Times::of(self.seconds);
+        self.closed_over(connected, Times::of(self.seconds))
+    }
+
+    /// The same over connections that are there.
+    pub(crate) fn closed_over(&self, connected: Connected, times: Times) -> Result<Seen, Failure> {
         let work = self.work;
         self.runtime.block_on(async {
             let mut connections = JoinSet::new();
@@ -150,17 +168,33 @@ impl Load<'_> {
 
     /// `rate` requests a second, in turn over all connections.
     pub(crate) fn open(&self, rate: f64) -> Result<Seen, Failure> {
-        self.paced(rate, false)
+        let connected = self.connect()?;
+        self.paced(connected, Times::of(self.seconds), rate, false)
     }
 
     /// The same of a server that may refuse some.
     pub(crate) fn open_refusable(&self, rate: f64) -> Result<Seen, Failure> {
-        self.paced(rate, true)
+        let connected = self.connect()?;
+        self.paced(connected, Times::of(self.seconds), rate, true)
     }
 
-    fn paced(&self, rate: f64, may_refuse: bool) -> Result<Seen, Failure> {
-        let connected = self.connect()?;
-        let times = Times::of(self.seconds);
+    /// The same over connections that are there.
+    pub(crate) fn open_over(
+        &self,
+        connected: Connected,
+        times: Times,
+        rate: f64,
+    ) -> Result<Seen, Failure> {
+        self.paced(connected, times, rate, false)
+    }
+
+    fn paced(
+        &self,
+        connected: Connected,
+        times: Times,
+        rate: f64,
+        may_refuse: bool,
+    ) -> Result<Seen, Failure> {
         let mut connections = JoinSet::new();
         let mut queues = Vec::new();
         for (connection, requests) in connected {
@@ -176,7 +210,8 @@ impl Load<'_> {
     }
 }
 
-async fn gathered(
+/// What all of them have seen, once the last one has ended.
+pub(crate) async fn gathered(
     mut connections: JoinSet<Result<Seen, Failure>>,
     times: Times,
 ) -> Result<Seen, Failure> {
@@ -198,12 +233,7 @@ async fn one_closed(
     while sent_at < times.end {
         let answer = connection.exchange(requests.next()).await?;
         check(&answer, work, false)?;
-        let answered_at = now();
-        seen.answered += 1;
-        if (times.counts..times.end).contains(&answered_at) {
-            seen.latencies.push(nanos(answered_at - sent_at));
-        }
-        sent_at = answered_at;
+        sent_at = seen.note(times, sent_at);
     }
     Ok(seen)
 }

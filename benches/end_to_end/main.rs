@@ -33,6 +33,7 @@ mod options;
 mod overload;
 #[path = "../shared/plain.rs"]
 mod plain;
+mod protocols;
 mod report;
 mod requests;
 mod rounds;
@@ -59,7 +60,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn main() -> ExitCode {
     let options = Options::parse();
     let done = match (&options.bare, &options.bare_hyper) {
-        (Some(bodies), _) => bare::serve(bodies),
+        (Some(bodies), _) => bare::serve(bodies, !options.bare_nagle),
         (None, Some(bodies)) => bare::serve_hyper(bodies),
         (None, None) => options.settled().and_then(measure),
     };
@@ -101,6 +102,7 @@ fn measure(mut options: Options) -> Result<(), Failure> {
         () if options.growth > 0 => growth::run(options),
         () if options.tracing => tracing::run(options, sink.as_ref()),
         () if options.bytes > 0 => bytes::run(options),
+        () if options.protocols => protocols::run(options),
         () => rounds::run(options, sink.as_ref()),
     }
 }

@@ -77,6 +77,10 @@ pub(crate) struct Options {
     /// Mode: bytes on the disk for each of so many lookups, and heartbeats.
     #[arg(long, default_value_t = 0, value_name = "EVENTS", help_heading = "Modes")]
     pub(crate) bytes: usize,
+    /// Mode: lookups one by one, pipelined and over HTTP/2; the limit of connections; answers that must not wait for an
+    /// acknowledgement.
+    #[arg(long, help_heading = "Modes")]
+    pub(crate) protocols: bool,
     /// Mode: so many long polls wait for one service, and are woken once a round.
     #[arg(long, default_value_t = 0, help_heading = "Modes")]
     pub(crate) watchers: usize,
@@ -139,6 +143,9 @@ pub(crate) struct Options {
     /// Serves the bodies in this folder: the first other server of the comparison.
     #[arg(long, hide = true)]
     pub(crate) bare: Option<PathBuf>,
+    /// That server lets the system gather small answers (no `TCP_NODELAY`).
+    #[arg(long, hide = true)]
+    pub(crate) bare_nagle: bool,
     /// The same without axum.
     #[arg(long, hide = true)]
     pub(crate) bare_hyper: Option<PathBuf>,

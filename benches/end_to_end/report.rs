@@ -58,6 +58,9 @@ pub(crate) struct Figures {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     pub(crate) work: Work,
+    /// How it is asked; none where that is as always: HTTP/1.1, one request at a time on a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) protocol: Option<String>,
     pub(crate) connections: usize,
     pub(crate) measure: Measure,
     /// Percent of the registry's highest rate; none in the closed loop.
@@ -78,8 +81,9 @@ impl Row {
     fn cells(&self, with_baseline: bool) -> Vec<String> {
         let load = self.load.map_or_else(String::new, |load| format!(", at {load} %"));
         let digits = if matches!(self.measure, Measure::Cpu | Measure::Writer) { 2 } else { 0 };
+        let protocol = self.protocol.as_ref().map_or_else(String::new, |how| format!(", {how}"));
         let mut cells = vec![
-            format!("{}, {} conn.{load}", self.work.name(), self.connections),
+            format!("{}{protocol}, {} conn.{load}", self.work.name(), self.connections),
             self.measure.name().to_owned(),
             spread(&self.values(|figures| Some(figures.rollcall)), digits),
             spread(&self.values(|figures| figures.axum), digits),

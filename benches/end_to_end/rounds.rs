@@ -25,11 +25,11 @@ use crate::work::Work;
 use crate::{fleet, floors, memory};
 
 /// Pause between measurements, in which the kernel's sockets are closed.
-const PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long a registry is left alone after a measurement of it. What it has put off (the log's last slice, a turn of the
 /// keeper, which looks once a second) is done in this time, so that it counts as its own and disturbs nobody else's.
-const PUT_OFF: Duration = Duration::from_millis(1_500);
+pub(crate) const PUT_OFF: Duration = Duration::from_millis(1_500);
 
 /// A registry, and what it was sent.
 struct Registry {
@@ -176,7 +176,7 @@ impl Bench<'_> {
         let what = format!("{}, {connections} connections", work.name());
         let mut add = |measure, load, rounds: Vec<Figures>| {
             if !rounds.is_empty() {
-                rows.push(Row { work, connections, measure, load, rounds });
+                rows.push(Row { work, protocol: None, connections, measure, load, rounds });
             }
         };
         let mut rounds = self.in_turn(&format!("{what}, closed loop"), true, |bench, which| {

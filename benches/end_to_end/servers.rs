@@ -82,17 +82,22 @@ impl Server {
 
     /// Starts this very program as the bare axum server of the bodies in `dir`.
     pub(crate) fn bare(dir: &Path, options: &Options) -> Result<Self, Failure> {
-        Self::itself("--bare", dir, options)
+        Self::itself(&["--bare"], dir, options)
+    }
+
+    /// The same, but the system may hold small answers back (no `TCP_NODELAY`).
+    pub(crate) fn bare_nagle(dir: &Path, options: &Options) -> Result<Self, Failure> {
+        Self::itself(&["--bare-nagle", "--bare"], dir, options)
     }
 
     /// The same as the bare server without axum.
     pub(crate) fn bare_hyper(dir: &Path, options: &Options) -> Result<Self, Failure> {
-        Self::itself("--bare-hyper", dir, options)
+        Self::itself(&["--bare-hyper"], dir, options)
     }
 
-    fn itself(which: &str, dir: &Path, options: &Options) -> Result<Self, Failure> {
+    fn itself(which: &[&str], dir: &Path, options: &Options) -> Result<Self, Failure> {
         let mut command = pinned(&std::env::current_exe()?.to_string_lossy(), options);
-        command.arg(which).arg(dir);
+        command.args(which).arg(dir);
         Self::start(command)
     }
 

@@ -39,6 +39,9 @@ struct Settings {
 pub(crate) struct Figure {
     name: String,
     value: f64,
+    /// The lowest and the highest of the rounds, where it is their median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<(f64, f64)>,
     unit: &'static str,
 }
 
@@ -111,7 +114,22 @@ impl Sheet {
 
     /// Notes a figure.
     pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
-        self.figures.push(Figure { name: name.into(), value, unit });
+        self.figures.push(Figure { name: name.into(), value, spread: None, unit });
+    }
+
+    /// Notes the median of a figure over the rounds, with the lowest and the highest; gives the median.
+    pub(crate) fn rounds(
+        &mut self,
+        name: impl Into<String>,
+        values: &[f64],
+        unit: &'static str,
+    ) -> f64 {
+        let value = median(values.iter().copied());
+        let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let spread = Some((lowest, highest));
+        self.figures.push(Figure { name: name.into(), value, spread, unit });
+        value
     }
 
     /// Notes a goal that is reached when `value` is at least `least`.
@@ -154,8 +172,11 @@ impl Sheet {
         if !self.figures.is_empty() {
             let mut table = Table::new();
             table.load_style(presets::ASCII_MARKDOWN).set_header(["figure", "value", "unit"]);
-            for Figure { name, value, unit } in &self.figures {
-                table.add_row([name.as_str(), &round(*value), unit]);
+            for Figure { name, value, spread, unit } in &self.figures {
+                let spread = spread.map_or_else(String::new, |(lowest, highest)| {
+                    format!(" ({}..{})", round(lowest), round(highest))
+                });
+                table.add_row([name.as_str(), &format!("{}{spread}", round(*value)), unit]);
             }
             writeln!(out, "{table}")?;
         }

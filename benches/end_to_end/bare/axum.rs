@@ -16,8 +16,9 @@ use crate::Failure;
 use crate::watchers;
 use crate::work::Work;
 
-/// Serves the constants in the folder `bodies` until it is killed. The first line on standard output is the URL.
-pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
+/// Serves the constants in the folder `bodies` until it is killed, over HTTP/1.1 and HTTP/2. The first line on standard
+/// output is the URL. Without `at_once` the system may hold small answers back (no `TCP_NODELAY`).
+pub(crate) fn serve(bodies: &Path, at_once: bool) -> Result<(), Failure> {
     // As `rollcall` itself builds its runtime.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let event = std::fs::read(bodies.join(watchers::EVENT)).unwrap_or_default();
@@ -36,7 +37,7 @@ pub(crate) fn serve(bodies: &Path) -> Result<(), Failure> {
         .merge(waiting.routes());
     runtime.block_on(async {
         // A socket that refuses the option is slower, and says so in the figures.
-        let listener = listen()?.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let listener = listen()?.tap_io(move |stream| drop(stream.set_nodelay(at_once)));
         axum::serve(listener, router).await?;
         Ok(())
     })
