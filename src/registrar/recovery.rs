@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use foldhash::fast::RandomState;
 
@@ -13,14 +15,17 @@ use super::timers::Begun;
 use crate::clock::Monotonic;
 use crate::domain::event::{HeartbeatRef, Note, Recovered};
 use crate::domain::traffic::Detail;
-use crate::domain::{InstanceKey, Seq, ServiceKey, Timestamp, invariants};
+use crate::domain::{Change, InstanceKey, Seq, ServiceKey, Timestamp, invariants};
 use crate::lease::Lease;
 use crate::log::snapshot::{Life, Lives};
-use crate::log::{AppendError, ReadError, Snapshot};
+use crate::log::{AppendError, Log, ReadError, Snapshot};
 use crate::telemetry::signals;
 
 /// Changes read at once.
 const CHUNK: usize = 8_192;
+
+/// How many times as many may be read before they are folded.
+const CHUNKS_AHEAD: usize = 2;
 
 /// Traffic events read backwards to find the last heartbeats: what is older than these millions is not
 /// worth the wait, every lease has a fresh grace anyway.
@@ -68,6 +73,30 @@ fn ends_at(reached: Seq, head: Seq) -> Result<(), RecoverError> {
         (format!("change {}", head.next()), format!("the log ends at change {head}"))
     };
     Err(ReadError::Damaged { place, what }.into())
+}
+
+/// Reads on while what was read is folded: to take changes apart is half of a replay. Ends with the changes, with an error,
+/// or when nobody takes what it reads any more.
+fn read_ahead(
+    log: &mut dyn Log,
+    mut from: Seq,
+    ahead: &SyncSender<Result<Vec<Change>, ReadError>>,
+) {
+    loop {
+        let chunk = log.read(from, CHUNK);
+        let next = match &chunk {
+            Ok(changes) => match changes.last() {
+                Some(last) => Some(last.seq.next()),
+                None => return,
+            },
+            Err(_) => None,
+        };
+        let is_taken = ahead.send(chunk).is_ok();
+        match next {
+            Some(next) if is_taken => from = next,
+            _ => return,
+        }
+    }
 }
 
 impl Registrar {
@@ -157,20 +186,24 @@ impl Registrar {
         let mut begun = Begun::default();
         let base = state.registry.head();
         let total = head.0.saturating_sub(base.0);
-        loop {
-            let reached = state.registry.head();
-            readiness.set(Phase::Replaying { done: reached.0 - base.0, total });
-            let changes = self.log.read(reached.next(), CHUNK)?;
-            if changes.is_empty() {
-                ends_at(reached, head)?;
-                return Ok(begun);
+        thread::scope(|scope| {
+            let (ahead, chunks) = sync_channel(CHUNKS_AHEAD);
+            let log = &mut self.log;
+            scope.spawn(move || read_ahead(&mut **log, base.next(), &ahead));
+            let reached =
+                |done: Seq| readiness.set(Phase::Replaying { done: done.0 - base.0, total });
+            reached(base);
+            for chunk in chunks {
+                for change in &chunk? {
+                    invariants::check_change(&state.registry, change)?;
+                    begun.see(&state.registry, change);
+                    state.fold(change);
+                }
+                reached(state.registry.head());
             }
-            for change in &changes {
-                invariants::check_change(&state.registry, change)?;
-                begun.see(&state.registry, change);
-                state.fold(change);
-            }
-        }
+            ends_at(state.registry.head(), head)?;
+            Ok(begun)
+        })
     }
 
     /// Looks in the traffic that the snapshot does not know for the last heartbeat of each living instance; how many
