@@ -3,7 +3,8 @@
 //!
 //! A row per event would cost six times the CPU and, with an index, half as much space again; the view
 //! `events` unfolds blocks for whoever reads the file with a shell. See `migrations/V1__event_log.sql` for the
-//! columns, [`Form`] for what of them a kind of event uses, and [`super::columns`] for the way back.
+//! columns and `migrations/V5__packed_blocks.sql` for how numbers are packed in them, [`Form`] for what of them a kind
+//! of event uses, and [`super::columns`] for the way back, also from blocks that older programs wrote.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::baggage::{StoredBaggage, load as load_baggage, put, store};
+use super::cells::pack;
 use crate::domain::event::Kind;
 use crate::domain::instance::Health;
 use crate::domain::traffic::{CloseReason, Detail, Traffic};
@@ -38,11 +40,11 @@ pub struct Block {
     pub seen_from: u64,
     /// JSON array of texts; entry 0 is null.
     pub names: String,
-    /// One digit each: see [`Form`].
+    /// The number of each event's [`Form`]. What the first byte is also tells how all numbers of the block are written.
     pub kinds: Vec<u8>,
     /// ats, seen, namespaces, services, instances, callers, details, revisions, returned.
     pub numbers: [Vec<u8>; NUMBERS],
-    /// HTTP statuses, three digits each.
+    /// HTTP statuses.
     pub statuses: Vec<u8>,
     /// 16 bytes each.
     pub trace_ids: Vec<u8>,
@@ -52,9 +54,9 @@ pub struct Block {
     pub checksum: u32,
 }
 
-/// How an event is laid out in its columns: the digit in `kinds`. A digit once given keeps its meaning for ever.
+/// How an event is laid out in its columns: the number in `kinds`. A number once given keeps its meaning for ever.
 ///
-/// | digit | event | details | revisions | returned |
+/// | number | event | details | revisions | returned |
 /// | --- | --- | --- | --- | --- |
 /// | 0 | heartbeat | what it said, JSON | incarnation | 0 |
 /// | 1 | lookup | filter | revision answered | instances |
@@ -120,16 +122,16 @@ impl Form {
         }
     }
 
-    /// Its digit.
+    /// Its number.
     #[must_use]
-    pub fn digit(self) -> u8 {
-        b'0' + self as u8
+    pub fn number(self) -> u64 {
+        self as u64
     }
 
-    /// The form that a digit stands for.
+    /// The form that a number stands for.
     #[must_use]
-    pub fn parse(digit: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(digit.checked_sub(b'0')?)).copied()
+    pub fn parse(number: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
     }
 }
 
@@ -262,7 +264,7 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
     let first_at = start.at.micros();
     let seen_from = events.iter().map(|event| event.seen.0).min().unwrap_or(0);
     let mut names = Names::default();
-    let mut columns: [Vec<u64>; NUMBERS] =
+    let mut columns: [Vec<u64>; NUMBERS + 2] =
         std::array::from_fn(|_| Vec::with_capacity(events.len()));
     let mut block = Block {
         first,
@@ -270,14 +272,11 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
         first_at,
         last_at: end.at.micros(),
         seen_from,
-        kinds: Vec::with_capacity(events.len()),
-        statuses: Vec::with_capacity(3 * events.len()),
         trace_ids: Vec::with_capacity(16 * events.len()),
         span_ids: Vec::with_capacity(8 * events.len()),
         ..Block::default()
     };
     for event in events {
-        block.kinds.push(Form::of(&event.detail).digit());
         let (detail, revision, returned, status) = match &event.detail {
             Detail::Heartbeat { incarnation, load, health, note, baggage } => {
                 let said = names.said(*load, *health, note.as_deref(), baggage.as_ref());
@@ -315,46 +314,40 @@ pub fn encode(first: u64, events: &[Traffic]) -> Block {
             detail,
             revision.0,
             u64::from(returned),
+            Form::of(&event.detail).number(),
+            u64::from(status.min(999)),
         ];
         for (column, number) in columns.iter_mut().zip(row) {
             column.push(number);
         }
-        push_digits(&mut block.statuses, u64::from(status.min(999)), 3);
         block.trace_ids.extend_from_slice(&event.trace.trace_id);
         block.span_ids.extend_from_slice(&event.trace.span_id);
     }
     block.names = names.finish();
-    block.numbers = columns.map(|column| to_digits(&column));
+    let [numbers @ .., kinds, statuses] = columns.map(|column| pack(&column));
+    (block.numbers, block.kinds, block.statuses) = (numbers, kinds, statuses);
     block.checksum = block.expected_checksum();
     block
 }
 
-/// Numbers as decimal digits, all as wide as the widest.
-fn to_digits(numbers: &[u64]) -> Vec<u8> {
-    let widest = numbers.iter().copied().max().unwrap_or(0);
-    let width = widest.checked_ilog10().map_or(1, |log| log as usize + 1);
-    let mut digits = Vec::with_capacity(width * numbers.len());
-    for number in numbers {
-        push_digits(&mut digits, *number, width);
-    }
-    digits
-}
-
-fn push_digits(digits: &mut Vec<u8>, mut number: u64, width: usize) {
-    let start = digits.len();
-    digits.resize(start + width, b'0');
-    for digit in digits[start..].iter_mut().rev() {
-        // A remainder of ten fits in a byte.
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-    }
-}
-
 impl Block {
+    /// Whether its numbers are packed, as they are written now. Until schema 4 they were digits as text: `kinds` begins
+    /// with one there, and with the number itself here.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.kinds.first().is_some_and(|kind| *kind < b'0')
+    }
+
     /// The checksum that the other fields call for.
     #[must_use]
     pub fn expected_checksum(&self) -> u32 {
         let mut crc = crc32fast::Hasher::new();
+        if self.is_packed() {
+            // These have no fixed length here, so that one could end where another begins.
+            for column in [self.names.as_bytes(), &self.kinds, &self.statuses] {
+                crc.update(&(column.len() as u64).to_le_bytes());
+            }
+        }
         for number in [self.first, self.count as u64, self.seen_from] {
             crc.update(&number.to_le_bytes());
         }

@@ -2,7 +2,8 @@
 //! the whole event where one is; and the columns of numbers at once ([`Parsed`]), for those who need all of them.
 //!
 //! Opening a block checks its checksum and its lengths, so that nothing that a file can hold makes a panic later, and
-//! nothing that is damaged is taken for what was written. The other direction is [`super::blocks::encode`].
+//! nothing that is damaged is taken for what was written. The other direction is [`super::blocks::encode`]; blocks
+//! whose numbers an older program wrote as text are read just the same, for ever.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 use super::baggage::load as load_baggage;
 use super::blocks::{Block, Carrying, Closed, Form, NUMBERS, Polled, Said};
+use super::cells::Cells;
 use crate::domain::ids::InvalidName;
 use crate::domain::instance::Health;
 use crate::domain::traffic::{CloseReason, Detail, Numbered, Traffic};
@@ -48,7 +50,9 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[derive(Debug)]
 pub struct Columns<'a> {
     block: &'a Block,
-    widths: [usize; NUMBERS],
+    numbers: [Cells<'a>; NUMBERS],
+    kinds: Cells<'a>,
+    statuses: Cells<'a>,
     names: Vec<Option<Text<'a>>>,
 }
 
@@ -62,23 +66,30 @@ impl<'a> Columns<'a> {
     pub fn open(block: &'a Block) -> Result<Self, String> {
         check(block)?;
         let count = block.count;
-        let mut widths = [0; NUMBERS];
-        for (width, digits) in widths.iter_mut().zip(&block.numbers) {
-            *width = digits.len().checked_div(count).unwrap_or(0);
-            if !(1..=20).contains(width) || *width * count != digits.len() {
-                return Err(MISSING.to_owned());
-            }
-        }
-        let sized = block.kinds.len() == count
-            && Some(block.statuses.len()) == count.checked_mul(3)
+        // Each event has ids of its own: no count is larger than what is there, whatever the columns leave away.
+        let sized = count > 0
             && Some(block.trace_ids.len()) == count.checked_mul(16)
             && Some(block.span_ids.len()) == count.checked_mul(8);
         if !sized {
             return Err(MISSING.to_owned());
         }
+        let packed = block.is_packed();
+        let measure = |column, pairs, digits| {
+            let cells = match packed {
+                true => Cells::packed(column, count, pairs),
+                false => Cells::digits(column, count, digits),
+            };
+            cells.ok_or(MISSING)
+        };
+        let kinds = measure(&block.kinds, 1..=1, 1..=1)?;
+        let statuses = measure(&block.statuses, 1..=2, 3..=3)?;
+        let mut numbers = [kinds; NUMBERS];
+        for (cells, column) in numbers.iter_mut().zip(&block.numbers) {
+            *cells = measure(column, 1..=10, 1..=20)?;
+        }
         let names =
             serde_json::from_str(&block.names).map_err(|error| format!("names: {error}"))?;
-        Ok(Self { block, widths, names })
+        Ok(Self { block, numbers, kinds, statuses, names })
     }
 
     /// Events in it.
@@ -102,20 +113,13 @@ impl<'a> Columns<'a> {
     /// A column's number of event `n`; none if it is not a number.
     #[must_use]
     pub fn number(&self, column: Column, n: usize) -> Option<u64> {
-        digits_to_number(self.digits(column, n)?)
-    }
-
-    /// The digits of that number, with leading zeros.
-    #[must_use]
-    pub fn digits(&self, column: Column, n: usize) -> Option<&'a [u8]> {
-        let width = self.widths[column as usize];
-        self.block.numbers[column as usize].get(n * width..(n + 1) * width)
+        self.numbers[column as usize].number(n)
     }
 
     /// How event `n` is laid out; none if this program does not know it.
     #[must_use]
     pub fn form(&self, n: usize) -> Option<Form> {
-        self.block.kinds.get(n).and_then(|digit| Form::parse(*digit))
+        self.kinds.number(n).and_then(Form::parse)
     }
 
     /// The trace id of event `n`; empty if there is no such event.
@@ -127,8 +131,7 @@ impl<'a> Columns<'a> {
     /// The status of event `n`.
     #[must_use]
     pub fn status(&self, n: usize) -> Option<u16> {
-        let digits = self.block.statuses.get(3 * n..3 * (n + 1))?;
-        digits_to_number(digits).and_then(|status| u16::try_from(status).ok())
+        self.statuses.number(n).and_then(|status| u16::try_from(status).ok())
     }
 
     /// When event `n` happened.
@@ -290,7 +293,7 @@ impl<'a> Columns<'a> {
 
 /// The columns that deriving needs, parsed once for all who take part in it, into memory that is used again for the
 /// next block.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// Microseconds after the block's first instant.
     pub ats: Vec<u64>,
@@ -316,11 +319,12 @@ impl Parsed {
     /// # Errors
     /// What is wrong with the block. The numbers are of no use then.
     pub fn read(&mut self, columns: &Columns<'_>) -> Result<(), String> {
-        let Columns { block, widths, names } = columns;
+        let names = &columns.names;
         let parse = |column: Column, numbers: &mut Vec<u64>| {
-            let (place, name) = (column as usize, column);
-            parse_column(&block.numbers[place], widths[place], numbers)
-                .ok_or_else(|| format!("the column {name:?} holds something that is not a number"))
+            let read = columns.numbers[column as usize].read(numbers);
+            read.ok_or_else(|| {
+                format!("the column {column:?} holds something that is not a number")
+            })
         };
         parse(Column::At, &mut self.ats)?;
         parse(Column::Seen, &mut self.seen)?;
@@ -335,52 +339,14 @@ impl Parsed {
             let small = |position: &u64| u32::try_from(*position).unwrap_or(u32::MAX);
             positions.extend(self.revisions.iter().map(small));
         }
-        parse(Column::Revision, &mut self.revisions)?;
+        columns.statuses.read(&mut self.revisions).ok_or("a status is not a number")?;
         self.statuses.clear();
-        for digits in block.statuses.chunks_exact(3) {
-            let status = digits_to_number(digits).and_then(|status| u16::try_from(status).ok());
-            self.statuses.push(status.ok_or("a status is not a number")?);
-        }
+        let status = |status: &u64| u16::try_from(*status).unwrap_or(u16::MAX);
+        self.statuses.extend(self.revisions.iter().map(status));
         self.forms.clear();
-        self.forms.extend(block.kinds.iter().map(|digit| Form::parse(*digit)));
-        Ok(())
+        self.forms.extend((0..columns.len()).map(|n| columns.form(n)));
+        parse(Column::Revision, &mut self.revisions)
     }
-}
-
-/// All numbers of a column; none if one is not a number. The usual widths are known when this is compiled, which
-/// makes the loop over the digits of one number none at all.
-fn parse_column(digits: &[u8], width: usize, numbers: &mut Vec<u64>) -> Option<()> {
-    numbers.clear();
-    match width {
-        1 => parse_cells::<1>(digits, numbers),
-        2 => parse_cells::<2>(digits, numbers),
-        3 => parse_cells::<3>(digits, numbers),
-        4 => parse_cells::<4>(digits, numbers),
-        5 => parse_cells::<5>(digits, numbers),
-        6 => parse_cells::<6>(digits, numbers),
-        7 => parse_cells::<7>(digits, numbers),
-        8 => parse_cells::<8>(digits, numbers),
-        // The widest may be too large.
-        _ => {
-            for cell in digits.chunks_exact(width.max(1)) {
-                numbers.push(digits_to_number(cell)?);
-            }
-            Some(())
-        }
-    }
-}
-
-fn parse_cells<const WIDTH: usize>(digits: &[u8], numbers: &mut Vec<u64>) -> Option<()> {
-    let (cells, _) = digits.as_chunks::<WIDTH>();
-    let mut strange = false;
-    numbers.extend(cells.iter().map(|cell| {
-        cell.iter().fold(0, |number, digit| {
-            let digit = digit.wrapping_sub(b'0');
-            strange |= digit > 9;
-            number * 10 + u64::from(digit)
-        })
-    }));
-    (!strange).then_some(())
 }
 
 /// Whether the block is what was written, as far as its checksum can tell.
@@ -397,16 +363,6 @@ pub fn check(block: &Block) -> Result<(), String> {
 
 fn broken(n: usize, error: &serde_json::Error) -> String {
     format!("event {n}: {error}")
-}
-
-fn digits_to_number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = u64::from(digit.wrapping_sub(b'0'));
-        if digit > 9 {
-            return None;
-        }
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 impl Block {

@@ -27,6 +27,7 @@
 
 mod baggage;
 pub mod blocks;
+mod cells;
 pub mod codec;
 pub mod columns;
 #[cfg(test)]

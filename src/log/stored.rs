@@ -6,8 +6,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::blocks::{self, BLOCK, Block};
+use super::blocks::{self, BLOCK, Block, NUMBERS};
 use super::codec::{self, DecodeError, FORMAT, Row};
+use super::columns::{Columns, Parsed};
+use super::record;
 use crate::clock::Monotonic;
 use crate::domain::check::{Check, CheckKind, CheckMethod};
 use crate::domain::event::{
@@ -22,7 +24,7 @@ use crate::domain::{
     Status, Timestamp, fold,
 };
 use crate::lease::Lease;
-use crate::testing::traffic::{baggage, traffic};
+use crate::testing::traffic::{as_digits, baggage, traffic};
 use crate::testing::{START, cases, key_in, metadata, trace};
 
 /// Rows as format 1 wrote them. Never edited; a new format gets a file of its own.
@@ -31,6 +33,8 @@ const PAYLOADS_V1: &str = include_str!("../../tests/fixtures/payloads_v1.jsonl")
 const PAYLOADS_V2: &str = include_str!("../../tests/fixtures/payloads_v2.jsonl");
 /// Rows of both, of requests that brought baggage along, as format 3 wrote them.
 const PAYLOADS_V3: &str = include_str!("../../tests/fixtures/payloads_v3.jsonl");
+/// Blocks of traffic as they were written until schema 4, each with its events as the API showed them. Never edited.
+const BLOCKS_V1: &str = include_str!("../../tests/fixtures/blocks_v1.jsonl");
 
 fn subject() -> InstanceKey {
     key_in("staging", "orders", "a-1")
@@ -373,6 +377,61 @@ fn a_row_of_another_world_is_refused_with_the_reason() {
     }
 }
 
+/// A line of [`BLOCKS_V1`].
+#[derive(serde::Deserialize)]
+struct StoredBlock {
+    first: u64,
+    count: usize,
+    first_at: i64,
+    last_at: i64,
+    seen_from: u64,
+    names: String,
+    kinds: String,
+    numbers: [String; NUMBERS],
+    statuses: String,
+    trace_ids: String,
+    span_ids: String,
+    checksum: u32,
+    events: Vec<Value>,
+}
+
+#[test]
+fn blocks_of_the_past_read_as_what_was_shown_of_them() {
+    let bytes = |text: &str| -> Vec<u8> {
+        let pairs = text.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
+        pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    };
+    for line in BLOCKS_V1.lines() {
+        let stored: StoredBlock = serde_json::from_str(line).unwrap();
+        let block = Block {
+            first: stored.first,
+            count: stored.count,
+            first_at: stored.first_at,
+            last_at: stored.last_at,
+            seen_from: stored.seen_from,
+            names: stored.names,
+            kinds: stored.kinds.into(),
+            numbers: stored.numbers.map(Into::into),
+            statuses: stored.statuses.into(),
+            trace_ids: bytes(&stored.trace_ids),
+            span_ids: bytes(&stored.span_ids),
+            checksum: stored.checksum,
+        };
+        let events = block.decode().unwrap();
+        let shown = events.iter().map(|event| serde_json::to_value(record::of_traffic(event)));
+        assert_eq!(shown.collect::<Result<Vec<_>, _>>().unwrap(), stored.events);
+        // What other tests take for a block of the past is one.
+        let traffic: Vec<_> = events.into_iter().map(|event| event.traffic).collect();
+        assert_eq!(as_digits(&blocks::encode(block.first, &traffic)), block);
+    }
+}
+
+/// What the columns of a block give at once.
+fn parsed(block: &Block) -> Result<Parsed, String> {
+    let mut parsed = Parsed::default();
+    parsed.read(&Columns::open(block)?).map(|()| parsed)
+}
+
 /// A file can hold anything, with a checksum that fits.
 #[derive(Clone, Debug)]
 enum Harm {
@@ -383,7 +442,7 @@ enum Harm {
 
 fn harms() -> impl Strategy<Value = Vec<(prop::sample::Index, Harm)>> {
     let harm = prop_oneof![
-        4 => prop::sample::select(b"0919-+\"{}[],:.e\\ \x00\xffnull".to_vec()).prop_map(Harm::Byte),
+        4 => prop::sample::select(b"0919-+\"{}[],:.e\\ \x00\x01\x10\x99\xffnull".to_vec()).prop_map(Harm::Byte),
         1 => Just(Harm::Remove),
         1 => Just(Harm::Repeat),
     ];
@@ -424,6 +483,10 @@ proptest! {
             let read = blocks::detail_of(event.detail.kind(), &data);
             prop_assert_eq!(read.as_ref(), Ok(&event.detail));
         }
+        let older = as_digits(&block);
+        prop_assert!(block.is_packed() && !older.is_packed());
+        prop_assert_eq!(older.decode().unwrap(), decoded);
+        prop_assert_eq!(parsed(&older), parsed(&block));
     }
 
     #[test]
@@ -483,8 +546,10 @@ proptest! {
         column in 0_usize..16,
         number in prop_oneof![Just(0_u64), Just(1), Just(256), Just(i64::MAX as u64)],
         harms in harms(),
+        older in any::<bool>(),
     ) {
         let good = blocks::encode(1, &events);
+        let good = if older { as_digits(&good) } else { good };
         let mut block = good.clone();
         match column {
             0 => harm_text(&mut block.names, &harms),
@@ -499,6 +564,7 @@ proptest! {
         let same = Block { checksum: 0, ..block.clone() } == Block { checksum: 0, ..good };
         prop_assert_eq!(block.decode().is_ok(), same);
         block.checksum = block.expected_checksum();
-        let _ = block.decode();
+        let decoded = block.decode();
+        prop_assert!(decoded.is_err() || parsed(&block).is_ok(), "what reads one by one reads at once");
     }
 }

@@ -1,4 +1,4 @@
-//! Random traffic.
+//! Random traffic, and blocks of it as older programs wrote them.
 
 use std::sync::Arc;
 
@@ -9,6 +9,8 @@ use super::history::{health, instant, keys, text};
 use super::{START, trace};
 use crate::domain::traffic::{CloseReason, Detail, Traffic};
 use crate::domain::{Baggage, Seq, Timestamp};
+use crate::log::blocks::{Block, NUMBERS};
+use crate::log::columns::{Column, Columns};
 
 /// Numbers that fill every width of column.
 fn number() -> impl Strategy<Value = u64> {
@@ -74,7 +76,34 @@ fn streams() -> impl Strategy<Value = Detail> {
     ]
 }
 
-/// Events in the order of their times, with names and numbers of every kind.
+/// What many events have in common, as those of one client or of a quiet fleet do: a bit for each field.
+fn make_alike(events: &mut [Traffic], fields: u8) {
+    let Some((one, others)) = events.split_first_mut() else { return };
+    let one = &*one;
+    for other in others {
+        let shares = |field: u8| fields >> field & 1 == 1;
+        if shares(0) {
+            other.at = one.at;
+        }
+        if shares(1) {
+            other.seen = one.seen;
+        }
+        if shares(2) {
+            (other.namespace, other.service) = (one.namespace.clone(), one.service.clone());
+        }
+        if shares(2) && (shares(3) || one.service.is_none()) {
+            other.instance = one.instance.clone();
+        }
+        if shares(4) {
+            other.caller = Arc::clone(&one.caller);
+        }
+        if shares(5) {
+            other.detail = one.detail.clone();
+        }
+    }
+}
+
+/// Events in the order of their times, with names and numbers of every kind; often they have something in common.
 pub(crate) fn traffic(
     count: impl Into<proptest::collection::SizeRange>,
 ) -> impl Strategy<Value = Vec<Traffic>> {
@@ -93,10 +122,45 @@ pub(crate) fn traffic(
             detail,
         },
     );
-    proptest::collection::vec(event, count).prop_map(|mut events| {
+    let alike = prop_oneof![2 => Just(0), 1 => any::<u8>()];
+    (proptest::collection::vec(event, count), alike).prop_map(|(mut events, alike)| {
+        make_alike(&mut events, alike);
         events.sort_by_key(|event| event.at);
         events
     })
+}
+
+/// A block as it was written until schema 4: its numbers as digits, for each event as many as the widest takes, three
+/// for a status. Held to blocks that such a program wrote by `tests/fixtures/blocks_v1.jsonl`.
+pub(crate) fn as_digits(block: &Block) -> Block {
+    const COLUMNS: [Column; NUMBERS] = [
+        Column::At,
+        Column::Seen,
+        Column::Namespace,
+        Column::Service,
+        Column::Instance,
+        Column::Caller,
+        Column::Detail,
+        Column::Revision,
+        Column::Returned,
+    ];
+    let columns = Columns::open(block).unwrap();
+    let every = 0..columns.len();
+    let digits = |column| {
+        let numbers = every.clone().map(|n| columns.number(column, n).unwrap());
+        let width = numbers.clone().map(|number| number.to_string().len()).max().unwrap();
+        numbers.flat_map(|number| format!("{number:0width$}").into_bytes()).collect()
+    };
+    let kinds = every.clone().map(|n| columns.form(n).unwrap().number().to_string());
+    let statuses = every.clone().map(|n| format!("{:03}", columns.status(n).unwrap()));
+    let mut block = Block {
+        kinds: kinds.collect::<String>().into(),
+        numbers: COLUMNS.map(digits),
+        statuses: statuses.collect::<String>().into(),
+        ..block.clone()
+    };
+    block.checksum = block.expected_checksum();
+    block
 }
 
 /// A lookup that can be told from others by `n`.

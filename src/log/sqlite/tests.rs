@@ -14,7 +14,7 @@ use crate::log::{
 use crate::rfc3339;
 use crate::testing::archive::Past;
 use crate::testing::history::histories;
-use crate::testing::traffic::{lookup, traffic};
+use crate::testing::traffic::{as_digits, lookup, traffic};
 use crate::testing::{cases, key, register};
 
 fn refusal(dir: &Path) -> OpenError {
@@ -91,7 +91,7 @@ fn a_definition_that_is_not_as_it_was_made_is_refused() {
         assert!(place > 0, "{name} has no {was}");
         drop(shell);
         let named = |refusal: OpenError| match refusal {
-            OpenError::Schema { object, version: 4, .. } => object,
+            OpenError::Schema { object, version: 5, .. } => object,
             other => panic!("{name}: {other}"),
         };
         assert_eq!(named(open_reader(disk.dir()).unwrap_err()), name);
@@ -129,6 +129,11 @@ fn an_older_schema_is_refused_where_it_lacks_what_is_asked() {
                  INSERT INTO traffic SELECT * FROM newest.traffic",
             )
             .unwrap();
+        // As those programs wrote it.
+        let mut written = rows::blocks_among(&shell, 1, 1).unwrap();
+        let block = written.pop().expect("there is traffic");
+        rows::put_block(&mut shell.prepare_cached(rows::PUT_BLOCK).unwrap(), &as_digits(&block))
+            .unwrap();
         drop(shell);
 
         let mut lines = Vec::new();
@@ -153,6 +158,15 @@ fn an_older_schema_is_refused_where_it_lacks_what_is_asked() {
             let history = SqliteArchive::open(&brought_up).unwrap();
             assert_eq!(history.extent().unwrap().newest.seq, Seq(3));
         }
+        // The block stays as it was, new ones come after it, and the view shows both.
+        disk.log().append_traffic(&[lookup(1)]).unwrap();
+        let written = rows::blocks_among(&disk.shell(), 1, 2).unwrap();
+        let packed: Vec<bool> = written.iter().map(blocks::Block::is_packed).collect();
+        assert_eq!(packed, [false, true]);
+        let shown = shown(&disk.shell());
+        let filters = shown[3..].iter().map(|(_, data)| data["filter"].as_str().unwrap());
+        assert!(filters.eq(["tag=0", "tag=1"]), "{shown:?}");
+        assert!(verify(&disk.database(), |_| ()).unwrap().is_clean());
     }
 }
 
@@ -339,14 +353,25 @@ fn shown(shell: &Connection) -> Vec<(Shown, serde_json::Value)> {
 proptest! {
     #![proptest_config(cases(12))]
 
-    /// Whoever opens the file with a shell, while the registry has it open, reads what the registry reads.
+    /// Whoever opens the file with a shell, while the registry has it open, reads what the registry reads, also from blocks
+    /// that an older program wrote.
     #[test]
-    fn the_view_shows_what_decoding_gives(history in histories(30), events in traffic(1..600)) {
+    fn the_view_shows_what_decoding_gives(
+        history in histories(30),
+        events in traffic(1..600),
+        older in any::<[bool; 3]>(),
+    ) {
         let disk = Disk::new();
         let mut log = disk.log();
         let changes = changes_of(&history);
         log.append(Seq(0), &changes).unwrap();
         log.append_traffic(&events).unwrap();
+        let shell = disk.shell();
+        let written = rows::blocks_among(&shell, 1, events.len() as u64).unwrap();
+        for (block, _) in written.iter().zip(older).filter(|(_, older)| *older) {
+            rows::put_block(&mut shell.prepare_cached(rows::PUT_BLOCK).unwrap(), &as_digits(block))
+                .unwrap();
+        }
 
         let mut expected: Vec<(Shown, serde_json::Value)> = Vec::new();
         for change in &changes {

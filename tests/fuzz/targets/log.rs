@@ -93,8 +93,8 @@ pub(super) fn block(data: &[u8]) {
         statuses: lines.next().to_vec(),
         ..Block::default()
     };
-    // As many as there are kinds: other lengths are tried by the other columns.
-    let events = block.kinds.len().min(512);
+    // As many as there are to be: other lengths are tried by the other columns.
+    let events = block.count.min(512);
     let mut ids = lines.0.iter().copied().chain(std::iter::repeat(7));
     block.trace_ids = ids.by_ref().take(events * 16).collect();
     block.span_ids = ids.take(events * 8).collect();
