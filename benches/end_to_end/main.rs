@@ -29,6 +29,7 @@ mod http1;
 mod load;
 mod logs;
 mod memory;
+mod nacos;
 mod options;
 mod overload;
 #[path = "../shared/plain.rs"]
@@ -90,6 +91,9 @@ fn measure(mut options: Options) -> Result<(), Failure> {
         options.endpoint = Some(sink.url.clone());
     }
     let options = &options;
+    if let Some(binary) = &options.nacos {
+        return nacos::run(options, binary);
+    }
     match () {
         () if options.overload > 0 => overload::run(options),
         () if options.expiries > 0 => expiry::run(options),

@@ -81,6 +81,9 @@ pub(crate) struct Options {
     /// acknowledgement.
     #[arg(long, help_heading = "Modes")]
     pub(crate) protocols: bool,
+    /// Mode: r-nacos beside rollcall, this binary of it (`cargo install rnacos`).
+    #[arg(long, value_name = "BINARY", help_heading = "Modes")]
+    pub(crate) nacos: Option<PathBuf>,
     /// Mode: so many long polls wait for one service, and are woken once a round.
     #[arg(long, default_value_t = 0, help_heading = "Modes")]
     pub(crate) watchers: usize,

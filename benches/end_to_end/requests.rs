@@ -1,5 +1,7 @@
 //! The work as requests: the very bytes that go over the wire. All servers get the same ones.
 
+pub(crate) mod nacos;
+
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +130,8 @@ pub(crate) struct Requests {
     known: Arc<Known>,
     buffer: Vec<u8>,
     body: Vec<u8>,
+    /// Says it in the words of Nacos.
+    is_nacos: bool,
 }
 
 impl Requests {
@@ -148,6 +152,7 @@ impl Requests {
             known: Arc::default(),
             buffer: Vec::new(),
             body: Vec::new(),
+            is_nacos: false,
         }
     }
 
@@ -160,6 +165,10 @@ impl Requests {
     pub(crate) fn next(&mut self) -> &[u8] {
         let service = self.rng.usize(..self.services);
         let instance = self.rng.usize(..self.instances);
+        if self.is_nacos {
+            self.next_of_nacos(service, instance);
+            return &self.buffer;
+        }
         match self.work {
             Work::Lookup => {
                 self.begin(format_args!("GET /v1/services/service-{service:05}/instances"));

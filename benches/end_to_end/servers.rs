@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::Failure;
 use crate::http1::Client;
 use crate::options::{Cores, Options};
+use crate::requests::nacos::list;
 
 /// How often something that is awaited is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -77,6 +78,31 @@ impl Server {
         // A million instances on a machine that has other things to do.
         let ready = || Ok(client.get("/readyz")?.0 == 200);
         looked_for("rollcall is ready", 10 * LOOKS_MAX, ready)?;
+        Ok(server)
+    }
+
+    /// Starts r-nacos with its data in `dir`, waits until it answers. It cannot be asked for any free port, so that one is
+    /// looked for.
+    pub(crate) fn nacos(binary: &Path, dir: &Path, options: &Options) -> Result<Self, Failure> {
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let (address, other) = (free()?, free()?);
+        let mut command = pinned(&binary.to_string_lossy(), options);
+        command
+            .env("RNACOS_SDK_HOST", "127.0.0.1")
+            .env("RNACOS_HTTP_PORT", address.port().to_string())
+            .env("RNACOS_GRPC_PORT", other.port().to_string())
+            .env("RNACOS_HTTP_CONSOLE_PORT", "0")
+            .env("RNACOS_DATA_DIR", dir.join("data"))
+            .env("RUST_LOG", "error")
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.join("nacos.log"))?);
+        let server = Self { child: command.spawn()?, address };
+        await_that("r-nacos answers", || {
+            let Ok(mut client) = Client::open(address) else { return Ok(false) };
+            Ok(client.get(&list("nobody")).is_ok_and(|(status, _)| status == 200))
+        })?;
         Ok(server)
     }
 

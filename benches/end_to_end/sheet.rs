@@ -223,6 +223,11 @@ impl Sheet {
     }
 }
 
+/// Progress, in turn; where nobody reads, nothing is lost.
+pub(crate) fn progress(options: &Options, what: &str, round: usize) {
+    let _ = writeln!(std::io::stderr(), "{what}: round {round} of {}", options.rounds);
+}
+
 /// A number with three digits that say something.
 pub(crate) fn round(value: f64) -> String {
     match value.abs() {

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use tokio::runtime::Runtime;
 
+use super::keep;
 use super::pipeline::Pipeline;
-use super::{keep, progress};
 use crate::Failure;
 use crate::counters::Ledger;
 use crate::fleet;
@@ -20,7 +20,7 @@ use crate::load::{nanos, now, quantile};
 use crate::options::Options;
 use crate::requests::Entrant;
 use crate::servers::Server;
-use crate::sheet::{Sheet, median};
+use crate::sheet::{Sheet, median, progress};
 use crate::work::Work;
 
 /// Instances of the large service: some segments, even over the loopback with its 64 KiB.

@@ -15,7 +15,6 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use super::progress;
 use crate::Failure;
 use crate::counters::Ledger;
 use crate::fleet;
@@ -24,7 +23,7 @@ use crate::load::{Load, Seen, Times, nanos, now, quantile};
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::servers::{Server, await_that};
-use crate::sheet::{Sheet, median};
+use crate::sheet::{Sheet, median, progress};
 use crate::work::Work;
 
 /// The limit: enough that the listener's queue and both sides' file descriptors take twice as many anywhere.

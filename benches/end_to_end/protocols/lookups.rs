@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::pipeline::Pipeline;
-use super::{http2, keep, pipeline, progress};
+use super::{http2, keep, pipeline};
 use crate::Failure;
 use crate::counters::Ledger;
 use crate::fleet;
@@ -26,7 +26,7 @@ use crate::report::{Figures, Measure, Row};
 use crate::requests::Requests;
 use crate::rounds::{PAUSE, PUT_OFF};
 use crate::servers::Server;
-use crate::sheet::Sheet;
+use crate::sheet::{Sheet, progress};
 use crate::work::Work;
 
 /// Requests under way in all, unless the options say otherwise.

@@ -36,12 +36,6 @@ fn keep(dir: &Path, lookup: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Progress, in turn; where nobody reads, nothing is lost.
-fn progress(options: &Options, what: &str, round: usize) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "{what}: round {round} of {}", options.rounds);
-}
-
 /// What an answer with this body is about, if it is a list of instances in the default namespace; with the quotation mark
 /// after it.
 fn is_about(body: &[u8], service: &str) -> bool {
