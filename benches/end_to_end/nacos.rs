@@ -5,6 +5,7 @@
 //! lookups are measured: at Nacos' own 15 s it would go, so that it is registered anew before each round.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::Failure;
 use crate::counters::Ledger;
@@ -26,6 +27,22 @@ const CONNECTIONS: usize = 64;
 const WORKS: [(Work, Option<f64>); 3] =
     [(Work::Lookup, Some(3.5)), (Work::Heartbeat, Some(3.0)), (Work::Registration, None)];
 
+/// What one round has seen of one of them.
+struct Round {
+    /// Requests a second.
+    rate: f64,
+    /// Microseconds of the server's processor time for one; NaN where the system does not say.
+    cpu: f64,
+}
+
+impl Round {
+    fn of(seen: &Seen, before: Option<Duration>, after: Option<Duration>) -> Self {
+        let used = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+        let used = used.map_or(f64::NAN, |used| used.as_secs_f64());
+        Self { rate: seen.rate(), cpu: used * 1e6 / seen.answered.max(1) as f64 }
+    }
+}
+
 /// Measures both and shows the figures.
 pub(crate) fn run(options: &Options, binary: &Path) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -44,34 +61,50 @@ pub(crate) fn run(options: &Options, binary: &Path) -> Result<(), Failure> {
     };
     let mut seed = 1;
     for (work, goal) in WORKS {
-        let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 1..=options.rounds {
             progress(options, work.name(), round);
             let requests = |number| Requests::new(work, options, seed + number);
-            let ours: Seen = load(&server, work, &requests)?;
-            ledger.add(work, ours.answered);
+            let before = server.cpu();
+            let seen = load(&server, work, &requests)?;
+            ledger.add(work, seen.answered);
+            // What it puts off counts too.
             std::thread::sleep(if options.quick { PAUSE } else { PUT_OFF });
+            ours.push(Round::of(&seen, before, server.cpu()));
             register(&nacos, options)?;
-            let theirs = load(&nacos, work, &|number| requests(number).of_nacos())?;
+            let before = nacos.cpu();
+            let seen = load(&nacos, work, &|number| requests(number).of_nacos())?;
             std::thread::sleep(PAUSE);
+            theirs.push(Round::of(&seen, before, nacos.cpu()));
             is_whole(&nacos, options)?;
-            ratios.push(ours.rate() / theirs.rate());
-            rates[0].push(ours.rate());
-            rates[1].push(theirs.rate());
             seed += connections as u64;
         }
         let name = work.name();
-        let [ours, theirs] = rates;
-        sheet.rounds(format!("{name}, rollcall"), &ours, "1/s");
-        sheet.rounds(format!("{name}, r-nacos"), &theirs, "1/s");
-        let ratio = sheet.rounds(format!("{name}, rollcall over r-nacos"), &ratios, "");
+        let ratio = beside(&mut sheet, name, "1/s", (&ours, &theirs), |round| round.rate);
         if let Some(goal) = goal {
             sheet.at_least(&format!("{name}: rate over r-nacos'"), ratio, goal, "");
         }
+        beside(&mut sheet, name, "µs of processor time", (&ours, &theirs), |round| round.cpu);
     }
     ledger.check(server.address)?;
     server.end()?;
     sheet.show(options)
+}
+
+/// Notes a figure of both, and gives the first one's over the other's.
+fn beside(
+    sheet: &mut Sheet,
+    name: &str,
+    unit: &'static str,
+    (ours, theirs): (&[Round], &[Round]),
+    figure: impl Fn(&Round) -> f64,
+) -> f64 {
+    let of = |rounds: &[Round]| rounds.iter().map(&figure).collect::<Vec<f64>>();
+    let (ours, theirs) = (of(ours), of(theirs));
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
+    sheet.rounds(format!("{name}, rollcall"), &ours, unit);
+    sheet.rounds(format!("{name}, r-nacos"), &theirs, unit);
+    sheet.rounds(format!("{name}, {unit}, rollcall over r-nacos"), &ratios, "")
 }
 
 /// Registers the fleet, or says anew that it is there.
