@@ -198,6 +198,9 @@ impl Lives {
     }
 }
 
+/// How often a history is begun anew because what it began with has gone meanwhile.
+const TURNS: usize = 5;
+
 /// The history of an instance: at most its newest `limit` lives with at most `limit` transitions in all. [`Unseen`] if
 /// nothing that is kept knows it.
 ///
@@ -209,17 +212,36 @@ pub fn lives(
     limit: usize,
     now: Timestamp,
 ) -> Result<Result<(Seq, InstanceHistory), Unseen>, Error> {
-    let extent = archive.extent()?;
-    let (walk, from, mut missing) = Walk::begin(archive, key, &extent)?;
+    let mut turns = 0..TURNS;
+    loop {
+        let extent = archive.extent()?;
+        match told(archive, key, limit, now, &extent) {
+            // Retention has moved on since: what is told begins later now.
+            Err(Error::Gone { oldest })
+                if oldest.seq > extent.oldest.seq && turns.next().is_some() => {}
+            told => return told,
+        }
+    }
+}
+
+/// The same of what there is.
+fn told(
+    archive: &dyn Archive,
+    key: &InstanceKey,
+    limit: usize,
+    now: Timestamp,
+    extent: &Extent,
+) -> Result<Result<(Seq, InstanceHistory), Unseen>, Error> {
+    let (walk, from, mut missing) = Walk::begin(archive, key, extent)?;
     let mut lives = Lives::of(walk, limit);
     archive.changes(Subject::Instance(key), from..=extent.newest.seq, &mut |change| {
         lives.see(&change);
         ControlFlow::Continue(())
     })?;
     let Lives { lives: kept, transitions, flap, lives_left_out, transitions_left_out, .. } = lives;
-    let Some(oldest) = kept.front() else { return Ok(Err(Unseen::of(&extent, &missing))) };
+    let Some(oldest) = kept.front() else { return Ok(Err(Unseen::of(extent, &missing))) };
     let since = oldest.from;
-    let (gaps, gaps_exact_since) = gaps(archive, key, &extent, &kept, since, &mut missing)?;
+    let (gaps, gaps_exact_since) = gaps(archive, key, extent, &kept, since, &mut missing)?;
 
     let event = |seq: Seq| archive.event(EventId::Change(seq.0));
     let mut stories = Vec::with_capacity(kept.len());

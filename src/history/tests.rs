@@ -224,3 +224,22 @@ fn one_that_nothing_tells_of_may_have_been_before_what_is_kept() {
         }
     }
 }
+
+/// Nobody who asks for what there is hears that it is gone, although retention goes on beside him.
+#[test]
+fn what_goes_while_lives_are_told_shortens_them_and_is_no_error() {
+    let key = key("orders", "a");
+    let mut past = Past::new();
+    past.happens(&Command::Register(register(&key)));
+    for name in ["b", "c"] {
+        past.happens(&Command::Register(register(&crate::testing::key("web", name))));
+    }
+    past.changes_gone = 2;
+    let settled = found(&past, &key, 10);
+    assert!(settled.as_ref().is_some_and(|history| !history.missing.is_empty()));
+    past.gone_unsaid.store(2, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(found(&past, &key, 10), settled);
+    past.gone_unsaid.store(usize::MAX, std::sync::atomic::Ordering::SeqCst);
+    let endless = lives(&past, &key, 10, past.head().at);
+    assert!(matches!(endless, Err(Error::Gone { .. })), "{endless:?}");
+}

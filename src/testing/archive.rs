@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::START;
 use super::history::Step;
@@ -37,6 +38,8 @@ pub(crate) struct Past {
     pub(crate) elapsed: u64,
     /// How many changes are forgotten; the state after the last of them is kept.
     pub(crate) changes_gone: usize,
+    /// How often it still says that only the first is: the others go after they were said to be there.
+    pub(crate) gone_unsaid: Arc<AtomicUsize>,
     /// The roll-ups of heartbeats.
     pub(crate) runs: Vec<HeartbeatRun>,
     /// What is not there of any traffic, beside what was forgotten.
@@ -203,10 +206,12 @@ impl Archive for Past {
 
     fn extent(&self) -> Result<Extent, Error> {
         let last_traffic = self.traffic.len() as u64;
+        let unsaid = self.gone_unsaid.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        let gone = if unsaid.is_ok() { self.changes_gone.min(1) } else { self.changes_gone };
         Ok(Extent {
-            oldest: self.at(self.changes_gone),
+            oldest: self.at(gone),
             newest: self.head(),
-            first_change: self.changes_gone as u64 + 1,
+            first_change: gone as u64 + 1,
             first_traffic: if self.first_traffic > last_traffic { 0 } else { self.first_traffic },
             last_traffic,
             counted_from: self.counted_from,
