@@ -1,7 +1,6 @@
 //! One large service that never rests: what a change of it costs, beside a change of a small one; and its lookups while it
 //! changes, beside a bare server that sends the same bytes.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::logs::Fleet;
 use crate::options::Options;
 use crate::requests::{Entrant, Requests};
 use crate::servers::Server;
-use crate::sheet::{Sheet, median};
+use crate::sheet::{Sheet, median, progress};
 use crate::work::Work;
 
 /// Connections that ask for it: an answer is megabytes.
@@ -46,8 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let (mut quiet, mut churned, mut bares) = (Vec::new(), Vec::new(), Vec::new());
     let (mut large, mut small) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
-        // Progress only: where nobody reads, nothing is lost.
-        let _ = writeln!(std::io::stderr(), "churn: round {round} of {}", options.rounds);
+        progress(options, "churn", round);
         quiet.push(lookups(&runtime, &server, options)?);
         churned.push(while_changing(&server, options, || lookups(&runtime, &server, options))?.0);
         bares.push(lookups(&runtime, &bare, options)?);

@@ -1,7 +1,6 @@
 //! The order of a run: all servers up, the fleet registered, then each kind of work in turns, and at the end
 //! whether everything was counted.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
@@ -19,7 +18,7 @@ use crate::options::Options;
 use crate::report::{self, Figures, Measure, Row};
 use crate::requests::{Entrant, Known, Requests, WIDE, WIDE_SERVICES};
 use crate::servers::Server;
-use crate::sheet::{Sheet, median};
+use crate::sheet::{Sheet, median, progress};
 use crate::sink::Sink;
 use crate::work::Work;
 use crate::{fleet, floors, memory};
@@ -221,8 +220,7 @@ impl Bench<'_> {
     ) -> Result<Vec<Round>, Failure> {
         let mut rounds = Vec::new();
         for round in 1..=self.options.rounds {
-            // Progress only: where nobody reads, nothing is lost.
-            let _ = writeln!(std::io::stderr(), "{what}: round {round} of {}", self.options.rounds);
+            progress(self.options, what, round);
             let mut baseline = None;
             if self.baseline.is_some() && round % 2 == 0 {
                 baseline = Some(measure(self, Which::Baseline)?);

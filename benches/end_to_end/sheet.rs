@@ -224,7 +224,7 @@ impl Sheet {
 }
 
 /// Progress, in turn; where nobody reads, nothing is lost.
-pub(crate) fn progress(options: &Options, what: &str, round: usize) {
+pub(crate) fn progress(options: &Options, what: &str, round: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{what}: round {round} of {}", options.rounds);
 }
 

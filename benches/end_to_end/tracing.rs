@@ -7,7 +7,6 @@
 //! each span exported at a rate that the queue of spans can take, beside the unsampled one at the same rate. Many short
 //! rounds tell more than a few long ones.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::load::{Load, Seen, nanos, now, quantile};
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::servers::Server;
-use crate::sheet::{Sheet, median};
+use crate::sheet::{Sheet, median, progress};
 use crate::sink::Sink;
 use crate::work::Work;
 
@@ -89,14 +88,7 @@ pub(crate) fn run(options: &Options, sink: Option<&Sink>) -> Result<(), Failure>
             let way = if round % 2 == 0 { turn } else { WAYS.len() - 1 - turn };
             let (place, rate) = WAYS[way];
             let (server, options, _) = &servers[place];
-            // Progress only: where nobody reads, nothing is lost.
-            let _ = writeln!(
-                std::io::stderr(),
-                "{} at {rate}/s: round {} of {}",
-                SERVERS[place].0,
-                round + 1,
-                options.rounds
-            );
+            progress(options, &format!("{} at {rate}/s", SERVERS[place].0), round + 1);
             let (before, spans) = (server.cpu_of(""), sink.spans());
             let seen = lookups(&runtime, server, options, (rate, round))?;
             std::thread::sleep(rest);

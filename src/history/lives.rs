@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use super::archive::{Archive, Error, Extent, Missing, Subject, TrafficQuery};
 use super::gaps::{Gap, Gaps};
 use super::record::{EventId, Record};
-use super::walk::{Life, Step, Unseen, Walk};
+use super::walk::{Life, Step, Unseen, Walk, of_what_is_there};
 use crate::domain::event::Kind;
 use crate::domain::traffic::{Detail, Numbered};
 use crate::domain::{Change, InstanceKey, Seq, Timestamp};
@@ -198,9 +198,6 @@ impl Lives {
     }
 }
 
-/// How often a history is begun anew because what it began with has gone meanwhile.
-const TURNS: usize = 5;
-
 /// The history of an instance: at most its newest `limit` lives with at most `limit` transitions in all. [`Unseen`] if
 /// nothing that is kept knows it.
 ///
@@ -212,16 +209,7 @@ pub fn lives(
     limit: usize,
     now: Timestamp,
 ) -> Result<Result<(Seq, InstanceHistory), Unseen>, Error> {
-    let mut turns = 0..TURNS;
-    loop {
-        let extent = archive.extent()?;
-        match told(archive, key, limit, now, &extent) {
-            // Retention has moved on since: what is told begins later now.
-            Err(Error::Gone { oldest })
-                if oldest.seq > extent.oldest.seq && turns.next().is_some() => {}
-            told => return told,
-        }
-    }
+    of_what_is_there(archive, |extent| told(archive, key, limit, now, extent))
 }
 
 /// The same of what there is.

@@ -1,6 +1,7 @@
 //! Diff, lives and why over an archive in memory that can have lost things: what only retention, damage and roll-ups show.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::SeqCst;
 
 use proptest::prelude::*;
 
@@ -227,7 +228,7 @@ fn one_that_nothing_tells_of_may_have_been_before_what_is_kept() {
 
 /// Nobody who asks for what there is hears that it is gone, although retention goes on beside him.
 #[test]
-fn what_goes_while_lives_are_told_shortens_them_and_is_no_error() {
+fn what_goes_while_it_is_told_shortens_what_is_told_and_is_no_error() {
     let key = key("orders", "a");
     let mut past = Past::new();
     past.happens(&Command::Register(register(&key)));
@@ -237,9 +238,13 @@ fn what_goes_while_lives_are_told_shortens_them_and_is_no_error() {
     past.changes_gone = 2;
     let settled = found(&past, &key, 10);
     assert!(settled.as_ref().is_some_and(|history| !history.missing.is_empty()));
-    past.gone_unsaid.store(2, std::sync::atomic::Ordering::SeqCst);
+    let why = format!("{:?}", asked(&past, &key, Which::Newest));
+    past.gone_unsaid.store(2, SeqCst);
     assert_eq!(found(&past, &key, 10), settled);
-    past.gone_unsaid.store(usize::MAX, std::sync::atomic::Ordering::SeqCst);
+    past.gone_unsaid.store(2, SeqCst);
+    assert_eq!(format!("{:?}", asked(&past, &key, Which::Newest)), why);
+    // Not for ever.
+    past.gone_unsaid.store(usize::MAX, SeqCst);
     let endless = lives(&past, &key, 10, past.head().at);
     assert!(matches!(endless, Err(Error::Gone { .. })), "{endless:?}");
 }

@@ -98,6 +98,29 @@ pub(super) struct Walk {
     life: Option<Life>,
 }
 
+/// How often a question is asked anew because what it began with has gone meanwhile.
+const TURNS: usize = 5;
+
+/// Asks `question` of what is there, and anew, of what is there by then, while retention takes the oldest of it meanwhile:
+/// whoever names no time of his own is not to hear that it is gone.
+///
+/// # Errors
+/// Those of the archive and of the question.
+pub(super) fn of_what_is_there<T>(
+    archive: &dyn Archive,
+    question: impl Fn(&Extent) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut turns = 0..TURNS;
+    loop {
+        let extent = archive.extent()?;
+        match question(&extent) {
+            Err(Error::Gone { oldest })
+                if oldest.seq > extent.oldest.seq && turns.next().is_some() => {}
+            answer => return answer,
+        }
+    }
+}
+
 impl Walk {
     /// A walk that begins where the instance never was.
     pub(super) fn of(key: InstanceKey) -> Self {

@@ -11,7 +11,7 @@ use super::archive::{Archive, Error, Extent, Missing, Reason, Subject, TrafficQu
 use super::probed;
 use super::record::{EventId, Record};
 use super::spoken::{instant, length};
-use super::walk::{Life, Step, Unseen, Walk};
+use super::walk::{Life, Step, Unseen, Walk, of_what_is_there};
 use crate::domain::event::{
     Arithmetic, Event, GuardEnd, GuardEntered, GuardInputs, GuardLeft, HeartbeatRef, Kind, Note,
     StatusReason,
@@ -107,8 +107,19 @@ pub fn why(
     alive: Option<Alive>,
     now: Timestamp,
 ) -> Result<Answer, Error> {
-    let extent = archive.extent()?;
-    let (mut walk, from, missing) = Walk::begin(archive, key, &extent)?;
+    of_what_is_there(archive, |extent| answer(archive, key, which, alive, now, extent))
+}
+
+/// The same of what there is.
+fn answer(
+    archive: &dyn Archive,
+    key: &InstanceKey,
+    which: Which,
+    alive: Option<Alive>,
+    now: Timestamp,
+    extent: &Extent,
+) -> Result<Answer, Error> {
+    let (mut walk, from, missing) = Walk::begin(archive, key, extent)?;
     if matches!(which, Which::Departure(seq) if seq < from) {
         return Err(Error::Gone { oldest: extent.oldest });
     }
@@ -130,13 +141,13 @@ pub fn why(
     })?;
     let living = walk.life().filter(|life| is_wanted(life)).cloned();
     let Some(life) = living.or(ended.map(|life| *life)) else {
-        let unseen = || Answer::Unknown(Unseen::of(&extent, &missing));
+        let unseen = || Answer::Unknown(Unseen::of(extent, &missing));
         return Ok(if known { Answer::NoSuchLife } else { unseen() });
     };
     let alive = alive.filter(|alive| alive.incarnation == life.incarnation);
     let mut found = told(archive, key, life, alive, now)?;
     if found.registration.is_none() {
-        found.miss_registration(&extent);
+        found.miss_registration(extent);
     }
     Ok(Answer::Found(extent.newest.seq, Box::new(found)))
 }

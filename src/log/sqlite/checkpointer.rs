@@ -81,8 +81,8 @@ impl Restart {
     }
 }
 
-/// Starts the WAL anew on a connection that writes, whose turn it is; what is there of it is written over. Without waiting: a reader in the way makes it
-/// come to nothing, and it is tried again when the checkpointer asks the next time.
+/// Starts the WAL anew on a connection that writes, whose turn it is; what is there of it is written over. Without
+/// waiting: a reader in the way makes it come to nothing, and it is tried again when the checkpointer asks the next time.
 pub(super) fn restart(connection: &Connection) {
     let _ = connection.busy_timeout(Duration::ZERO);
     let _ = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));

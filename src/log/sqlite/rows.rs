@@ -63,7 +63,7 @@ pub(super) const LAST_AT: &str = "SELECT max(coalesce((SELECT at FROM changes OR
 pub(super) const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long the WAL stays when it is started anew (32 MiB): what is there already is written over and synced in half the
-/// time that new space takes, whose size has to be synced too. As much as it grows to under a steady load, and as much again.
+/// time that new space takes, whose size has to be synced too. What it grows to under a steady load, and as much again.
 pub(super) const WAL_BYTES_KEPT: i64 = 32 << 20;
 
 /// What a connection needs to know before it writes.
